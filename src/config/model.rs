@@ -1,0 +1,331 @@
+//! The configuration after reading: complete, typed, immutable, and the only thing other modules see.
+//!
+//! Every value is final here: defaults are filled in, paths are resolved against the folder of the file that names
+//! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
+//! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::report::{Located, Spot};
+use crate::types::Name;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub log: Log,
+    pub listeners: Vec<Listener>,
+    /// In the order of the file; precedence is made by `route/`.
+    pub routes: Vec<Route>,
+    /// Named upstreams, then those that stand for inline URLs.
+    pub upstreams: Vec<Upstream>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Number of worker threads; "auto" has become the number of cores.
+    pub workers: usize,
+    /// How long open requests and tunnels may go on after a stop was asked for.
+    pub drain_timeout: Duration,
+    /// Connections open at once over all listeners; excess is accepted and closed at once.
+    pub max_connections: Located<usize>,
+    /// Peers whose `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
+    pub forwarded: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub level: LogLevel,
+    pub access: AccessTarget,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessTarget {
+    Stderr,
+    File(PathBuf),
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text where stderr is a terminal, JSON elsewhere.
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Defaults to the address as written.
+    pub name: Name,
+    pub address: Located<ListenAddress>,
+    pub protocols: Protocols,
+    /// RFC 8441 is offered on h2 connections.
+    pub websocket_over_h2: bool,
+    /// Every request is answered with a 308 to https; only on clear listeners.
+    pub redirect_https: bool,
+    /// `None`: a clear listener.
+    pub tls: Option<ListenerTls>,
+    pub timeouts: ListenerTimeouts,
+    pub limits: ListenerLimits,
+    /// The `[[listener]]` table.
+    pub spot: Spot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// What may be spoken. On a TLS listener chosen by ALPN; on a clear one `http2` means h2c with prior knowledge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    pub http1: bool,
+    pub http2: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// Used where no other policy's hosts match the SNI, and without SNI. Its `hosts` is empty.
+    pub default: TlsPolicy,
+    pub policies: Vec<TlsPolicy>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsPolicy {
+    pub hosts: Vec<Located<HostPattern>>,
+    /// Empty in a further policy: it uses the default policy's certificates.
+    pub certificates: Vec<CertificateFiles>,
+    pub min_version: TlsVersion,
+    pub client_auth: ClientAuth,
+    pub spot: Spot,
+}
+
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    pub cert: Located<PathBuf>,
+    pub key: Located<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+#[derive(Clone, Debug)]
+pub enum ClientAuth {
+    None,
+    /// A certificate is asked for; one that is sent must verify.
+    Optional {
+        ca: Located<PathBuf>,
+    },
+    Required {
+        ca: Located<PathBuf>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerTimeouts {
+    /// From accept to the end of the TLS handshake. Default 10 s.
+    pub tls_handshake: Duration,
+    /// From the first byte of a request head to its last. Default 10 s.
+    pub request_head: Duration,
+    /// A connection without open requests. Default 60 s.
+    pub keep_alive: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerLimits {
+    /// Bytes of a request head. Default 16 KiB.
+    pub head_size: usize,
+    /// Header fields in a request head. Default 100.
+    pub fields: usize,
+    /// Bytes of a request target. Default 8 KiB.
+    pub target_size: usize,
+}
+
+/// A host as a route or a TLS policy names it: lower case, no trailing dot, IPv6 in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(String),
+    /// `*.example.com`, kept as `example.com`: one or more labels before it, never none.
+    Wildcard(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Defaults to hosts and path as written.
+    pub name: Name,
+    /// Empty: any host.
+    pub hosts: Vec<Located<HostPattern>>,
+    pub path: Located<PathPattern>,
+    /// Empty: all listeners.
+    pub listeners: Vec<Located<Name>>,
+    /// Refused wherever a request could arrive without a verified client certificate.
+    pub client_certificate: Located<bool>,
+    /// Segments that are cut from the front of the path before it goes upstream; begins with `/`, no trailing `/`.
+    pub strip_prefix: Option<Located<String>>,
+    pub target: Target,
+    pub timeouts: RouteTimeouts,
+    /// Bytes of a request body; `None`: no limit.
+    pub body_size: Option<u64>,
+    /// `None`: this route never upgrades.
+    pub websocket: Option<WebSocketPolicy>,
+    /// The `[[route]]` table.
+    pub spot: Spot,
+}
+
+#[derive(Clone, Debug)]
+pub enum PathPattern {
+    /// Whole segments: `/ws` matches `/ws` and `/ws/x`, not `/wsx`. `/` matches everything.
+    Prefix(String),
+    Exact(String),
+    /// Unanchored as written, against the normalised path.
+    Regex(regex::Regex),
+}
+
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Index into [`Config::upstreams`].
+    Upstream(usize),
+    /// `to` is absolute (`https://…`) or begins with `/`; the request's path is not appended.
+    Redirect {
+        to: String,
+        status: u16,
+    },
+    Respond {
+        status: u16,
+        body: String,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct RouteTimeouts {
+    /// From the request's last byte (or the handshake's head) to the head of the answer. Default 60 s.
+    pub response: Duration,
+    /// The client is silent within a request body. Default 30 s.
+    pub request_body_idle: Duration,
+    /// The upstream is silent within a response body. Default 10 min.
+    pub response_body_idle: Duration,
+    /// The client does not read. Default 30 s.
+    pub client_stall: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct WebSocketPolicy {
+    /// Never empty; default `same-origin` alone.
+    pub origins: Vec<Located<OriginRule>>,
+    /// A handshake without Origin passes. Default true: only browsers send one.
+    pub allow_missing_origin: bool,
+    pub subprotocols: Subprotocols,
+    /// Default true; false: the client's `Sec-WebSocket-Extensions` does not go upstream.
+    pub pass_extensions: bool,
+    /// No byte either way. Default 10 min.
+    pub idle_timeout: Duration,
+    pub spot: Spot,
+}
+
+/// One entry of `origins`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginRule {
+    /// `*`
+    Any,
+    SameOrigin,
+    /// `null`
+    Null,
+    /// `file://`, as some browsers send for pages from disk.
+    File,
+    /// Scheme and host in lower case, `port` filled in where the scheme has a default.
+    Exact {
+        scheme: String,
+        host: String,
+        port: Option<u16>,
+    },
+    /// `https://*.example.com`: `suffix` is `example.com`; one or more labels before it.
+    Wildcard {
+        scheme: String,
+        suffix: String,
+        port: Option<u16>,
+    },
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Subprotocols {
+    /// `None`: every offer passes. Compared byte for byte.
+    pub allow: Option<Vec<String>>,
+    /// A handshake without an acceptable offer is refused.
+    pub require: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The table's name, or the URL of an inline one.
+    pub name: Name,
+    /// Never empty; all of one kind.
+    pub servers: Vec<UpstreamServer>,
+    /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
+    pub websocket_only: bool,
+    pub host: HostHeader,
+    /// Adds `Via` to requests. Default true.
+    pub via: bool,
+    /// Further attempts after a failed one. Default 1.
+    pub retries: u32,
+    /// Default 5 s, TLS handshake included.
+    pub connect_timeout: Duration,
+    /// `None`: the system's roots.
+    pub ca: Option<Located<PathBuf>>,
+    /// For servers that ask for a client certificate.
+    pub client_certificate: Option<CertificateFiles>,
+    pub spot: Spot,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug)]
+pub struct UpstreamServer {
+    pub address: ServerAddress,
+    /// TLS to the server, with the name that is sent as SNI and verified.
+    pub tls_name: Option<Located<Arc<str>>>,
+    /// As written, for logs.
+    pub url: Name,
+    pub spot: Spot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    Ip(SocketAddr),
+    /// Resolved when a connection is made.
+    Name(Arc<str>, u16),
+    Unix(PathBuf),
+}
+
+/// Which Host goes upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The client's.
+    Preserve,
+    /// The server's own.
+    Upstream,
+}
+
+/// Whether a peer with this address is one whose forwarded headers are believed.
+pub fn is_trusted(proxies: &[IpNet], address: IpAddr) -> bool {
+    proxies.iter().any(|net| net.contains(&address))
+}

@@ -1,0 +1,37 @@
+//! The byte-stream contract, and the two kinds of socket that fulfil it.
+//!
+//! A [`Transport`] is what a tunnel splices: plain sockets here, TLS streams in `tls/`, h2 streams in `http/`.
+//! Reading goes into a buffer of the caller's (a worker's scratch), so that nothing is held per stream while it is
+//! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
+
+mod socket;
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use socket::Socket;
+
+/// A stream of bytes both ways that can be ended well (`poll_shutdown`) or abruptly ([`Transport::abort`]).
+///
+/// Contract beyond tokio's traits: a read that finds the peer's abnormal end is an `Err`, never an `Ok(0)`, as far as
+/// the transport can tell them apart; nothing is buffered for writing beyond what the transport's own framing needs,
+/// and `poll_flush` empties that.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Makes the coming drop an abnormal end (TCP: RST). Where the transport has no such thing, the drop just closes.
+    fn abort(&mut self);
+}
+
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    fn abort(&mut self) {
+        (**self).abort();
+    }
+}
+
+/// Whether an error says that the peer reset the stream, as against anything else.
+pub fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe
+    )
+}
