@@ -1,1 +1,95 @@
-//! worker
+//! One thread with its own runtime: it takes arrivals and runs connections; nothing of a connection ever leaves it.
+//!
+//! Owns the tools that the worker's requests share without locks: the snapshot in use, pools, scratch buffer, timer
+//! wheel, access log. Ends when the process has ended.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use crate::connection;
+use crate::exchange::Tools;
+use crate::lifecycle::{self, Lifecycle};
+use crate::listener::{Arrival, WorkerLoad, WorkerPort};
+use crate::snapshot::Snapshot;
+use crate::telemetry::access::AccessLogHandle;
+
+/// A worker that has been started.
+pub struct Worker {
+    pub port: WorkerPort,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Worker {
+    /// # Errors
+    /// The system has no thread, or no descriptors for its runtime.
+    pub fn start(
+        number: usize,
+        snapshot: Arc<Snapshot>,
+        lifecycle: Lifecycle,
+        access: AccessLogHandle,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let thread = lifecycle::thread(&format!("worker-{number}"), move || {
+            if let Err(error) = run(runtime, snapshot, &lifecycle, &access, inbox) {
+                tracing::error!(worker = number, %error, "a worker could not start");
+                lifecycle.end();
+            }
+        })?;
+        Ok(Self { port: WorkerPort { load: Arc::new(WorkerLoad::default()), inbox: sender }, thread })
+    }
+
+    /// Waits for its thread. The process must have been told to end.
+    pub fn join(self) {
+        let Self { port, thread } = self;
+        drop(port);
+        // A panic has been reported by the thread itself.
+        let _ = thread.join();
+    }
+}
+
+fn run(
+    mut runtime: tokio::runtime::Builder,
+    snapshot: Arc<Snapshot>,
+    lifecycle: &Lifecycle,
+    access: &AccessLogHandle,
+    inbox: UnboundedReceiver<Arrival>,
+) -> io::Result<()> {
+    let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(snapshot, lifecycle, access, inbox));
+    Ok(())
+}
+
+async fn serve(
+    snapshot: Arc<Snapshot>,
+    lifecycle: &Lifecycle,
+    access: &AccessLogHandle,
+    mut inbox: UnboundedReceiver<Arrival>,
+) {
+    let (phase, follower) = lifecycle.follow();
+    lifecycle::spawn_local("phase follower", follower);
+    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), access.worker()));
+    let mut stop = phase.stop();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.ended() => break,
+            arrival = inbox.recv() => match arrival {
+                Some(arrival) => {
+                    lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()));
+                }
+                None => {
+                    stop.ended().await;
+                    break;
+                }
+            },
+        }
+    }
+    // Everyone who was cut gets a turn to say so in the log.
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
