@@ -283,3 +283,91 @@ fn a_file_that_is_no_socket_is_left_alone() {
     let long = bind(&unix(&folder.path().join("x".repeat(200)))).expect_err("too long");
     assert!(long.to_string().starts_with("cannot listen on unix:"), "{long}");
 }
+
+const STARVED: &str = "PORTCULLIS_TEST_STARVED";
+
+/// LIM-11: with no descriptor left, every waiting client gets an answer (a close), nothing spins, and as soon as there
+/// are descriptors again clients are served. In a process of its own, because the limit is the process's.
+#[test]
+fn without_descriptors_new_connections_are_closed_and_service_comes_back() {
+    let mut child = std::process::Command::new(std::env::current_exe().expect("our own path"))
+        .args(["--exact", "listener::tests::starved_process", "--ignored", "--nocapture", "--test-threads=1"])
+        .env(STARVED, "1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("piped")));
+    let address: SocketAddr = lines
+        .find_map(|line| line.expect("text").split_once("listens on ")?.1.parse().ok())
+        .expect("the child says where it listens");
+
+    let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+    let served = clients.iter().filter(|client| is_served(client)).count();
+    assert!((1..64).contains(&served), "{served} of 64 served");
+    let before = processor_ticks(child.id());
+    std::thread::sleep(Duration::from_millis(300));
+    let spent = processor_ticks(child.id()) - before;
+    assert!(spent <= 5, "{spent} ticks of 30 spent on doing nothing");
+
+    drop(clients);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    // The child learns of the closed clients in its own time.
+    while !is_served(&TcpStream::connect(address).expect("it listens")) {
+        assert!(std::time::Instant::now() < deadline, "service did not come back");
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().expect("it ends").success());
+}
+
+/// A byte, as against the end. Neither within the patience is a failure.
+fn is_served(mut client: &TcpStream) -> bool {
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    match client.read(&mut [0]) {
+        Ok(read) => read == 1,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+        Err(error) => panic!("neither served nor closed: {error}"),
+    }
+}
+
+/// User and system time of a process, in hundredths of a second.
+fn processor_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it lives");
+    let fields: Vec<_> = stat.rsplit_once(')').expect("the name's end").1.split_whitespace().collect();
+    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
+}
+
+#[test]
+#[ignore = "the other half of a test, run by it in a process of its own"]
+fn starved_process() {
+    if std::env::var_os(STARVED).is_none() {
+        return;
+    }
+    local(async {
+        let mut rig = rig(1, 1, 1000);
+        let open = std::fs::read_dir("/proc/self/fd").expect("Linux").count() as u64;
+        let limit = rustix::process::Rlimit { current: Some(open + 16), maximum: Some(open + 16) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("lowering is allowed");
+        println!("listens on {}", rig.addresses[0]);
+        let (ask, asked) = tokio::sync::oneshot::channel();
+        // The parent closes our input when it has seen enough.
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read(&mut [0]);
+            let _ = ask.send(());
+        });
+        let serve = async {
+            while let Some(arrival) = rig.inboxes[0].recv().await {
+                tokio::task::spawn_local(async move {
+                    let mut socket = arrival.socket.into_socket().expect("joins the runtime");
+                    let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, b"x").await;
+                    let _ = tokio::io::AsyncReadExt::read(&mut socket, &mut [0]).await;
+                    drop(arrival.permit);
+                });
+            }
+        };
+        tokio::select! {
+            () = serve => panic!("the loop has ended"),
+            _ = asked => {}
+        }
+    });
+}
