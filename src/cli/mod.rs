@@ -1,2 +1,4 @@
 //! cli
 pub mod cert;
+#[cfg(feature = "demo")]
+pub mod demo;
