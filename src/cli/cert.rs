@@ -70,21 +70,31 @@ pub struct Issued {
 /// A name that cannot stand in a certificate; files that cannot be read or written; a CA in `dir` that is half there,
 /// expired or of other make; a leaf of that name which this CA has not issued.
 pub fn issue(dir: &Path, names: &[String]) -> Result<Issued, Error> {
+    issue_into(dir, dir, names)
+}
+
+/// Like [`issue`], with the leaf in another folder than the CA.
+///
+/// # Errors
+/// As for [`issue`].
+pub fn issue_into(leaf_dir: &Path, ca_dir: &Path, names: &[String]) -> Result<Issued, Error> {
     let subject = Subject::parse(names)?;
-    fs::DirBuilder::new().recursive(true).create(dir).map_err(|error| Error::io(dir, error))?;
-    let (authority, ca_is_new) = match Authority::load(dir)? {
+    for dir in [ca_dir, leaf_dir] {
+        fs::DirBuilder::new().recursive(true).create(dir).map_err(|error| Error::io(dir, error))?;
+    }
+    let (authority, ca_is_new) = match Authority::load(ca_dir)? {
         Some(authority) => (authority, false),
         None => (Authority::create(CA_LIFE)?, true),
     };
-    let (cert, key) = leaf_paths(dir, &subject);
+    let (cert, key) = leaf_paths(leaf_dir, &subject);
     refuse_foreign_leaf(&cert, &key, &authority)?;
     let leaf = authority.sign(&subject, LEAF_LIFE)?;
     if ca_is_new {
-        authority.save(dir)?;
+        authority.save(ca_dir)?;
     }
     replace(&key, leaf.key.as_bytes(), 0o600)?;
     replace(&cert, leaf.cert.as_bytes(), 0o644)?;
-    Ok(Issued { cert, key, ca: dir.join(CA_CERT), names: subject.to_strings(), ca_is_new })
+    Ok(Issued { cert, key, ca: ca_dir.join(CA_CERT), names: subject.to_strings(), ca_is_new })
 }
 
 /// Like [`issue`], but under a CA whose key is never written anywhere, and for seven days. `dir` is made with 0700.

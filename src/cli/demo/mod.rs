@@ -41,8 +41,13 @@ pub struct Args {
 ///
 /// Exit codes: 1 files or backend could not be had, 3 the address is taken, otherwise what `serve` says.
 pub fn run(args: &Args, serve: impl FnOnce(&str, &Path) -> ExitCode) -> ExitCode {
+    run_to(&mut io::stdout(), args, serve)
+}
+
+/// A closed `out` stops nothing: what is written there is a courtesy.
+fn run_to(out: &mut dyn Write, args: &Args, serve: impl FnOnce(&str, &Path) -> ExitCode) -> ExitCode {
     if args.print {
-        let _ = io::stdout().write_all(config_text(&Plan::example(args.listen)).as_bytes());
+        let _ = out.write_all(config_text(&Plan::example(args.listen)).as_bytes());
         return ExitCode::SUCCESS;
     }
     let demo = match Demo::prepare(args) {
@@ -52,7 +57,7 @@ pub fn run(args: &Args, serve: impl FnOnce(&str, &Path) -> ExitCode) -> ExitCode
             return ExitCode::from(code);
         }
     };
-    let _ = io::stdout().write_all(demo.introduction().as_bytes());
+    let _ = out.write_all(demo.introduction().as_bytes());
     serve(&demo.text, &demo.config)
 }
 
@@ -149,7 +154,8 @@ impl Demo {
         let mut names = vec!["localhost".to_owned()];
         names.push(args.listen.ip().to_string());
         let issued = match &args.certs {
-            Some(dir) => cert::issue(dir, &names),
+            // The leaf goes elsewhere: one of that name in `dir` may carry more names than ours.
+            Some(dir) => cert::issue_into(&folder.0, dir, &names),
             None => cert::issue_throw_away(&folder.0, &names),
         }
         .map_err(|error| (1, error.to_string()))?;
@@ -185,6 +191,7 @@ impl Demo {
             r#"Portcullis demo, for this machine only.
 
   open        https://localhost:{port}/
+              (the browser warns until it trusts the CA; accepting the warning is enough for a try)
   CA          {ca}
               {trust}
   backend     ws://{sockets} knows only ws:// and checks nothing; the page is at http://{pages}
@@ -299,7 +306,8 @@ mod tests {
     #[test]
     fn the_gateway_gets_the_text_and_everything_is_gone_afterwards() {
         let mut seen = None;
-        let _ = run(&args("127.0.0.1:0".parse().unwrap()), |text, file| {
+        let mut out = Vec::new();
+        let _ = run_to(&mut out, &args("127.0.0.1:0".parse().unwrap()), |text, file| {
             assert_eq!(fs::read_to_string(file).unwrap(), text);
             let folder = file.parent().unwrap().to_owned();
             assert!(folder.join("ca.pem").exists() && !folder.join("ca.key").exists());
@@ -307,6 +315,18 @@ mod tests {
             ExitCode::SUCCESS
         });
         assert!(!seen.unwrap().exists());
+        assert!(String::from_utf8(out).unwrap().contains("https://localhost:"));
+    }
+
+    #[test]
+    fn a_kept_ca_signs_without_touching_the_leaves_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = cert::issue(dir.path(), &["localhost".to_owned(), "app.test".to_owned()]).unwrap();
+        let before = fs::read(&kept.cert).unwrap();
+        let args = Args { certs: Some(dir.path().to_owned()), ..args("127.0.0.1:0".parse().unwrap()) };
+        let Ok(demo) = Demo::prepare(&args) else { panic!("not prepared") };
+        assert_eq!(demo.issued.ca, dir.path().join("ca.pem"));
+        assert_eq!(fs::read(&kept.cert).unwrap(), before);
     }
 
     #[test]

@@ -69,13 +69,13 @@ let roundTrips = [];
 /** Messages are looked at one after the other, because reading a Blob takes a turn. */
 let reading = Promise.resolve();
 
-function log(kind, what, aside) {
+function log(kind, what, aside, mono) {
   const item = element("li");
   item.dataset.kind = kind;
   const time = element("time", "", began ? msText(performance.now() - began) : "–");
   time.dateTime = new Date().toISOString();
   time.title = new Date().toLocaleTimeString();
-  const text = element("span", "what", what);
+  const text = element("span", mono ? "what mono" : "what", what);
   if (aside) text.append(element("span", "aside", aside));
   item.append(time, element("span", "kind", kind), text);
   append($("log"), item, MAX_LOG);
@@ -154,14 +154,19 @@ function connect() {
   mine.addEventListener("error", () => log("error", "the socket failed; the browser gives scripts no reason"));
   mine.addEventListener("close", (event) => {
     // Behind what arrived before it.
-    reading = reading.then(() => closed(event, opened));
+    reading = reading.then(() => closed(event, opened, protocols.length > 0));
   });
 }
 
-function closed(event, opened) {
+function neverOpened(offered) {
+  const refusal = "the gateway's log says why, under “end”";
+  return offered ? `It never opened: refused (${refusal}), or no offered subprotocol was granted.` : `It never opened: ${refusal}.`;
+}
+
+function closed(event, opened, offered) {
   const reason = event.reason ? `“${event.reason}”` : "no reason given";
   const clean = event.wasClean ? "clean" : "not clean";
-  log("close", `${event.code}, ${reason}, ${clean}`, opened ? "" : "It never opened. The gateway's log says why, under “end”.");
+  log("close", `${event.code}, ${reason}, ${clean}`, opened ? "" : neverOpened(offered));
   for (const unanswered of pending.splice(0)) {
     if (unanswered.file) fileResult("bad", `${unanswered.file}: closed with ${event.code} before it came back`);
   }
@@ -179,7 +184,8 @@ function transmit(payload, label, file) {
   socket.send(payload);
   sent.messages += 1;
   sent.bytes += size;
-  log("sent", label, `${typeof payload === "string" ? "text" : "binary"}, ${bytesText(size)}`);
+  const isText = typeof payload === "string";
+  log("sent", label, `${isText ? "text" : "binary"}, ${bytesText(size)}`, !isText && !file);
   showStats();
   watchBuffered();
 }
@@ -203,7 +209,8 @@ async function arrived(data, at) {
     if (!asked) asides.push(same ? "identical" : "DIFFERENT");
     if (expected.file) await compareFile(expected, bytes, time, same);
   }
-  log("message", isText ? clip(handshakeText(data) || data) : hexText(bytes), asides.join(", "));
+  const handshake = isText ? handshakeText(data) : "";
+  log("message", isText ? handshake || clip(data) : hexText(bytes), asides.join(", "), !isText || handshake !== "");
   showStats();
 }
 
@@ -376,7 +383,7 @@ function verdict(card, result, text) {
 
 function judge(card, outcome) {
   if (outcome.result === "opened") verdict(card, "opened", `opened in ${msText(outcome.milliseconds)}`);
-  else if (outcome.result === "refused") verdict(card, "refused", `refused in ${msText(outcome.milliseconds)}, the browser says ${outcome.code}`);
+  else if (outcome.result === "refused") verdict(card, "refused", `refused in ${msText(outcome.milliseconds)} (${outcome.code})`);
   else verdict(card, "unreachable", outcome.text);
   return outcome.result;
 }
@@ -564,7 +571,7 @@ function setUpChat() {
 function showTransport() {
   const [page] = performance.getEntriesByType("navigation");
   const spoken = page && page.nextHopProtocol;
-  $("page-transport").textContent = [location.host, spoken].filter(Boolean).join(" · ");
+  $("page-transport").append(element("span", "host", `${location.host} `), spoken ? `page over ${spoken}` : "");
   $("road-origin").textContent = location.origin;
 }
 
