@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What the operator calls: argv → command → exit code.
 //!
 //! Exit codes: 0 stopped as asked, 1 failed while running, 2 bad usage or configuration, 3 could not bind.
@@ -86,3 +87,9 @@ impl From<Exit> for ExitCode {
         })
     }
 }
+=======
+//! cli
+pub mod cert;
+#[cfg(feature = "demo")]
+pub mod demo;
+>>>>>>> demo
