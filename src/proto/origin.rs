@@ -123,7 +123,6 @@ pub fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" | "ws" => Some(80),
         "https" | "wss" => Some(443),
-        "ftp" => Some(21),
         _ => None,
     }
 }
