@@ -117,7 +117,7 @@ impl Fault {
             | Self::BodyTooLarge
             | Self::RequestBody(_)
             | Self::TargetTooLong => true,
-            Self::Handshake(refusal) => matches!(refusal, Refusal::HandshakeWithBody),
+            Self::Handshake(refusal) => matches!(refusal, Refusal::Body),
             _ => false,
         }
     }
@@ -155,25 +155,27 @@ impl Fault {
 
 fn refusal_end(refusal: Refusal) -> EndReason {
     match refusal {
-        Refusal::BadWebSocketKey => EndReason::BadWebSocketKey,
-        Refusal::BadWebSocketVersion => EndReason::BadWebSocketVersion,
-        Refusal::DuplicateWebSocketHeader => EndReason::DuplicateWebSocketHeader,
-        Refusal::HandshakeWithBody => EndReason::HandshakeWithBody,
+        Refusal::BadKey => EndReason::BadWebSocketKey,
+        Refusal::BadVersion => EndReason::BadWebSocketVersion,
+        Refusal::DuplicateHeader => EndReason::DuplicateWebSocketHeader,
+        Refusal::Body => EndReason::HandshakeWithBody,
+        Refusal::BadOffer => EndReason::BadOffer,
         Refusal::OriginNotAllowed => EndReason::OriginNotAllowed,
         Refusal::OriginMissing => EndReason::OriginMissing,
-        Refusal::OriginMalformed => EndReason::OriginMalformed,
+        Refusal::OriginField | Refusal::OriginMalformed => EndReason::OriginMalformed,
         Refusal::SubprotocolRequired => EndReason::SubprotocolRequired,
     }
 }
 
 fn refusal_status(refusal: Refusal) -> StatusCode {
     match refusal {
-        Refusal::BadWebSocketVersion => StatusCode::UPGRADE_REQUIRED,
-        Refusal::OriginNotAllowed | Refusal::OriginMissing => StatusCode::FORBIDDEN,
-        Refusal::BadWebSocketKey
-        | Refusal::DuplicateWebSocketHeader
-        | Refusal::HandshakeWithBody
-        | Refusal::OriginMalformed
+        Refusal::BadVersion => StatusCode::UPGRADE_REQUIRED,
+        Refusal::OriginNotAllowed | Refusal::OriginMissing | Refusal::OriginMalformed => StatusCode::FORBIDDEN,
+        Refusal::BadKey
+        | Refusal::DuplicateHeader
+        | Refusal::Body
+        | Refusal::BadOffer
+        | Refusal::OriginField
         | Refusal::SubprotocolRequired => StatusCode::BAD_REQUEST,
     }
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::model::{Config, ListenAddress};
+use crate::config::model::{Config, ListenAddress, Listener};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
 use crate::listener::{self, BindError, BoundListener, WorkerPort};
 use crate::snapshot::Snapshot;
-use crate::telemetry::access::AccessLog;
+use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
 use crate::worker::Worker;
 
@@ -37,11 +37,12 @@ pub enum RunError {
 /// # Errors
 /// See [`RunError`]; nothing has been announced when it is returned.
 pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
-    events::install(&config.log);
-    let connections = Connections::new(limits::affordable_connections(&config.server.max_connections));
+    let _events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
+    let (descriptors, _) = limits::raise_descriptor_limit();
+    let connections = Connections::new(limits::fit_connections(*config.server.max_connections, descriptors));
     let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
-    let (access, writer) =
-        AccessLog::start(&config.log).map_err(|error| RunError::System("open the access log", error))?;
+    let access = AccessLogHandle::start(&config.log.access, config.log.format)
+        .map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
@@ -54,7 +55,7 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .collect::<io::Result<Vec<_>>>()
         .map_err(|error| RunError::System("start a worker", error))?;
 
-    let addresses = bound.iter().map(|listener| address_line(config, listener)).collect::<Vec<_>>();
+    let addresses = config.listeners.iter().zip(&bound).map(|(listener, bound)| address_line(listener, bound)).collect::<Vec<_>>();
     let (stop_accepting, acceptor) =
         start_accepting(bound, workers.iter().map(|worker| worker.port.clone()).collect(), connections)
             .map_err(|error| RunError::System("start accepting", error))?;
@@ -66,8 +67,7 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
     for worker in workers {
         worker.join();
     }
-    drop(access);
-    writer.finish();
+    access.flush(LAST_WORDS);
     Ok(())
 }
 
@@ -76,7 +76,7 @@ async fn serve(
     drain_timeout: Duration,
     lifecycle: &Lifecycle,
     stop_accepting: &watch::Sender<bool>,
-    access: &crate::telemetry::access::AccessLogHandle,
+    access: &AccessLogHandle,
 ) {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -146,10 +146,9 @@ fn announce(addresses: &[String]) {
     let _ = out.flush();
 }
 
-fn address_line(config: &Config, bound: &BoundListener) -> String {
-    let listener = &config.listeners[bound.index()];
+fn address_line(listener: &Listener, bound: &BoundListener) -> String {
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
-    match bound.address() {
+    match &bound.address {
         ListenAddress::Tcp(address) => format!("{scheme}://{address} ({})", listener.name),
         ListenAddress::Unix(path) => format!("unix:{} ({})", path.display(), listener.name),
     }

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Protocols, Route};
 use crate::config::report::Report;
+use crate::proto::via::Via;
 use crate::route::RouteTable;
-use crate::tls::ServerPolicies;
+use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
 use crate::upstream::Definition;
 
@@ -24,7 +25,7 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     pub forwarded: bool,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
-    pub via: String,
+    pub via: Via,
 }
 
 /// A listener as its connections see it.
@@ -71,8 +72,9 @@ impl Snapshot {
             })
             .collect();
         let table = RouteTable::build(config, report);
+        let mut roots = SystemRoots::default();
         let upstreams: Vec<_> =
-            config.upstreams.iter().map(|upstream| Definition::build(upstream, report).map(Arc::new)).collect();
+            config.upstreams.iter().map(|upstream| Definition::build(upstream, &mut roots, report).map(Arc::new)).collect();
         if report.has_errors() {
             return None;
         }
@@ -83,15 +85,15 @@ impl Snapshot {
             upstreams: upstreams.into_iter().collect::<Option<_>>()?,
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
-            via: pseudonym(),
+            via: our_via()?,
         })
     }
 }
 
 /// `portcullis-` and four random bytes: tells this gateway's own requests from those of another in front of it.
-fn pseudonym() -> String {
+fn our_via() -> Option<Via> {
     let mut bytes = [0_u8; 4];
     // Without randomness only the recognition of loops through a twin suffers.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    format!("portcullis-{:08x}", u32::from_be_bytes(bytes))
+    Via::new(format!("portcullis-{:08x}", u32::from_be_bytes(bytes))).ok()
 }

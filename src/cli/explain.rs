@@ -200,6 +200,7 @@ fn describe_refusal(fault: &Fault, config: &Config, found: &Found) {
     if let Some(policy) = found.route.and_then(|route| config.routes[route].websocket.as_ref())
         && matches!(fault, Fault::Handshake(_))
     {
-        println!("  the route allows origins {}", policy.origins_text());
+        let origins: Vec<_> = policy.origins.iter().map(|rule| rule.to_string()).collect();
+        println!("  the route allows {}", origins.join(", "));
     }
 }

@@ -42,7 +42,7 @@ pub fn expose(args: &Args) -> ExitCode {
         print!("{text}");
         return Exit::Stopped.into();
     }
-    run::serve_text("(command line)", text, Path::new("."))
+    run::serve_text("(command line)", &text, Path::new("."))
 }
 
 fn configuration(args: &Args) -> String {

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! What the operator calls: argv → command → exit code.
 //!
 //! Exit codes: 0 stopped as asked, 1 failed while running, 2 bad usage or configuration, 3 could not bind.
@@ -63,8 +62,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(&args),
         Command::Expose(args) => expose::expose(&args),
         #[cfg(feature = "demo")]
-        Command::Demo(args) => demo::demo(&args, run::serve_text),
-        Command::Cert(args) => cert::cert(&args),
+        Command::Demo(args) => demo::run(&args, run::serve_file),
+        Command::Cert(args) => cert::run(&args),
     }
 }
 
@@ -87,9 +86,3 @@ impl From<Exit> for ExitCode {
         })
     }
 }
-=======
-//! cli
-pub mod cert;
-#[cfg(feature = "demo")]
-pub mod demo;
->>>>>>> demo

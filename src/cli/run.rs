@@ -24,8 +24,15 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 /// Serves a configuration that stands in no file; `name` poses as its path in messages.
-pub fn serve_text(name: &str, text: String, base: &Path) -> ExitCode {
+pub fn serve_text(name: &str, text: &str, base: &Path) -> ExitCode {
     let (config, report) = config::read_text(name, text, base);
+    serve(config, report)
+}
+
+/// Serves a configuration that was written to a file by ourselves.
+#[cfg(feature = "demo")]
+pub fn serve_file(_text: &str, path: &Path) -> ExitCode {
+    let (config, report) = config::read(path);
     serve(config, report)
 }
 

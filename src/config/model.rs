@@ -4,6 +4,7 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -265,6 +266,24 @@ pub enum OriginRule {
         suffix: String,
         port: Option<u16>,
     },
+}
+
+impl fmt::Display for OriginRule {
+    /// As an entry of `origins` is written.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuple = |out: &mut fmt::Formatter<'_>, scheme: &str, host: &str, port: Option<u16>| match (scheme, port) {
+            (_, None) | ("http" | "ws", Some(80)) | ("https" | "wss", Some(443)) => write!(out, "{scheme}://{host}"),
+            (_, Some(port)) => write!(out, "{scheme}://{host}:{port}"),
+        };
+        match self {
+            Self::Any => out.write_str("*"),
+            Self::SameOrigin => out.write_str("same-origin"),
+            Self::Null => out.write_str("null"),
+            Self::File => out.write_str("file://"),
+            Self::Exact { scheme, host, port } => tuple(out, scheme, host, *port),
+            Self::Wildcard { scheme, suffix, port } => tuple(out, scheme, &format!("*.{suffix}"), *port),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]

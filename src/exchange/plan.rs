@@ -18,7 +18,7 @@ use crate::route::{self, Lookup};
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::tls::TlsInfo;
 use crate::types::HttpVersion;
-use crate::upgrade::{self, Handshake, HandshakeRequest, Road};
+use crate::upgrade::{self, EffectiveOrigin, Handshake, HandshakeRequest, Road};
 
 use super::tools::is_trusted;
 
@@ -134,7 +134,7 @@ fn check_head(asked: &Asked<'_>, is_handshake: bool) -> Result<bool, Fault> {
         _ if is_handshake => Ok(false),
         Expectation::None => Ok(false),
         Expectation::Continue => Ok(asked.version == HttpVersion::Http1),
-        Expectation::Unknown => Err(Fault::Expectation),
+        Expectation::Other => Err(Fault::Expectation),
     }
 }
 
@@ -165,10 +165,6 @@ fn plan_handshake(
     };
     let trusted = asked.peer.is_some_and(|address| is_trusted(snapshot, address));
     let effective = forwarded::effective(&asked.head.headers, trusted, asked.listener.scheme(), authority);
-    let same = effective.authority.as_ref().map(|authority| {
-        let port = authority.effective_port(effective.scheme);
-        (effective.scheme, authority.host.as_str(), port)
-    });
     let is_named = effective.authority.as_ref().is_some_and(|authority| route::names(route, authority));
     let handshake = upgrade::decide(
         policy,
@@ -178,7 +174,7 @@ fn plan_handshake(
                 HttpVersion::Http1 => Road::H1,
                 HttpVersion::Http2 => Road::H2,
             },
-            effective_origin: same,
+            effective: EffectiveOrigin::of(&effective),
             authority_is_named: is_named,
         },
     )?;

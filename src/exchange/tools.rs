@@ -6,15 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::model;
-use crate::clock::wheel::Wheel;
+use crate::clock::Wheel;
 use crate::http::Activity;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
 use crate::proto::request_id::RequestIds;
 use crate::snapshot::{ListenerPlan, Snapshot};
-use crate::telemetry::access::AccessLog;
+use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::tunnel::Scratch;
+use crate::transport::Scratch;
 use crate::types::{HttpVersion, Peer};
 use crate::upstream::Group;
 
@@ -25,7 +25,7 @@ pub struct Tools {
     generation: RefCell<Rc<Generation>>,
     pub lifecycle: Lifecycle,
     pub phase: Rc<WorkerPhase>,
-    pub access: AccessLog,
+    pub access: Rc<AccessLog>,
     pub wheel: Rc<Wheel>,
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
@@ -51,13 +51,20 @@ impl Generation {
 }
 
 impl Tools {
-    pub fn new(snapshot: Arc<Snapshot>, lifecycle: Lifecycle, phase: Rc<WorkerPhase>, access: AccessLog) -> Self {
+    /// `phase`, `access` and `wheel` are the worker's own.
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        lifecycle: Lifecycle,
+        phase: Rc<WorkerPhase>,
+        access: Rc<AccessLog>,
+        wheel: Rc<Wheel>,
+    ) -> Self {
         Self {
             generation: RefCell::new(Generation::new(snapshot)),
             lifecycle,
             phase,
             access,
-            wheel: Wheel::new(),
+            wheel,
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
             connections: Cell::new(0),
@@ -120,6 +127,28 @@ impl Downstream {
 
     pub(super) fn put_tunnel(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// hyper has refused what came by itself: its one line in the access log.
+    pub fn note_refused(&self, error: &hyper::Error) {
+        let status = match error {
+            error if error.is_parse_too_large() => 431,
+            error if error.is_parse() => 400,
+            // Gone in the middle of something; the open request, if any, says so.
+            _ => return,
+        };
+        self.tools.access.record(&AccessRecord {
+            connection: self.number,
+            listener: self.listener.name.as_str(),
+            client: self.peer.ip(),
+            peer: Some(&self.peer),
+            protocol: Some(self.version),
+            tls: self.tls.as_ref().map(|tls| tls.version),
+            status: Some(status),
+            end: Some(if status == 431 { EndReason::HeadTooLarge } else { EndReason::Malformed }),
+            detail: Some(&error.to_string()),
+            ..AccessRecord::default()
+        });
     }
 
     /// The connection is being cut; its open requests end with this reason.

@@ -34,7 +34,7 @@ pub async fn open(
     let Inbound { mut head, stream, .. } = inbound;
     errand.prepare(&mut head)?;
     head.method = http::Method::GET;
-    handshake.write_request(&mut head.headers);
+    head.headers = handshake.request_headers(head.headers);
     head.extensions = spelling::websocket();
 
     let group = errand.generation.group(errand.upstream);
@@ -69,18 +69,16 @@ pub async fn open(
     let options = options(route.websocket.as_ref());
     let tunnel = Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
     let mut response = Response::new(AnswerBody::Empty);
-    *response.headers_mut() = answer.headers;
+    *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
     match downstream.version {
         HttpVersion::Http1 => {
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            handshake.write_101(&agreed, response.headers_mut());
             *response.extensions_mut() = spelling::websocket();
             entry.tunnel_opened(StatusCode::SWITCHING_PROTOCOLS);
             downstream.put_tunnel(tunnel);
         }
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
-            handshake.write_200(&agreed, response.headers_mut());
             entry.tunnel_opened(StatusCode::OK);
             lifecycle::spawn_local("h2 tunnel opening", async move {
                 match stream.open().await {

@@ -44,7 +44,7 @@ pub trait ServerConnection {
 /// Puts HTTP/1.1 on a stream. Deadlines are the caller's; hyper's own timer is off.
 pub fn serve_http1<F, Fut>(stream: Watched, limits: &ListenerLimits, serve: F) -> impl ServerConnection + use<F, Fut>
 where
-    F: Fn(Inbound) -> Fut + 'static,
+    F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
     let mut builder = http1::Builder::new();
@@ -69,7 +69,7 @@ pub fn serve_http2<F, Fut>(
     serve: F,
 ) -> impl ServerConnection + use<F, Fut>
 where
-    F: Fn(Inbound) -> Fut + 'static,
+    F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
     let mut builder = http2::Builder::new(LocalExecutor);
@@ -93,7 +93,7 @@ where
 
 impl<F, Fut> ServerConnection for Http1<F, Fut>
 where
-    F: Fn(Inbound) -> Fut + 'static,
+    F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
@@ -112,12 +112,12 @@ where
 
 struct Http2<F, Fut>(http2::Connection<TokioIo<Watched>, Adapter<F>, LocalExecutor>)
 where
-    F: Fn(Inbound) -> Fut + 'static,
+    F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static;
 
 impl<F, Fut> ServerConnection for Http2<F, Fut>
 where
-    F: Fn(Inbound) -> Fut + 'static,
+    F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {

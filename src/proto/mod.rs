@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod host;
 pub mod origin;
 pub mod request_id;
+pub mod spelling;
 pub mod target;
 pub mod via;
 pub mod websocket;

@@ -87,6 +87,8 @@ pub struct AccessRecord<'a> {
     pub upstream_time: Option<Duration>,
     /// `None` only when a tunnel opens.
     pub end: Option<EndReason>,
+    /// What the end reason's code leaves open, in one line; may hold words of a peer's.
+    pub detail: Option<&'a str>,
     pub origin: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
 }

@@ -41,6 +41,7 @@ pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'
     line.number("upstream_us", record.upstream_time.map(microseconds));
     line.optional("end", record.end.map(|end| end.code()));
     line.optional("side", record.end.map(|end| end.side().as_str()));
+    line.with("detail", record.detail.map(str::as_bytes), |out, value| text::escaped(out, value, AGENT, Quoting::Json));
     line.with("origin", record.origin, |out, value| text::escaped(out, value, HOST, Quoting::Json));
     line.with("user_agent", record.user_agent, |out, value| text::escaped(out, value, AGENT, Quoting::Json));
     out.extend_from_slice(b"}\n");
@@ -127,6 +128,7 @@ pub(super) fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessReco
         line.plain(end.code());
     }
     line.named("route", record.route.map(str::as_bytes), HOST);
+    line.named("detail", record.detail.map(str::as_bytes), AGENT);
     line.named("server", record.server.map(str::as_bytes), HOST);
     line.named("origin", record.origin, HOST);
     line.named("agent", record.user_agent, AGENT);

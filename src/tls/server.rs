@@ -63,6 +63,22 @@ pub struct TlsInfo {
     pub resumed: bool,
 }
 
+impl TlsInfo {
+    /// What a client that asks for this host and shows no certificate would agree on: for questions, not connections.
+    pub fn assumed(host: &str, policies: &ServerPolicies) -> Self {
+        Self {
+            sni: Some(host.into()),
+            alpn: HttpVersion::Http1,
+            policy: policies.select(Some(host)),
+            client_certificate: None,
+            version: "TLSv1.3",
+            cipher: "",
+            key_exchange: "",
+            resumed: false,
+        }
+    }
+}
+
 /// A client certificate that was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedClient {

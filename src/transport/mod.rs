@@ -4,6 +4,7 @@
 //! Reading goes into a buffer of the caller's (a worker's scratch), so that nothing is held per stream while it is
 //! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
 
+mod rewound;
 mod scratch;
 mod socket;
 
@@ -11,6 +12,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use rewound::Rewound;
 pub use scratch::{Lease, SCRATCH_SIZE, Scratch};
 pub use socket::Socket;
 

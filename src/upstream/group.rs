@@ -11,7 +11,7 @@ use super::pool::Idle;
 use crate::clock::{self, Instant};
 use crate::config::model::{self, HostHeader, ServerAddress};
 use crate::config::report::Report;
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
 /// How long a server that could not be reached is passed over while others can be asked.
@@ -44,9 +44,9 @@ pub struct ServerDefinition {
 
 impl Definition {
     /// `None` after an error was reported.
-    pub fn build(upstream: &model::Upstream, report: &mut Report) -> Option<Self> {
+    pub fn build(upstream: &model::Upstream, roots: &mut SystemRoots, report: &mut Report) -> Option<Self> {
         let tls = if upstream.servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(ClientTls::build(upstream, report)?)
+            Some(ClientTls::build_with(upstream, roots, report)?)
         } else {
             None
         };

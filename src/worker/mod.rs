@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use crate::clock::Wheel;
 use crate::connection;
 use crate::exchange::Tools;
 use crate::lifecycle::{self, Lifecycle};
@@ -31,10 +32,9 @@ impl Worker {
         lifecycle: Lifecycle,
         access: AccessLogHandle,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread();
         let (sender, inbox) = mpsc::unbounded_channel();
         let thread = lifecycle::thread(&format!("worker-{number}"), move || {
-            if let Err(error) = run(runtime, snapshot, &lifecycle, &access, inbox) {
+            if let Err(error) = run(snapshot, &lifecycle, &access, inbox) {
                 tracing::error!(worker = number, %error, "a worker could not start");
                 lifecycle.end();
             }
@@ -52,13 +52,14 @@ impl Worker {
 }
 
 fn run(
-    mut runtime: tokio::runtime::Builder,
     snapshot: Arc<Snapshot>,
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
     inbox: UnboundedReceiver<Arrival>,
 ) -> io::Result<()> {
-    let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(serve(snapshot, lifecycle, access, inbox));
     Ok(())
 }
@@ -71,7 +72,11 @@ async fn serve(
 ) {
     let (phase, follower) = lifecycle.follow();
     lifecycle::spawn_local("phase follower", follower);
-    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), access.worker()));
+    let (log, flusher) = access.worker();
+    lifecycle::spawn_local("access log flusher", flusher);
+    let (wheel, ticker) = Wheel::new();
+    lifecycle::spawn_local("timer wheel", ticker);
+    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), log, wheel));
     let mut stop = phase.stop();
     loop {
         tokio::select! {

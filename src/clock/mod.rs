@@ -1,15 +1,3 @@
-<<<<<<< HEAD
-//! The one place that reads the time, and the small timers built on it.
-
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
-
-pub use tokio::time::Instant;
-
-/// Now, on the monotonic clock of the runtime (so that paused time in tests works).
-=======
 //! Time: the only place that reads a clock, and the coarse timer wheel of a worker.
 //!
 //! [`now`] is tokio's monotonic clock, so that tests may pause it; [`wall`] is for what people read. A [`Wheel`] carries
@@ -21,6 +9,8 @@ pub use tokio::time::Instant;
 //! Deadlines are re-armed lazily: who is active only notes when, and when the entry fires it re-registers for what is
 //! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
 
+mod idle;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +19,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use slab::Slab;
+
+pub use idle::IdleTimer;
 
 /// A point on the monotonic clock.
 pub type Instant = tokio::time::Instant;
@@ -44,52 +36,10 @@ const NONE: u32 = u32::MAX;
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
->>>>>>> tunnel
 pub fn now() -> Instant {
     Instant::now()
 }
 
-<<<<<<< HEAD
-/// A deadline that moves whenever something happens, and costs nothing while things happen quickly.
-///
-/// [`IdleTimer::touch`] only notes the time; a runtime timer exists from the first poll that had to wait, and is
-/// moved lazily when it fires too early.
-#[derive(Debug)]
-pub struct IdleTimer {
-    timeout: Duration,
-    last: Instant,
-    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
-}
-
-impl IdleTimer {
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout, last: now(), sleep: None }
-    }
-
-    /// Something happened: the deadline is one whole timeout away again.
-    pub fn touch(&mut self) {
-        self.last = now();
-    }
-
-    /// Notes activity that happened elsewhere at `at`.
-    pub fn touch_at(&mut self, at: Instant) {
-        self.last = self.last.max(at);
-    }
-
-    /// Ready once nothing has happened for the whole timeout.
-    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let deadline = self.last + self.timeout;
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            match sleep.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if now() >= deadline => return Poll::Ready(()),
-                Poll::Ready(()) => sleep.as_mut().reset(deadline),
-            }
-        }
-    }
-}
-=======
 /// The wall clock. For log lines and certificates' dates, never for deadlines.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn wall() -> SystemTime {
@@ -387,6 +337,4 @@ impl Wheel {
 }
 
 #[cfg(test)]
-#[path = "clock/tests.rs"]
 mod tests;
->>>>>>> tunnel
