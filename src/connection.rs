@@ -56,7 +56,14 @@ pub async fn run(arrival: Arrival, tools: Rc<Tools>) {
     let Some(Greeted { stream, version, tls }) = greeted else { return };
 
     let activity = Rc::new(Activity::new(version, CLIENT_STALL));
-    let downstream = Rc::new(Downstream::new(tools, listener.clone(), (peer, local.map(|at| at.port())), tls, version, activity.clone()));
+    let downstream = Rc::new(Downstream::new(
+        tools,
+        listener.clone(),
+        (peer, local.map(|at| at.port())),
+        tls,
+        version,
+        activity.clone(),
+    ));
     let stream = Watched::new(stream, activity);
     let serve = {
         let downstream = downstream.clone();

@@ -159,7 +159,7 @@ fn refusal_end(refusal: Refusal) -> EndReason {
         Refusal::BadVersion => EndReason::BadWebSocketVersion,
         Refusal::DuplicateHeader => EndReason::DuplicateWebSocketHeader,
         Refusal::Body => EndReason::HandshakeWithBody,
-        Refusal::BadOffer => EndReason::BadOffer,
+        Refusal::BadOffer => EndReason::BadWebSocketOffer,
         Refusal::OriginNotAllowed => EndReason::OriginNotAllowed,
         Refusal::OriginMissing => EndReason::OriginMissing,
         Refusal::OriginField | Refusal::OriginMalformed => EndReason::OriginMalformed,

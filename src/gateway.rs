@@ -51,11 +51,14 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
     let lifecycle = Lifecycle::new();
     let snapshot = Arc::new(snapshot);
     let workers = (0..config.server.workers)
-        .map(|number| Worker::start(number, snapshot.clone(), lifecycle.clone(), access.clone()))
+        .map(|number| {
+            Worker::start((number, config.server.workers), snapshot.clone(), lifecycle.clone(), access.clone())
+        })
         .collect::<io::Result<Vec<_>>>()
         .map_err(|error| RunError::System("start a worker", error))?;
 
-    let addresses = config.listeners.iter().zip(&bound).map(|(listener, bound)| address_line(listener, bound)).collect::<Vec<_>>();
+    let addresses =
+        config.listeners.iter().zip(&bound).map(|(listener, bound)| address_line(listener, bound)).collect::<Vec<_>>();
     let (stop_accepting, acceptor) =
         start_accepting(bound, workers.iter().map(|worker| worker.port.clone()).collect(), connections)
             .map_err(|error| RunError::System("start accepting", error))?;

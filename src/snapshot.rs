@@ -73,8 +73,11 @@ impl Snapshot {
             .collect();
         let table = RouteTable::build(config, report);
         let mut roots = SystemRoots::default();
-        let upstreams: Vec<_> =
-            config.upstreams.iter().map(|upstream| Definition::build(upstream, &mut roots, report).map(Arc::new)).collect();
+        let upstreams: Vec<_> = config
+            .upstreams
+            .iter()
+            .map(|upstream| Definition::build(upstream, &mut roots, report).map(Arc::new))
+            .collect();
         if report.has_errors() {
             return None;
         }

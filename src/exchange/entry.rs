@@ -158,7 +158,8 @@ impl Entry {
             return;
         }
         let learned = self.learned.borrow();
-        let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
+        let text =
+            |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
         let request_id = text(&learned.request_id).unwrap_or_default();
         let tunnel = self.tunnel.get();
         let is_open = event == AccessEvent::TunnelOpen;

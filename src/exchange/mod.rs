@@ -23,7 +23,7 @@ use crate::telemetry::end::EndReason;
 use entry::Entry;
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
-pub use tools::{Downstream, Generation, Tools};
+pub use tools::{Downstream, Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.
 pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<AnswerBody> {

@@ -78,12 +78,7 @@ impl Errand<'_> {
 }
 
 /// The client behind trusted proxies, or the peer.
-pub fn client_address(
-    downstream: &Downstream,
-    generation: &Generation,
-    headers: &HeaderMap,
-    peer: IpAddr,
-) -> IpAddr {
+pub fn client_address(downstream: &Downstream, generation: &Generation, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     debug_assert_eq!(downstream.peer.ip(), Some(peer));
     forwarded::client_address(headers, peer, |address| is_trusted(&generation.snapshot, address))
 }

@@ -46,10 +46,24 @@ pub struct Found {
 pub enum Plan {
     /// `OPTIONS *`.
     Options,
-    Redirect { to: String, status: u16 },
-    Respond { status: u16, body: String },
-    Forward { upstream: usize, onward: String, expect_continue: bool },
-    Handshake { upstream: usize, onward: String, handshake: Handshake },
+    Redirect {
+        to: String,
+        status: u16,
+    },
+    Respond {
+        status: u16,
+        body: String,
+    },
+    Forward {
+        upstream: usize,
+        onward: String,
+        expect_continue: bool,
+    },
+    Handshake {
+        upstream: usize,
+        onward: String,
+        handshake: Handshake,
+    },
 }
 
 /// Decides. `found` is filled as far as the decision came.
@@ -103,9 +117,7 @@ pub fn plan(snapshot: &Snapshot, asked: &Asked<'_>, found: &mut Found) -> Result
 /// RFC 6455 4.2.1, RFC 8441 4.
 fn is_handshake(asked: &Asked<'_>) -> bool {
     match asked.version {
-        HttpVersion::Http1 => {
-            websocket::is_handshake_h1(&asked.head.method, asked.head.version, &asked.head.headers)
-        }
+        HttpVersion::Http1 => websocket::is_handshake_h1(&asked.head.method, asked.head.version, &asked.head.headers),
         HttpVersion::Http2 => asked.head.method == Method::CONNECT && asked.protocol == Some("websocket"),
     }
 }
@@ -180,4 +192,3 @@ fn plan_handshake(
     )?;
     Ok(Plan::Handshake { upstream: *upstream, onward, handshake })
 }
-

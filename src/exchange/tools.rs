@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::model;
 use crate::clock::Wheel;
+use crate::config::model;
 use crate::http::Activity;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
 use crate::proto::request_id::RequestIds;
@@ -29,7 +29,26 @@ pub struct Tools {
     pub wheel: Rc<Wheel>,
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
-    connections: Cell<u64>,
+    numbers: Numbers,
+}
+
+/// Numbers connections so that no two workers use the same: each counts in strides of the number of workers.
+pub struct Numbers {
+    next: Cell<u64>,
+    stride: u64,
+}
+
+impl Numbers {
+    /// For one of `workers` workers, counted from 0.
+    pub fn new(worker: usize, workers: usize) -> Self {
+        Self { next: Cell::new(worker as u64 + 1), stride: workers as u64 }
+    }
+
+    fn take(&self) -> u64 {
+        let number = self.next.get();
+        self.next.set(number + self.stride);
+        number
+    }
 }
 
 /// A snapshot with this worker's groups for its upstreams. Requests keep the one they began with.
@@ -58,6 +77,7 @@ impl Tools {
         phase: Rc<WorkerPhase>,
         access: Rc<AccessLog>,
         wheel: Rc<Wheel>,
+        numbers: Numbers,
     ) -> Self {
         Self {
             generation: RefCell::new(Generation::new(snapshot)),
@@ -67,7 +87,7 @@ impl Tools {
             wheel,
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
-            connections: Cell::new(0),
+            numbers,
         }
     }
 
@@ -94,7 +114,7 @@ pub struct Downstream {
     pub tls: Option<TlsInfo>,
     pub version: HttpVersion,
     pub activity: Rc<Activity>,
-    /// Counts connections of this worker, for logs.
+    /// Unique in this process, for logs.
     pub number: u64,
     tunnel: RefCell<Option<Tunnel>>,
     cut: Cell<Option<EndReason>>,
@@ -109,8 +129,7 @@ impl Downstream {
         version: HttpVersion,
         activity: Rc<Activity>,
     ) -> Self {
-        let number = tools.connections.get() + 1;
-        tools.connections.set(number);
+        let number = tools.numbers.take();
         let (tunnel, cut) = (RefCell::new(None), Cell::new(None));
         Self { tools, listener, peer, local_port, tls, version, activity, number, tunnel, cut }
     }

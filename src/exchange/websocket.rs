@@ -67,7 +67,8 @@ pub async fn open(
     let agreed = upgrade::check_answer(&handshake, answer.status, answer.version, &answer.headers)?;
 
     let options = options(route.websocket.as_ref());
-    let tunnel = Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
+    let tunnel =
+        Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
     let mut response = Response::new(AnswerBody::Empty);
     *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
     match downstream.version {

@@ -14,6 +14,6 @@ mod watched;
 pub use activity::{Activity, Expiry};
 pub use answer::{AnswerBody, BodyError};
 pub use request::{Inbound, InboundBody, PendingStream};
-pub use stream::StreamTransport;
 pub use server::{ServerConnection, serve_http1, serve_http2};
+pub use stream::StreamTransport;
 pub use watched::Watched;

@@ -7,5 +7,5 @@ pub mod phase;
 pub mod signals;
 pub mod spawn;
 
-pub use spawn::{spawn_local, thread};
 pub use phase::{Follower, Guard, Lifecycle, Phase, Stop, WorkerPhase};
+pub use spawn::{spawn_local, thread};

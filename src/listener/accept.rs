@@ -292,7 +292,7 @@ struct Throttle {
 impl Throttle {
     /// `Some`: say it, together with how many were not said since the last time.
     fn say(&mut self) -> Option<u64> {
-        let now = Instant::now();
+        let now = crate::clock::now();
         if self.next.is_some_and(|next| now < next) {
             self.unsaid += 1;
             return None;

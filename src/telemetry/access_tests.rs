@@ -81,6 +81,7 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
         bytes_out: Some(11),
         duration: Some(Duration::from_micros(1_250)),
         upstream_time: Some(Duration::from_micros(900)),
+        detail: None,
         end: Some(EndReason::BadUpgrade),
         origin: Some(b"https://app.example"),
         user_agent: Some(b"curl/8"),

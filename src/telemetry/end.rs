@@ -96,8 +96,6 @@ end_reasons! {
     OriginMissing = "origin-missing" by Downstream,
     /// Not one serialised origin.
     OriginMalformed = "origin-malformed" by Downstream,
-    /// `Sec-WebSocket-Protocol` or `-Extensions` does not follow its grammar.
-    BadOffer = "bad-offer" by Downstream,
     SubprotocolRequired = "subprotocol-required" by Downstream,
 
     // Upstreams that fail.

@@ -69,7 +69,7 @@ impl ServerPolicies {
     /// Reads all files that the tables name and builds the policies. `None`: there are errors in the report.
     pub fn build(tls: &ListenerTls, protocols: Protocols, report: &mut Report) -> Option<Self> {
         let provider = provider();
-        let now = SystemTime::now();
+        let now = crate::clock::wall();
         let before = report.problems.len();
         let own = load_certificates(&tls.default, &provider, now, report).map(Arc::new);
         let mut policies = vec![build_policy(&tls.default, own.clone(), protocols, &provider, report)];

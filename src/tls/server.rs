@@ -167,7 +167,7 @@ pub async fn accept(policies: &ServerPolicies, socket: Socket, deadline: Instant
     let session = stream.get_ref().1;
     let Some(alpn) = protocol(session, policies) else {
         let mut stream = stream;
-        let _ = timeout_at(Instant::now() + LINGER, stream.shutdown()).await;
+        let _ = timeout_at(crate::clock::now() + LINGER, stream.shutdown()).await;
         return Err(TlsError::NoCommonProtocol);
     };
     let sni = session.server_name().map(|name| name.to_ascii_lowercase().into());
@@ -215,7 +215,7 @@ async fn refuse_plain(mut socket: Socket, http: bool) {
     // Record: alert, TLS 1.2 on the wire, 2 bytes: fatal, unexpected_message.
     let words = if http { PLAIN_HTTP_ANSWER } else { &[21, 3, 3, 0, 2, 2, 10] };
     // The send buffer of a fresh connection has room for this; if not, the client does not want to know.
-    if timeout_at(Instant::now() + LINGER, socket.write_all(words)).await.is_ok_and(|written| written.is_ok()) {
+    if timeout_at(crate::clock::now() + LINGER, socket.write_all(words)).await.is_ok_and(|written| written.is_ok()) {
         linger(socket).await;
     }
 }
@@ -235,7 +235,7 @@ async fn linger(mut socket: Socket) {
         io::Result::Ok(())
     };
     // Whether the client listened or not: the connection is over.
-    let _ = timeout_at(Instant::now() + LINGER, drain).await;
+    let _ = timeout_at(crate::clock::now() + LINGER, drain).await;
 }
 
 fn protocol(session: &CommonState, policies: &ServerPolicies) -> Option<HttpVersion> {

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
@@ -103,7 +102,7 @@ impl ClientTls {
         let provider = provider();
         let own = match &upstream.client_certificate {
             None => Some(None),
-            Some(files) => certificate::load_client(files, &provider, SystemTime::now(), report).map(Some),
+            Some(files) => certificate::load_client(files, &provider, crate::clock::wall(), report).map(Some),
         };
         let config = client_config(provider, roots?, own?, &upstream.spot, report)?;
         names_are_good.then(|| Self { config: Arc::new(config) })

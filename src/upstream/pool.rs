@@ -120,8 +120,7 @@ impl Group {
     pub(super) async fn open(self: &Rc<Self>, server: usize) -> Result<Lease, Failure> {
         let wire = SharedWire::new(self.dial(server).await?);
         let watch = wire.watch();
-        let (sender, connection) =
-            client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
+        let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {
             // Whoever waits for an answer is told of the error; an idle connection's end is no news.
             let _ = connection.await;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::clock::Wheel;
 use crate::connection;
-use crate::exchange::Tools;
+use crate::exchange::{Numbers, Tools};
 use crate::lifecycle::{self, Lifecycle};
 use crate::listener::{Arrival, WorkerLoad, WorkerPort};
 use crate::snapshot::Snapshot;
@@ -27,14 +27,14 @@ impl Worker {
     /// # Errors
     /// The system has no thread, or no descriptors for its runtime.
     pub fn start(
-        number: usize,
+        (number, workers): (usize, usize),
         snapshot: Arc<Snapshot>,
         lifecycle: Lifecycle,
         access: AccessLogHandle,
     ) -> io::Result<Self> {
         let (sender, inbox) = mpsc::unbounded_channel();
         let thread = lifecycle::thread(&format!("worker-{number}"), move || {
-            if let Err(error) = run(snapshot, &lifecycle, &access, inbox) {
+            if let Err(error) = run(Numbers::new(number, workers), snapshot, &lifecycle, &access, inbox) {
                 tracing::error!(worker = number, %error, "a worker could not start");
                 lifecycle.end();
             }
@@ -52,6 +52,7 @@ impl Worker {
 }
 
 fn run(
+    numbers: Numbers,
     snapshot: Arc<Snapshot>,
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
@@ -60,11 +61,12 @@ fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(snapshot, lifecycle, access, inbox));
+    runtime.block_on(serve(numbers, snapshot, lifecycle, access, inbox));
     Ok(())
 }
 
 async fn serve(
+    numbers: Numbers,
     snapshot: Arc<Snapshot>,
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
@@ -76,7 +78,7 @@ async fn serve(
     lifecycle::spawn_local("access log flusher", flusher);
     let (wheel, ticker) = Wheel::new();
     lifecycle::spawn_local("timer wheel", ticker);
-    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), log, wheel));
+    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), log, wheel, numbers));
     let mut stop = phase.stop();
     loop {
         tokio::select! {

@@ -29,6 +29,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::room::Room;
 use super::{json, page, socket};
+use crate::lifecycle;
 
 /// The subprotocols that `/echo` and `/chat` speak; of those offered the first one known is taken.
 pub const SUBPROTOCOLS: [&str; 2] = ["echo-protocol", "chat"];
@@ -68,7 +69,7 @@ impl Backend {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let shared = Arc::new(Shared { facts, room: Arc::default(), handshakes: AtomicU64::new(0) });
-        let thread = std::thread::Builder::new().name("demo-backend".to_owned()).spawn(move || {
+        let thread = lifecycle::thread("demo-backend", move || {
             runtime.block_on(async {
                 tokio::select! {
                     // An error here is the registration of a fresh socket failing; nothing then answers the gateway,
