@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Padding, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Padding, Renderer, Snippet};
 
 use super::report::{Problem, Report, Severity, Source, Spot};
 
@@ -64,13 +64,27 @@ fn group<'a>(report: &Report, problem: &Problem) -> Group<'a> {
         Severity::Warning => Level::WARNING,
     };
     let mut group = Group::with_title(level.primary_title(harmless(&problem.message)).id(problem.code));
-    let source = |spot: &Spot| report.sources.get(spot.file);
-    if let Some((spot, source)) = problem.spot.as_ref().and_then(|spot| Some((spot, source(spot)?))) {
-        group = place(group, source, &spot.range, None);
-        if let Some((also, label)) = &problem.also
-            && let Some(other) = report.sources.get(also.file)
-        {
-            group = place(group, other, &also.range, Some(label));
+    if let Some((spot, source)) = problem.spot.as_ref().and_then(|spot| Some((spot, source_of(report, spot)?))) {
+        let line = Line::holding(&source.text, &spot.range);
+        let also = problem.also.as_ref().and_then(|(also, label)| {
+            let other = source_of(report, also)?;
+            Some((also, other, Line::holding(&other.text, &also.range), harmless(label)))
+        });
+        group = group.elements(line.origin(source));
+        let mut snippet = line.snippet(source).annotation(AnnotationKind::Primary.span(line.marked.clone()));
+        match also {
+            None => group = group.element(snippet),
+            Some((also, _, other, label))
+                if also.file == spot.file && other.text == line.text && other.number == line.number =>
+            {
+                snippet = snippet.annotation(AnnotationKind::Context.span(other.marked).label(label));
+                group = group.element(snippet);
+            }
+            Some((_, other_source, other, label)) => {
+                let second = other.snippet(other_source);
+                let second = second.annotation(AnnotationKind::Context.span(other.marked.clone()).label(label));
+                group = group.element(snippet).elements(other.origin(other_source)).element(second);
+            }
         }
     }
     if let Some(help) = &problem.help {
@@ -82,22 +96,17 @@ fn group<'a>(report: &Report, problem: &Problem) -> Group<'a> {
     group
 }
 
-fn place<'a>(group: Group<'a>, source: &Source, range: &Range<usize>, label: Option<&str>) -> Group<'a> {
-    let line = Line::holding(&source.text, range);
-    let origin = Origin::path(shown_path(source)).line(line.number).char_column(line.column);
-    let group = group.element(origin);
-    let kind = if label.is_some() { AnnotationKind::Context } else { AnnotationKind::Primary };
-    let annotation = kind.span(line.marked).label(label.map(harmless));
-    group.element(Snippet::source(line.text).line_start(line.number).annotation(annotation))
+fn source_of<'r>(report: &'r Report, spot: &Spot) -> Option<&'r Source> {
+    report.sources.get(spot.file)
 }
 
 /// The line that a place begins on, made harmless.
 struct Line {
     /// From 1.
     number: usize,
-    /// In characters, from 1.
-    column: usize,
     text: String,
+    /// Characters of the line that are cut off before `text`.
+    hidden: usize,
     /// The place within `text`.
     marked: Range<usize>,
 }
@@ -118,10 +127,24 @@ impl Line {
         let after = format!("{}{}", harmless(&text[end..to]), if to < line_end { "…" } else { "" });
         Self {
             number: 1 + text.as_bytes()[..line_start].iter().filter(|byte| **byte == b'\n').count(),
-            column: 1 + text[line_start..start].chars().count(),
+            hidden: text[line_start..from].chars().count(),
             marked: before.len()..before.len() + marked.len(),
             text: before + &marked + &after,
         }
+    }
+}
+
+impl Line {
+    fn snippet<'a>(&self, source: &Source) -> Snippet<'a, Annotation<'a>> {
+        let snippet = Snippet::source(self.text.clone()).line_start(self.number);
+        // Of a line that is cut, the column would count from the cut: its place is given by `origin`.
+        if self.hidden == 0 { snippet.path(shown_path(source)) } else { snippet }
+    }
+
+    fn origin<'a>(&self, source: &Source) -> Option<Origin<'a>> {
+        // The ellipsis counts for the one that columns begin with.
+        let column = self.hidden + self.text[..self.marked.start].chars().count();
+        (self.hidden > 0).then(|| Origin::path(shown_path(source)).line(self.number).char_column(column))
     }
 }
 

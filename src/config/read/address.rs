@@ -72,9 +72,9 @@ const SCHEMES: [(&str, Kind); 4] = [
     ("https", Kind { websocket_only: false, tls: true }),
 ];
 
-/// Whether a route's `upstream` is a URL rather than the name of an upstream.
+/// Whether a route's `upstream` is meant as a URL: names of upstreams have neither colon nor slash.
 pub fn is_url(text: &str) -> bool {
-    text.contains("://") || text.starts_with("unix:") || text.starts_with("ws+unix:")
+    text.contains([':', '/'])
 }
 
 /// `ws`, `wss`, `http`, `https` with host and port; `unix:/path` and `ws+unix:/path`.
@@ -112,7 +112,7 @@ pub fn upstream(text: &str) -> Result<(Kind, Place), Fault> {
             .within(start + end..text.len())
             .help(format!(
                 "write \"{scheme_text}://{}\": the request's own path goes upstream (see `strip_prefix`)",
-                &rest[..end]
+                rest[..end].rsplit('@').next().unwrap_or_default()
             )));
     }
     if let Some(at) = rest.rfind('@') {

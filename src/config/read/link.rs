@@ -16,6 +16,7 @@ use crate::types::Name;
 
 pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     let top = Spot { file: 0, range: 0..0 };
+    let linkable = !draft.incomplete && draft.listeners.len() <= LISTENERS;
     if !draft.incomplete {
         required(&draft, report, &top);
     }
@@ -23,10 +24,10 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     route_duplicates(&draft.routes, report);
     upstream_duplicates(&draft.upstreams, report);
     for route in &draft.routes {
-        if !draft.incomplete {
+        if linkable {
             listeners_exist(&route.route, &draft.listeners, report);
+            client_certificate(&route.route, &draft.listeners, report);
         }
-        client_certificate(&route.route, &draft.listeners, report);
     }
     let (routes, upstreams) = resolve(draft.routes, draft.upstreams, draft.incomplete, report);
     Some(Config {
@@ -52,7 +53,14 @@ fn required(draft: &Draft, report: &mut Report, top: &Spot) {
     }
 }
 
+/// Each pair is compared, and each listener is a socket: there is no use for so many.
+const LISTENERS: usize = 1024;
+
 fn listener_duplicates(listeners: &[Listener], report: &mut Report) {
+    if let Some(listener) = listeners.get(LISTENERS) {
+        report.error("too-many", &listener.spot, format!("a configuration has at most {LISTENERS} listeners"));
+        return;
+    }
     for (index, listener) in listeners.iter().enumerate() {
         let before = &listeners[..index];
         let any_port = matches!(&listener.address.value, ListenAddress::Tcp(address) if address.port() == 0);
@@ -233,12 +241,13 @@ fn resolve(
     let mut inline: BTreeMap<String, usize> = BTreeMap::new();
     let name_spots: Vec<Spot> = named.iter().map(|draft| draft.name_spot.clone()).collect();
     let mut upstreams: Vec<Upstream> = named.into_iter().map(|draft| draft.upstream).collect();
+    let by_name: HashMap<Name, usize> = upstreams.iter().enumerate().map(|(at, up)| (up.name.clone(), at)).collect();
     let mut routes = Vec::with_capacity(drafts.len());
     for DraftRoute { mut route, upstream, .. } in drafts {
         let index = match upstream {
             Some(UpstreamReference::Name(name)) => {
                 let name = super::Located::new(Name::new(name.value), name.spot);
-                let found = upstreams[..used.len()].iter().position(|upstream| upstream.name == name.value);
+                let found = by_name.get(&name.value).copied();
                 match found {
                     Some(index) => used[index] = true,
                     None if !incomplete => {

@@ -102,7 +102,6 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     let base = source.path.parent().map(Path::to_owned).unwrap_or_default();
     let text = source.text.clone();
     report.sources.push(source);
-    let before = report.problems.len();
     let (tree, damaged) = syntax::parse(&text, index, report);
     let after_syntax = report.problems.len();
     let mut cx = Cx { report, file: index, base, broken: !damaged.is_empty() };
@@ -139,7 +138,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     let mut at = 0;
     report.problems.retain(|problem| {
         at += 1;
-        let semantic = at > after_syntax && at > before;
+        let semantic = at > after_syntax;
         let hidden =
             problem.spot.as_ref().is_some_and(|spot| spot.file == index && syntax::overlaps(&damaged, &spot.range));
         !(semantic && hidden && problem.severity == Severity::Error)

@@ -146,7 +146,7 @@ fn target(cx: &mut Cx<'_>, table: &mut Table<'_>) -> (Target, Option<UpstreamRef
 }
 
 fn reference(cx: &mut Cx<'_>, node: &Node<'_>) -> UpstreamReference {
-    let Some(text) = node.string(cx, "upstream", "a string, the name of an upstream or a URL,") else {
+    let Some(text) = node.string(cx, "upstream", "a string (the name of an upstream, or a URL)") else {
         return UpstreamReference::Broken;
     };
     if !address::is_url(&text) {

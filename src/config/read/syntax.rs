@@ -18,27 +18,32 @@ pub fn parse<'t>(text: &'t str, file: usize, report: &mut Report) -> (Spanned<De
     let (tree, mut errors) = DeTable::parse_recoverable(text);
     errors.sort_by_key(|error| error.span().map(|span| span.start));
     let mut damaged: Vec<Range<usize>> = Vec::new();
-    for error in errors.iter().filter(|error| error.message().starts_with("unclosed")) {
-        let end = error.span().map_or(text.len(), |span| span.start);
-        if let Some(open) = opening(tree.get_ref(), end).filter(|open| !overlaps(&damaged, open)) {
-            let spot = Spot { file, range: open.start..open.start + 1 };
-            report
-                .error("syntax", &spot, "this bracket is never closed")
-                .help("the rest of the file was read as part of it");
-            damaged.push(open);
-        }
+    // What is never closed swallows all that follows, so that only the end of the text needs a look.
+    let end_of = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start.min(text.len()));
+    let unclosed = errors.iter().find(|error| {
+        error.message().starts_with("unclosed") && text.get(end_of(error)..).is_some_and(|rest| rest.trim().is_empty())
+    });
+    let swallowed = unclosed.and_then(|error| opening(tree.get_ref(), end_of(error)));
+    if let Some(open) = &swallowed {
+        let spot = Spot { file, range: open.start..open.start + 1 };
+        report
+            .error("syntax", &spot, "this bracket is never closed")
+            .help("the rest of the file was read as part of it");
     }
     let mut listed = 0;
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         let span = span.start.min(text.len())..span.end.min(text.len());
         let line = line_of(text, span.start);
-        if overlaps(&damaged, &line) {
+        let echo = damaged.last().is_some_and(|last| line.start < last.end.max(last.start + 1))
+            || swallowed.as_ref().is_some_and(|open| span.start >= open.start);
+        if echo {
             continue;
         }
         damaged.push(line.start..line.end.max(span.end));
         listed += 1;
         if listed <= MOST {
+            let span = whole_value(text, error.message(), span);
             let raw = text.get(span.clone()).unwrap_or_default();
             let (message, help) = words(error.message(), raw);
             report.error("syntax", &Spot { file, range: span }, message).help = help;
@@ -47,14 +52,14 @@ pub fn parse<'t>(text: &'t str, file: usize, report: &mut Report) -> (Spanned<De
     if listed > MOST {
         report.error_anywhere("syntax", format!("{} more syntax errors are not listed", listed - MOST));
     }
+    damaged.extend(swallowed);
     (tree, damaged)
 }
 
-/// Whether a range touches one of the others; ranges without length count as one byte.
+/// Whether a range touches one of the others, which are in order; ranges without length count as one byte.
 pub fn overlaps(ranges: &[Range<usize>], range: &Range<usize>) -> bool {
-    ranges
-        .iter()
-        .any(|other| range.start < other.end.max(other.start + 1) && other.start < range.end.max(range.start + 1))
+    let after = ranges.partition_point(|other| other.end.max(other.start + 1) <= range.start);
+    ranges.get(after).is_some_and(|other| other.start < range.end.max(range.start + 1))
 }
 
 /// The line that holds the byte, without its end.
@@ -82,6 +87,16 @@ fn value_opening(value: &Spanned<DeValue<'_>>, end: usize) -> Option<Range<usize
         DeValue::Array(items) => items.iter().find_map(|item| value_opening(item, end)),
         _ => None,
     }
+}
+
+/// The parser takes `0.0.0.0:443` for a number that goes wrong in the middle; what is meant begins earlier.
+fn whole_value(text: &str, message: &str, span: Range<usize>) -> Range<usize> {
+    if !message.starts_with("invalid") || message.contains("string") || message.contains("key") {
+        return span;
+    }
+    let before = text.get(..span.start).unwrap_or_default();
+    let start = before.rfind([' ', '\t', '\n', '=', ',', '[', '{', '"', '\'']).map_or(0, |at| at + 1);
+    start..span.end
 }
 
 fn words(message: &str, raw: &str) -> (String, Option<String>) {

@@ -16,6 +16,9 @@ use super::units;
 use crate::config::keys::{SECTIONS, Section};
 use crate::config::report::{Located, Problem, Report, Spot};
 
+const BOOLEAN: &str = "true or false";
+const INTEGER: &str = "a whole number";
+
 /// What every reader carries along: where problems go, and which file is being read.
 pub struct Cx<'r> {
     pub report: &'r mut Report,
@@ -115,11 +118,22 @@ impl Node<'_> {
             DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
-        let scalar = matches!(self.value, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_));
         let raw = cx.report.sources.get(self.spot.file).and_then(|source| source.text.get(self.spot.range.clone()));
-        let quoted = raw.filter(|_| scalar && wanted.starts_with("a string")).map(|raw| format!("write \"{raw}\""));
-        let problem = cx.error("wrong-type", &self.spot, format!("`{key}` must be {wanted}, but this is {found}"));
-        problem.help = quoted;
+        let help = match self.value {
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) if wanted.starts_with("a string") => {
+                raw.map(|raw| format!("write \"{raw}\""))
+            }
+            DeValue::String(text) if wanted == BOOLEAN && matches!(&**text, "true" | "false") => {
+                Some(format!("write {text} without quotes"))
+            }
+            DeValue::String(text) if wanted == INTEGER && text.parse::<u32>().is_ok() => {
+                Some(format!("write {text} without quotes"))
+            }
+            _ => None,
+        };
+        let key = if key.contains(' ') { key.to_owned() } else { format!("`{key}`") };
+        let problem = cx.error("wrong-type", &self.spot, format!("{key} must be {wanted}, but this is {found}"));
+        problem.help = help;
         problem
     }
 
@@ -191,7 +205,7 @@ impl<'t> Table<'t> {
         match node.value {
             DeValue::Boolean(value) => Located::new(*value, node.spot),
             _ => {
-                node.mistyped(cx, key, "true or false");
+                node.mistyped(cx, key, BOOLEAN);
                 Located::new(default, node.spot)
             }
         }
@@ -255,7 +269,7 @@ impl<'t> Table<'t> {
         let mut list: Vec<Located<String>> = Vec::new();
         for item in items.iter() {
             let item = Node { value: item.get_ref(), spot: cx.spot(item.span()) };
-            list.extend(item.string(cx, &format!("an entry of {key}"), "a string"));
+            list.extend(item.string(cx, &format!("an entry of `{key}`"), "a string"));
         }
         Some(Located::new(list, node.spot))
     }
@@ -302,7 +316,7 @@ impl<'t> Table<'t> {
                     match item.value {
                         DeValue::Table(entries) => Some(Table::new(section, entries, item.spot)),
                         _ => {
-                            item.mistyped(cx, &format!("an entry of {key}"), "a table");
+                            item.mistyped(cx, &format!("an entry of `{key}`"), "a table");
                             None
                         }
                     }
@@ -357,7 +371,7 @@ impl<'t> Table<'t> {
 /// An integer within a range.
 pub fn integer(cx: &mut Cx<'_>, key: &str, node: &Node<'_>, range: RangeInclusive<u32>) -> Option<Located<u32>> {
     let DeValue::Integer(number) = node.value else {
-        node.mistyped(cx, key, "a whole number");
+        node.mistyped(cx, key, INTEGER);
         return None;
     };
     match u32::from_str_radix(number.as_str(), number.radix()) {

@@ -100,7 +100,7 @@ fn servers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)
                 entry.close(cx);
                 url
             }
-            _ => item.string(cx, "an entry of servers", "a string with a URL, or { url = \"…\" },"),
+            _ => item.string(cx, "an entry of `servers`", "a string (a URL), or { url = \"…\" }"),
         };
         servers.extend(text.and_then(|text| server(cx, &text)));
     }
