@@ -3,6 +3,8 @@
 //!
 //! `BLESS=1 cargo test --test config` rewrites the recorded reports; look at the difference before committing it.
 
+#![allow(clippy::disallowed_methods)] // tests may read the clock
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
