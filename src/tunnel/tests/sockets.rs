@@ -35,7 +35,7 @@ impl Wire {
             &bench.tools,
             bench.phase.stop(),
         );
-        let tunnel = tokio::task::spawn_local(async move { tunnel.await });
+        let tunnel = tokio::task::spawn_local(tunnel);
         Self { _bench: bench, client, server, tunnel }
     }
 }
@@ -175,7 +175,7 @@ async fn both_directions_run_at_once_over_unix_sockets() {
         &bench.tools,
         bench.phase.stop(),
     );
-    let tunnel = tokio::task::spawn_local(async move { tunnel.await });
+    let tunnel = tokio::task::spawn_local(tunnel);
     let echo = tokio::task::spawn_local(async move {
         let (mut read, mut write) = server.split();
         tokio::io::copy(&mut read, &mut write).await.expect("copied");
