@@ -1,7 +1,7 @@
 //! What the gateway says about its work: end reasons, access log, event log.
 //!
-//! Lines are written by threads of their own ([`writer`]), never by a worker. Everything that a peer has sent is
-//! escaped before it stands in a line ([`text`]), and secrets do not get that far: a record has no field for them.
+//! Lines are written by threads of their own (`writer.rs`), never by a worker. Everything that a peer has sent is
+//! escaped before it stands in a line (`text.rs`), and secrets do not get that far: a record has no field for them.
 
 pub mod access;
 pub mod end;

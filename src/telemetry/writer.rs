@@ -44,7 +44,8 @@ impl Sink {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stderr => io::stderr().write(bytes),
+            // Under one lock, since both logs may go there and a chunk must not be split by the other's line.
+            Self::Stderr => io::stderr().lock().write_all(bytes).map(|()| bytes.len()),
             Self::File { file, .. } => file.write(bytes),
             #[cfg(test)]
             Self::Custom(custom) => custom.write(bytes),

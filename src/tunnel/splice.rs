@@ -30,7 +30,8 @@ pub fn splice(
         upstream,
         up: Direction::new(early.downstream),
         down: Direction::new(early.upstream),
-        options,
+        idle: milliseconds(options.idle_timeout),
+        half_closed: milliseconds(options.half_close_timeout.min(options.idle_timeout)),
         tools: tools.clone(),
         stop,
         opened,
@@ -49,7 +50,10 @@ pub struct Splice {
     up: Direction,
     /// Server to client.
     down: Direction,
-    options: TunnelOptions,
+    /// Milliseconds of silence while both directions are open; small, since there is one per tunnel.
+    idle: u32,
+    /// Milliseconds of silence once one direction has ended.
+    half_closed: u32,
     tools: TunnelTools,
     stop: Stop,
     opened: Instant,
@@ -149,11 +153,8 @@ impl Splice {
 
     /// What rules the silence now.
     fn limit(&self) -> Duration {
-        if self.up.flow == Flow::Open && self.down.flow == Flow::Open {
-            self.options.idle_timeout
-        } else {
-            self.options.half_close_timeout.min(self.options.idle_timeout)
-        }
+        let both_open = self.up.flow == Flow::Open && self.down.flow == Flow::Open;
+        Duration::from_millis(u64::from(if both_open { self.idle } else { self.half_closed }))
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<EndReason> {
@@ -200,6 +201,11 @@ impl Splice {
             duration: clock::now().saturating_duration_since(self.opened),
         }
     }
+}
+
+/// 49 days at most.
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn closed_by(source_of: Way) -> EndReason {
