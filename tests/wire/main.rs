@@ -1,0 +1,2 @@
+//! The gateway on the wire: the real binary between scripted backends and clients that see every byte.
+mod harness;
