@@ -1,2 +1,14 @@
 //! The gateway on the wire: the real binary between scripted backends and clients that see every byte.
+//!
+//! Each test's name begins with the row of `rows.txt` that it holds; a row is a scenario, its tests are the family.
+
+mod handshake;
 mod harness;
+mod headers;
+mod origin;
+mod response;
+mod smuggling;
+mod subprotocol;
+mod syntax;
+mod tunnel;
+mod upstream_answer;

@@ -30,7 +30,7 @@ pub use pki::{ClientKind, Pki, ServerKind, pki};
 pub use rawh2::{Outcome, RawH2};
 pub use request::{A0, Handshake, K0, Request, SMUG};
 pub use setup::{Setup, Stage};
-pub use stream::{End, Stream};
+pub use stream::{End, Record, Stream};
 pub use ways::{Tunnel, Way};
 
 /// How long anything may take before a test gives up; `PORTCULLIS_TEST_PATIENCE` (whole seconds) stretches it.

@@ -9,6 +9,12 @@ pub const A0: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A request that nobody may ever see as one.
 pub const SMUG: &str = "GET /SMUGGLED HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
+/// Any byte, written as Latin-1.
+fn h2_value(text: &str) -> http::HeaderValue {
+    let bytes: Vec<u8> = text.chars().map(|letter| letter as u8).collect();
+    http::HeaderValue::from_bytes(&bytes).expect("a value that h2 can say")
+}
+
 /// A plain request to a.test with its own nonce.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -65,7 +71,7 @@ impl Request {
         let uri = format!("https://{}{}", self.host, self.path);
         let mut builder = http::Request::builder().method(&*self.method).uri(uri).header("x-nonce", &self.nonce);
         for (name, value) in &self.fields {
-            builder = builder.header(name, value);
+            builder = builder.header(name, h2_value(value));
         }
         if let Some(body) = &self.body {
             builder = builder.header("content-length", body.len());
@@ -139,7 +145,7 @@ impl Handshake {
             .extension(h2::ext::Protocol::from_static("websocket"));
         for (name, value) in &self.fields {
             if !["upgrade", "connection", "sec-websocket-key"].contains(&&*name.to_ascii_lowercase()) {
-                builder = builder.header(name, value);
+                builder = builder.header(name, h2_value(value));
             }
         }
         builder.body(()).expect("a handshake that h2 can say")

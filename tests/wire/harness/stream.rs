@@ -115,6 +115,17 @@ impl Stream {
         Self { wire, buffer: Vec::new(), end: End::Open, record }
     }
 
+    /// How many bytes have come that nobody has taken.
+    pub fn ahead(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether nothing more comes for so long; what comes stays to be read.
+    pub async fn silent_for(&mut self, millis: u64) -> bool {
+        let limit = std::time::Duration::from_millis(millis);
+        self.ahead() == 0 && tokio::time::timeout(limit, self.fill()).await.is_err()
+    }
+
     /// The wire with nothing read ahead, for a protocol library.
     pub fn into_wire(self) -> Wire {
         assert!(self.buffer.is_empty(), "bytes were read ahead");
