@@ -5,9 +5,12 @@
 mod handshake;
 mod harness;
 mod headers;
+mod interim;
 mod origin;
+mod pool;
 mod response;
 mod smuggling;
+mod streaming;
 mod subprotocol;
 mod syntax;
 mod tunnel;

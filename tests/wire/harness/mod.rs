@@ -24,7 +24,7 @@ pub use backend::{Backend, Peer, accept_for};
 pub use client::{Broken, Client, TlsOptions};
 pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
-pub use h2::{H2, H2Stream};
+pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use head::{Answer, Fields, Head};
 pub use pki::{ClientKind, Pki, ServerKind, pki};
 pub use rawh2::{Outcome, RawH2};
