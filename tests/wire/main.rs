@@ -5,7 +5,9 @@
 mod handshake;
 mod harness;
 mod headers;
+mod http2;
 mod interim;
+mod limits;
 mod origin;
 mod pool;
 mod response;

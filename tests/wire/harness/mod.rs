@@ -27,7 +27,7 @@ pub use gateway::Gateway;
 pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use head::{Answer, Fields, Head};
 pub use pki::{ClientKind, Pki, ServerKind, pki};
-pub use rawh2::{Outcome, RawH2};
+pub use rawh2::{DATA, END_STREAM, HEADERS, Outcome, RST_STREAM, RawH2, block};
 pub use request::{A0, Handshake, K0, Request, SMUG};
 pub use setup::{Setup, Stage};
 pub use stream::{End, Record, Stream};
