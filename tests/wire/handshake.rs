@@ -51,7 +51,9 @@ async fn wsh_01_a_canonical_handshake_opens_an_echoing_tunnel() {
 #[tokio::test]
 async fn wsh_01_names_and_tokens_are_read_without_case() {
     let stage = Stage::standard().await;
-    for (upgrade, connection) in [("WebSocket", "upgrade"), ("WEBSOCKET", "UPGRADE"), ("websocket", "keep-alive, Upgrade")] {
+    for (upgrade, connection) in
+        [("WebSocket", "upgrade"), ("WEBSOCKET", "UPGRADE"), ("websocket", "keep-alive, Upgrade")]
+    {
         let handshake = Handshake::to("/ws").set("upgrade", upgrade).set("CONNECTION", connection);
         Way::Clear.tunnel(&stage, &handshake).await.echo(upgrade).await;
     }
@@ -178,7 +180,9 @@ async fn wsh_14_h2c_never_reaches_an_upstream() {
         let backend = Backend::scripted(async |mut peer: Peer| {
             let head = peer.head().await?;
             if head.has("upgrade") {
-                return peer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n").await;
+                return peer
+                    .write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n")
+                    .await;
             }
             peer.nonce(&head).await?;
             peer.serve().await

@@ -33,7 +33,9 @@ async fn seen(fields: &[(&str, &str)]) -> Vec<(Way, Head)> {
 
 #[tokio::test]
 async fn hop_01_what_connection_lists_stays_behind() {
-    for (way, head) in seen(&[("Connection", "close, X-Foo, x-bar"), ("X-Foo", "1"), ("X-BAR", "2"), ("X-Baz", "3")]).await {
+    for (way, head) in
+        seen(&[("Connection", "close, X-Foo, x-bar"), ("X-Foo", "1"), ("X-BAR", "2"), ("X-Baz", "3")]).await
+    {
         assert!(!head.has("x-foo") && !head.has("x-bar"), "{way:?} {head:?}");
         assert_eq!(head.get("x-baz"), Some("3"));
     }
@@ -233,7 +235,14 @@ async fn fwd_13_a_request_id_is_kept_when_it_is_harmless_and_replaced_otherwise(
     let stage = Stage::standard().await;
     for way in Way::ALL {
         let long = "x".repeat(129);
-        for (id, kept) in [("abc-DEF_1.2", true), (&*"y".repeat(128), true), (&*long, false), ("a\"b", false), ("", false), ("a b", false)] {
+        for (id, kept) in [
+            ("abc-DEF_1.2", true),
+            (&*"y".repeat(128), true),
+            (&*long, false),
+            ("a\"b", false),
+            ("", false),
+            ("a b", false),
+        ] {
             assert_eq!(way.ask(&stage, &Request::get("/n").field("X-Request-Id", id)).await.status, 200);
             let head = stage.b1.requests().pop().expect("a request");
             let sent = head.get("x-request-id").expect("a request id");

@@ -258,7 +258,10 @@ async fn h2w_07_another_protocol_than_websocket_is_501() {
         let (answer, _send) = stage.h2().await.begin(request, false).await;
         let answer = within("an answer", answer).await.expect("an answer");
         assert_eq!(answer.status(), 501, "{protocol}");
-        assert_eq!(answer.headers().get("x-portcullis-reason").map(|value| value.as_bytes()), Some(&b"unknown-protocol"[..]));
+        assert_eq!(
+            answer.headers().get("x-portcullis-reason").map(|value| value.as_bytes()),
+            Some(&b"unknown-protocol"[..])
+        );
     }
     stage.b1.assert_untouched();
 }

@@ -43,7 +43,9 @@ async fn lim_01_heads_beyond_the_limits_are_431_and_those_below_are_served() {
 #[tokio::test]
 async fn lim_01_limits_can_be_set() {
     let stage = Setup::new().listener_limits("head_size = \"9KiB\"\nfields = 10\ntarget_size = \"100B\"").start();
-    for (bytes, status) in [(head_of(8 * 1024), 200), (head_of(10 * 1024), 431), (fields_of(10), 200), (fields_of(11), 431)] {
+    for (bytes, status) in
+        [(head_of(8 * 1024), 200), (head_of(10 * 1024), 431), (fields_of(10), 200), (fields_of(11), 431)]
+    {
         let mut client = stage.clear().await;
         client.send(&bytes).await;
         assert_eq!(client.answer().await.status, status, "{}", bytes.len());
@@ -230,6 +232,7 @@ async fn lim_13_a_client_that_pipelines_and_does_not_read_is_held_back() {
     assert!(last < 5000, "{last} requests were served to nobody");
     let grown = stage.gateway.rss().saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} KiB");
-    let head = tokio::time::timeout(Duration::from_secs(5), stream.head()).await.expect("an answer").expect("an answer");
+    let head =
+        tokio::time::timeout(Duration::from_secs(5), stream.head()).await.expect("an answer").expect("an answer");
     assert_eq!((head.status(), head.get("content-length")), (200, Some("16384")));
 }

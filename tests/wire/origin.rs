@@ -182,7 +182,8 @@ async fn org_23_a_wildcard_stands_for_one_or_more_labels_and_not_for_the_apex() 
 async fn org_24_ipv6_is_compared_in_its_canonical_form_only() {
     let websocket = "origins = [\"https://[::1]:8443\"]";
     all_open(&Setup::new().websocket(websocket).start(), "/ws", &["https://[::1]:8443"]).await;
-    let refused = ["https://[0:0:0:0:0:0:0:1]:8443", "https://[::1", "https://[::1]", "https://::1:8443", "https://[::2]:8443"];
+    let refused =
+        ["https://[0:0:0:0:0:0:0:1]:8443", "https://[::1", "https://[::1]", "https://::1:8443", "https://[::2]:8443"];
     all_refused(&Setup::new().websocket(websocket).start(), &refused).await;
 }
 

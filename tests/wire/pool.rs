@@ -115,7 +115,11 @@ async fn pol_08_servers_with_different_tls_identities_share_no_connection() {
         .upstream_url("https://127.0.0.1:{P1}")
         .upstream("ca = \"ca.pem\"")
         .more(&upstream("by-name", "https://localhost:{P1}", ""))
-        .more(&upstream("by-certificate", "https://127.0.0.1:{P1}", "client_cert = \"client.pem\"\nclient_key = \"client.key\""))
+        .more(&upstream(
+            "by-certificate",
+            "https://127.0.0.1:{P1}",
+            "client_cert = \"client.pem\"\nclient_key = \"client.key\"",
+        ))
         .start();
     for _ in 0..2 {
         for path in ["/n", "/by-name", "/by-certificate"] {

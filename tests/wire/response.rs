@@ -167,7 +167,8 @@ async fn rsp_14_an_upstream_that_closes_does_not_close_the_client() {
         let backend = Backend::scripted(async |mut peer: Peer| {
             let head = peer.head().await?;
             let nonce = head.get("x-nonce").unwrap_or_default();
-            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{nonce}", nonce.len());
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{nonce}", nonce.len());
             peer.write(answer.as_bytes()).await?;
             // Not closed here: whoever pools it in spite of the word gets no answer.
             peer.until_over().await
@@ -181,6 +182,8 @@ async fn rsp_14_an_upstream_that_closes_does_not_close_the_client() {
             assert!(!answer.lists("connection", "close"), "{answer:?}");
         }
         assert_eq!(stage.b1.connections(), 3);
-        assert!(holds_within(Duration::from_secs(2), || stage.b1.records().iter().all(|one| one.end() != End::Open)).await);
+        assert!(
+            holds_within(Duration::from_secs(2), || stage.b1.records().iter().all(|one| one.end() != End::Open)).await
+        );
     }
 }

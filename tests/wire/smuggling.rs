@@ -1,6 +1,8 @@
 //! SMG: one message is one message, whatever its framing claims (RFC 9112 §6, §7, §9.3).
 
-use crate::harness::{Backend, Client, End, Fields, Handshake, Peer, Request, SMUG, Setup, Stage, Way, eventually, pause};
+use crate::harness::{
+    Backend, Client, End, Fields, Handshake, Peer, Request, SMUG, Setup, Stage, Way, eventually, pause,
+};
 
 /// A POST to /n with these header lines and this body, byte for byte.
 fn post(lines: &str, body: &str) -> String {
@@ -43,7 +45,15 @@ async fn smg_01_chunked_beats_a_length_and_the_connection_ends_there() {
 
 #[tokio::test]
 async fn smg_05_other_transfer_codings_are_rejected() {
-    for coding in ["chunked, gzip", "gzip", "identity", "xchunked", "chunked, chunked", "gzip, chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+    for coding in [
+        "chunked, gzip",
+        "gzip",
+        "identity",
+        "xchunked",
+        "chunked, chunked",
+        "gzip, chunked",
+        "chunked\r\nTransfer-Encoding: chunked",
+    ] {
         assert_rejected(post(&format!("Transfer-Encoding: {coding}\r\n"), &format!("0\r\n\r\n{SMUG}"))).await;
     }
 }
@@ -66,13 +76,18 @@ async fn smg_07_disguised_codings_are_rejected_and_never_copied() {
             assert!(!stage.b1.saw(coding) && !stage.b1.saw("SMUGGLED"));
         }
     }
-    assert_rejected(format!("POST /n HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n{SMUG}")).await;
-    assert_rejected(format!("POST /n HTTP/1.1\r\nHost: a.test\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUG}")).await;
+    assert_rejected(format!("POST /n HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n{SMUG}"))
+        .await;
+    assert_rejected(format!(
+        "POST /n HTTP/1.1\r\nHost: a.test\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUG}"
+    ))
+    .await;
 }
 
 #[tokio::test]
 async fn smg_15_two_lengths_are_none() {
-    for lines in ["Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: 5, 6\r\n", "Content-Length: 5, 5\r\n"] {
+    for lines in ["Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: 5, 6\r\n", "Content-Length: 5, 5\r\n"]
+    {
         assert_rejected(post(lines, &format!("hello{SMUG}"))).await;
     }
     for length in ["+5", "-1", "0x5", "5 5", "5a", "", "99999999999999999999999"] {
@@ -150,7 +165,12 @@ async fn smg_31_trailers_never_become_headers() {
         let trailers = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: b.test\r\nAuthorization: x\r\n\
                         X-Forwarded-For: 1.2.3.4\r\n";
         let mut client = way.client(&stage).await;
-        client.send(post("Transfer-Encoding: chunked\r\nTrailer: Host\r\n", &format!("5\r\nhello\r\n0\r\n{trailers}\r\n"))).await;
+        client
+            .send(post(
+                "Transfer-Encoding: chunked\r\nTrailer: Host\r\n",
+                &format!("5\r\nhello\r\n0\r\n{trailers}\r\n"),
+            ))
+            .await;
         let answer = client.answer().await;
         assert!([200, 400].contains(&answer.status), "{answer:?}");
         assert!(!stage.b1.saw("b.test") && !stage.b1.saw("1.2.3.4") && !stage.b1.saw("uthorization"));

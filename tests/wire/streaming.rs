@@ -46,7 +46,8 @@ async fn str_03_every_event_arrives_before_the_next_is_sent() {
             let mut turns = turns.clone();
             async move {
                 peer.head().await?;
-                peer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+                peer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    .await?;
                 for turn in 1..=10 {
                     let _ = turns.wait_for(|now| *now >= turn).await;
                     let event = format!("data: {turn:02}\n\n");
@@ -186,7 +187,8 @@ async fn str_07_trailers_are_delivered_as_trailers_or_not_at_all() {
             assert_eq!((answer.status, answer.text()), (200, "hello".to_owned()));
             assert!(!answer.has("x-t"), "{answer:?}");
             let right = [("x-t".to_owned(), "1".to_owned())];
-            let found: Vec<_> = answer.trailers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+            let found: Vec<_> =
+                answer.trailers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
             assert!(found.is_empty() || found == right, "{answer:?}");
         }
     }

@@ -23,7 +23,8 @@ async fn wsn_01_the_offer_goes_up_in_order_and_the_choice_comes_down() {
         tunnel.unwrap_or_else(|| panic!("{answer:?}")).echo("x").await;
         assert_eq!(answer.get("sec-websocket-protocol"), Some("superchat"));
         let request = stage.b1.request();
-        let sent: Vec<_> = request.all("sec-websocket-protocol").join(",").split(',').map(|p| p.trim().to_owned()).collect();
+        let sent: Vec<_> =
+            request.all("sec-websocket-protocol").join(",").split(',').map(|p| p.trim().to_owned()).collect();
         assert_eq!(sent, ["chat", "superchat"]);
     }
 }

@@ -17,7 +17,11 @@ async fn statuses(stage: &Stage, bytes: &str) -> Vec<Vec<u16>> {
 #[tokio::test]
 async fn syn_01_a_request_without_host_is_400() {
     let stage = Stage::standard().await;
-    for bytes in ["GET /n HTTP/1.1\r\n\r\n", "GET /n HTTP/1.1\r\nHost:\r\n\r\n", "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"] {
+    for bytes in [
+        "GET /n HTTP/1.1\r\n\r\n",
+        "GET /n HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ] {
         for statuses in statuses(&stage, bytes).await {
             assert_eq!(statuses, [400], "{bytes:?}");
         }
@@ -261,7 +265,14 @@ async fn pth_14_a_stripped_path_always_begins_with_one_slash() {
 #[tokio::test]
 async fn syn_01_garbage_is_answered_400_or_hung_up_on() {
     let stage = Stage::standard().await;
-    for bytes in ["\0\0\0\0\r\n\r\n", "GET\r\n\r\n", "GET  /n  HTTP/1.1\r\n\r\n", "/n HTTP/1.1\r\n\r\n", "GET /n HTTP/1.1\r\nHost a.test\r\n\r\n", "GET n HTTP/1.1\r\nHost: a.test\r\n\r\n"] {
+    for bytes in [
+        "\0\0\0\0\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET  /n  HTTP/1.1\r\n\r\n",
+        "/n HTTP/1.1\r\n\r\n",
+        "GET /n HTTP/1.1\r\nHost a.test\r\n\r\n",
+        "GET n HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    ] {
         for statuses in statuses(&stage, bytes).await {
             assert!(matches!(statuses[..], [] | [400]), "{bytes:?}: {statuses:?}");
         }

@@ -15,7 +15,8 @@ async fn tls_01_the_certificate_follows_the_name_and_the_first_one_is_the_defaul
     let client = stage.tls_as(&TlsOptions::new("a.test").without_sni()).await;
     assert_eq!(client.certificate(), pki().a.cert.to_vec(), "no SNI");
     let options = TlsOptions::new("unknown.test");
-    let error = Client::try_tls(stage.gateway.address("tls"), &options).await.err().expect("a name that does not match");
+    let error =
+        Client::try_tls(stage.gateway.address("tls"), &options).await.err().expect("a name that does not match");
     assert!(error.to_string().contains("a.test") || format!("{error:?}").contains("a.test"), "{error:?}");
 }
 
@@ -75,7 +76,8 @@ async fn tls_07_only_a_good_client_certificate_gets_in() {
     let mut client = stage.tls_as(&TlsOptions::new("mtls.test").certificate(ClientKind::Good)).await;
     client.open(&Handshake::to("/ws").host("mtls.test")).await;
     client.echo("x").await;
-    let mut h2 = H2::connect_as(&stage, &TlsOptions::new("mtls.test").certificate(ClientKind::Good), &Default::default()).await;
+    let mut h2 =
+        H2::connect_as(&stage, &TlsOptions::new("mtls.test").certificate(ClientKind::Good), &Default::default()).await;
     h2.tunnel(&Handshake::to("/ws").host("mtls.test")).await.echo("x").await;
 }
 
@@ -128,7 +130,9 @@ async fn tls_10_a_client_ca_that_cannot_be_read_keeps_the_gateway_from_starting(
     };
     for (ca, content) in [("missing.pem", None), ("empty.pem", Some("")), ("garbage.pem", Some("no certificate\n"))] {
         let (code, said) = Gateway::refused(&toml(ca), |folder| {
-            content.map(|text| std::fs::write(folder.join(ca), text).expect("a writable folder"));
+            if let Some(text) = content {
+                std::fs::write(folder.join(ca), text).expect("a writable folder");
+            }
         });
         assert_eq!(code, Some(2), "{ca}: {said}");
         assert!(said.contains(ca), "{said}");

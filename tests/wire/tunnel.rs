@@ -13,7 +13,8 @@ const MIB: usize = 1024 * 1024;
 
 /// A binary frame of 64 KiB whose payload differs from one to the next.
 fn block(number: usize) -> Vec<u8> {
-    let payload: Vec<u8> = (0..64 * 1024_usize).map(|at| (at.wrapping_mul(31) ^ number.wrapping_mul(7919)) as u8).collect();
+    let payload: Vec<u8> =
+        (0..64 * 1024_usize).map(|at| (at.wrapping_mul(31) ^ number.wrapping_mul(7919)) as u8).collect();
     Frame::binary(payload).bytes()
 }
 
@@ -400,7 +401,8 @@ async fn tun_22_nothing_is_left_of_tunnels_that_are_over() {
     eventually("descriptors back to where they were", || stage.gateway.descriptors() <= descriptors).await;
     let after = stage.gateway.rss();
     assert!(after < warm + warm / 10 + 2048, "{warm} KiB, then {after} KiB");
-    let open = |records: Vec<_>| records.iter().filter(|record: &&Arc<crate::harness::Record>| !record.is_over()).count();
+    let open =
+        |records: Vec<_>| records.iter().filter(|record: &&Arc<crate::harness::Record>| !record.is_over()).count();
     // The one that is left is the pooled connection of the plain request.
     eventually("every backend connection over", || open(stage.b1.records()) <= 1).await;
 }

@@ -61,7 +61,8 @@ async fn w1x_06_a_200_that_claims_an_upgrade_opens_nothing() {
     for way in Way::H1 {
         let backend = Backend::scripted(async |mut peer: Peer| {
             peer.head().await?;
-            peer.write(b"HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nok").await?;
+            peer.write(b"HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nok")
+                .await?;
             peer.serve().await
         });
         let stage = Setup::new().b1(backend).start();
@@ -159,7 +160,8 @@ async fn w1x_18_early_frames_wait_for_the_101_and_then_arrive() {
 
 #[tokio::test]
 async fn w1x_18_early_bytes_behind_a_refused_handshake_reach_nobody() {
-    let stage = Setup::new().b1(answering(|_| "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_owned())).start();
+    let stage =
+        Setup::new().b1(answering(|_| "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_owned())).start();
     let mut client = stage.clear().await;
     client.send([Handshake::to("/ws").to_h1(), SMUG.as_bytes().to_vec()].concat()).await;
     assert_eq!(client.answer().await.status, 403);
@@ -185,7 +187,8 @@ async fn w1x_19_a_hundred_times_five_tunnels_open_however_fast_the_101_is() {
 
 #[tokio::test]
 async fn w1x_21_what_is_hop_by_hop_on_a_101_stays_behind() {
-    let extra = "Keep-Alive: timeout=5\r\nConnection: X-Secret\r\nX-Secret: 1\r\nProxy-Connection: x\r\nX-End: to-end\r\n";
+    let extra =
+        "Keep-Alive: timeout=5\r\nConnection: X-Secret\r\nX-Secret: 1\r\nProxy-Connection: x\r\nX-End: to-end\r\n";
     for way in Way::ALL {
         let stage = Setup::new().b1(answering(move |head| Peer::agreement(head, extra))).start();
         let (answer, _tunnel) = way.open(&stage, &Handshake::to("/ws")).await;

@@ -186,14 +186,13 @@ async fn serve<S: Script>(
             Err(_) => return Err(Refused::Tls),
         },
     };
-    let peer = Peer { stream: Stream::new(wire, Some(record.clone())), record, number };
+    let peer = Peer { stream: Stream::new(wire, Some(record)), number };
     script.run(peer).await.map_err(|_| Refused::Io)
 }
 
 /// The backend's end of one connection.
 pub struct Peer {
     stream: Stream,
-    record: Arc<Record>,
     /// The how-manieth connection of this backend, from 0.
     pub number: usize,
 }
@@ -285,11 +284,6 @@ impl Peer {
         let (_, end) = self.rest().await?;
         assert_ne!(end, End::Open);
         Ok(())
-    }
-
-    /// Whether the gateway ended the connection, as far as was read.
-    pub fn is_over(&self) -> bool {
-        self.record.is_over()
     }
 
     pub fn reset(self) {

@@ -48,7 +48,6 @@ impl TlsOptions {
 pub struct Broken {
     /// What had come of it; `None`: not even a head.
     pub answer: Option<Answer>,
-    pub end: End,
 }
 
 pub struct Client {
@@ -91,10 +90,6 @@ impl Client {
         session.peer_certificates().and_then(|chain| chain.first()).expect("a certificate").to_vec()
     }
 
-    pub fn local_port(&self) -> u16 {
-        self.stream.local_port()
-    }
-
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("room to write", self.stream.write(bytes.as_ref())).await.expect("an open connection");
     }
@@ -112,11 +107,6 @@ impl Client {
         within("bytes", self.stream.exact(count)).await.expect("bytes")
     }
 
-    /// What comes next; empty at the end.
-    pub async fn some(&mut self) -> Vec<u8> {
-        within("bytes", self.stream.some()).await.expect("bytes")
-    }
-
     pub async fn frame(&mut self) -> Frame {
         within("a frame", read_frame(&mut self.stream)).await.expect("a frame")
     }
@@ -125,19 +115,13 @@ impl Client {
     pub async fn try_answer(&mut self, method: &str) -> Result<Answer, Broken> {
         let head = match within("the head of an answer", self.stream.head()).await {
             Ok(head) => head,
-            Err(_) => {
-                let (_, end) = within("the end", self.stream.rest()).await.unwrap_or((Vec::new(), End::Reset));
-                return Err(Broken { answer: None, end });
-            }
+            Err(_) => return Err(Broken { answer: None }),
         };
         let (status, fields) = (head.status(), head.fields);
         let mut answer = Answer { status, fields, body: Vec::new(), trailers: Vec::new() };
         match within("the body of an answer", self.stream.answer_body(&mut answer, method)).await {
             Ok(()) => Ok(answer),
-            Err(_) => {
-                let (_, end) = within("the end", self.stream.rest()).await.unwrap_or((Vec::new(), End::Reset));
-                Err(Broken { answer: Some(answer), end })
-            }
+            Err(_) => Err(Broken { answer: Some(answer) }),
         }
     }
 

@@ -50,10 +50,6 @@ fn announcement(line: &str) -> Option<(String, String)> {
 }
 
 impl Gateway {
-    pub fn start(toml: &str) -> Self {
-        Self::start_with(toml, None)
-    }
-
     /// Returns when every listener has announced its address.
     pub fn start_with(toml: &str, descriptors: Option<u32>) -> Self {
         let folder = folder_with(toml);

@@ -41,7 +41,11 @@ impl H2 {
     }
 
     /// Sends a head and hands over both halves, before any answer.
-    pub async fn begin(&mut self, head: http::Request<()>, end: bool) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+    pub async fn begin(
+        &mut self,
+        head: http::Request<()>,
+        end: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         if head.extensions().get::<h2::ext::Protocol>().is_some() {
             let sender = self.sender.clone();
             eventually("ENABLE_CONNECT_PROTOCOL", || sender.is_extended_connect_protocol_enabled()).await;
@@ -84,10 +88,6 @@ impl H2 {
     /// Waits until the other side has ended the connection.
     pub async fn until_over(self) -> Result<(), h2::Error> {
         within("the end of the connection", self.driver).await.expect("the connection's task")
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.driver.is_finished()
     }
 
     /// The answer to a head that was begun before.

@@ -20,13 +20,13 @@ mod ways;
 use std::future::Future;
 use std::time::Duration;
 
+pub use self::h2::{H2, H2Stream, send_all};
 pub use backend::{Backend, Peer, accept_for};
-pub use client::{Broken, Client, TlsOptions};
+pub use client::{Client, TlsOptions};
 pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
-pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use head::{Answer, Fields, Head};
-pub use pki::{ClientKind, Pki, ServerKind, pki};
+pub use pki::{ClientKind, ServerKind, pki};
 pub use rawh2::{DATA, END_STREAM, HEADERS, Outcome, RST_STREAM, RawH2, block};
 pub use request::{A0, Handshake, K0, Request, SMUG};
 pub use setup::{Setup, Stage};

@@ -1,6 +1,5 @@
 //! HTTP/2 frames by hand, for what no client library would send (RFC 9113 §4, RFC 7541).
 
-use super::stream::Wire;
 use super::{Client, Stage, Stream, TlsOptions, within};
 
 pub const DATA: u8 = 0;
@@ -43,7 +42,7 @@ pub struct RawH2 {
 /// Fields as literals without indexing and without Huffman.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut text = |out: &mut Vec<u8>, text: &str| {
+    let text = |out: &mut Vec<u8>, text: &str| {
         let length = text.len();
         if length < 127 {
             out.push(length as u8);
@@ -163,9 +162,8 @@ impl RawH2 {
     pub async fn settings(&mut self) -> Vec<(u16, u32)> {
         let frame = self.next().await.expect("SETTINGS");
         assert_eq!(frame.kind, SETTINGS);
-        let pair = |six: &[u8]| {
-            (u16::from_be_bytes([six[0], six[1]]), u32::from_be_bytes([six[2], six[3], six[4], six[5]]))
-        };
+        let pair =
+            |six: &[u8]| (u16::from_be_bytes([six[0], six[1]]), u32::from_be_bytes([six[2], six[3], six[4], six[5]]));
         frame.payload.chunks_exact(6).map(pair).collect()
     }
 
@@ -182,10 +180,5 @@ impl RawH2 {
                 _ => {}
             }
         }
-    }
-
-    /// The underlying connection.
-    pub fn into_wire(self) -> Wire {
-        self.stream.into_wire()
     }
 }

@@ -54,7 +54,8 @@ impl Request {
     }
 
     pub fn to_h1(&self) -> Vec<u8> {
-        let mut out = format!("{} {} HTTP/1.1\r\nHost: {}\r\nX-Nonce: {}\r\n", self.method, self.path, self.host, self.nonce);
+        let mut out =
+            format!("{} {} HTTP/1.1\r\nHost: {}\r\nX-Nonce: {}\r\n", self.method, self.path, self.host, self.nonce);
         for (name, value) in &self.fields {
             out += &format!("{name}: {value}\r\n");
         }

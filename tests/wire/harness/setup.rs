@@ -150,8 +150,7 @@ impl Setup {
     fn toml(&self) -> String {
         // One worker, so that a second client meets the pool that the first one left.
         let workers = if self.server.contains("workers") { "" } else { "workers = 1\n" };
-        let origins =
-            if self.websocket.contains("origins") { "" } else { "origins = [\"https://app.example\"]\n" };
+        let origins = if self.websocket.contains("origins") { "" } else { "origins = [\"https://app.example\"]\n" };
         let timeouts = &self.route_timeouts;
         let mut out = format!("[server]\n{workers}{}\n\n", self.server);
         for (name, tls) in [("clear", ""), ("tls", TLS)] {

@@ -306,8 +306,4 @@ impl Stream {
             Wire::Tls(tls) => Some(tls),
         }
     }
-
-    pub fn local_port(&self) -> u16 {
-        self.wire.tcp().local_addr().map_or(0, |address| address.port())
-    }
 }
