@@ -1,1 +1,272 @@
-//! fault
+//! From what went wrong to what is said about it: status, fields, end reason, log level. Exhaustive on purpose:
+//! a new fault does not compile until someone has decided all of them.
+//!
+//! Two texts per fault: the client gets a short stable line, the log the whole story (`Display`).
+
+use std::fmt;
+
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::http::AnswerBody;
+use crate::proto::fields::{BadContentLength, ForbiddenConnectionOption};
+use crate::proto::host::BadAuthority;
+use crate::proto::target::BadTarget;
+use crate::telemetry::end::EndReason;
+use crate::types::{HttpVersion, RequestBodyFault};
+use crate::upgrade::{BadUpgrade, Refusal};
+use crate::upstream::Failure;
+
+/// What `Allow` says where CONNECT or TRACE was tried, and to `OPTIONS *`.
+pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+static X_PORTCULLIS_REASON: HeaderName = HeaderName::from_static("x-portcullis-reason");
+
+/// Why a request does not get an upstream's answer.
+#[derive(Debug)]
+pub enum Fault {
+    Authority(BadAuthority),
+    Target(BadTarget),
+    TargetTooLong,
+    Connection(ForbiddenConnectionOption),
+    TransferEncoding,
+    ContentLength(BadContentLength),
+    Expectation,
+    MethodNotAllowed,
+    UnknownProtocol,
+    Loop,
+    Misdirected,
+    NoRoute,
+    ClientCertificateRequired,
+    BodyTooLarge,
+    RequestBody(RequestBodyFault),
+    WebSocketOnly,
+    UpgradeNotAllowed,
+    Handshake(Refusal),
+    Upstream(Failure),
+    /// A 101 that is no agreement to the handshake.
+    BadUpgrade(BadUpgrade),
+    /// A 101 that nobody asked for, or on h2 a 2xx that is no tunnel.
+    UnexpectedUpgrade,
+    /// Our own mistake; the text says which.
+    Internal(&'static str),
+}
+
+impl Fault {
+    /// The one recorded cause.
+    pub fn end(&self) -> EndReason {
+        match self {
+            Self::Authority(_) => EndReason::BadHost,
+            Self::Target(_) => EndReason::BadTarget,
+            Self::TargetTooLong => EndReason::TargetTooLong,
+            Self::Connection(_) => EndReason::BadConnection,
+            Self::TransferEncoding => EndReason::BadTransferEncoding,
+            Self::ContentLength(_) => EndReason::Malformed,
+            Self::Expectation => EndReason::BadExpectation,
+            Self::MethodNotAllowed => EndReason::MethodNotAllowed,
+            Self::UnknownProtocol => EndReason::UnknownProtocol,
+            Self::Loop => EndReason::LoopDetected,
+            Self::Misdirected => EndReason::Misdirected,
+            Self::NoRoute => EndReason::NoRoute,
+            Self::ClientCertificateRequired => EndReason::ClientCertificateRequired,
+            Self::BodyTooLarge | Self::RequestBody(RequestBodyFault::TooLarge) => EndReason::BodyTooLarge,
+            Self::RequestBody(RequestBodyFault::Timeout) => EndReason::ClientTimeout,
+            Self::RequestBody(RequestBodyFault::Broken) => EndReason::ClientClosed,
+            Self::WebSocketOnly => EndReason::WebSocketOnly,
+            Self::UpgradeNotAllowed => EndReason::UpgradeNotAllowed,
+            Self::Handshake(refusal) => refusal_end(*refusal),
+            Self::Upstream(failure) => failure_end(failure),
+            Self::BadUpgrade(_) => EndReason::BadUpgrade,
+            Self::UnexpectedUpgrade => EndReason::UnexpectedUpgrade,
+            Self::Internal(_) => EndReason::Internal,
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Authority(_)
+            | Self::Target(_)
+            | Self::Connection(_)
+            | Self::TransferEncoding
+            | Self::ContentLength(_)
+            | Self::RequestBody(RequestBodyFault::Broken) => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::ClientCertificateRequired | Self::UpgradeNotAllowed => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge | Self::RequestBody(RequestBodyFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
+            Self::WebSocketOnly => StatusCode::UPGRADE_REQUIRED,
+            Self::Handshake(refusal) => refusal_status(*refusal),
+            Self::Upstream(failure) => failure_status(failure),
+            Self::BadUpgrade(_) | Self::UnexpectedUpgrade => StatusCode::BAD_GATEWAY,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether the connection must end after the answer, because what follows on it cannot be trusted.
+    fn closes(&self) -> bool {
+        match self {
+            Self::Authority(_)
+            | Self::TransferEncoding
+            | Self::ContentLength(_)
+            | Self::BodyTooLarge
+            | Self::RequestBody(_)
+            | Self::TargetTooLong => true,
+            Self::Handshake(refusal) => matches!(refusal, Refusal::Body),
+            _ => false,
+        }
+    }
+
+    /// Whether the operator should hear of it beyond the access log.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Internal(_))
+    }
+
+    /// The answer: a status, the reason's code, and one line.
+    pub fn answer(&self, version: HttpVersion) -> Response<AnswerBody> {
+        let (status, code) = (self.status(), self.end().code());
+        let mut answer = Response::new(AnswerBody::Full(format!("{}: {code}\n", status.as_u16()).into()));
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.insert(X_PORTCULLIS_REASON.clone(), HeaderValue::from_static(code));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if matches!(self, Self::MethodNotAllowed) {
+            headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            if version == HttpVersion::Http1 {
+                // RFC 9110 15.5.22
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            }
+        }
+        if self.closes() && version == HttpVersion::Http1 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+fn refusal_end(refusal: Refusal) -> EndReason {
+    match refusal {
+        Refusal::BadKey => EndReason::BadWebSocketKey,
+        Refusal::BadVersion => EndReason::BadWebSocketVersion,
+        Refusal::DuplicateHeader => EndReason::DuplicateWebSocketHeader,
+        Refusal::Body => EndReason::HandshakeWithBody,
+        Refusal::BadOffer => EndReason::BadWebSocketOffer,
+        Refusal::OriginNotAllowed => EndReason::OriginNotAllowed,
+        Refusal::OriginMissing => EndReason::OriginMissing,
+        Refusal::OriginField | Refusal::OriginMalformed => EndReason::OriginMalformed,
+        Refusal::SubprotocolRequired => EndReason::SubprotocolRequired,
+    }
+}
+
+fn refusal_status(refusal: Refusal) -> StatusCode {
+    match refusal {
+        Refusal::BadVersion => StatusCode::UPGRADE_REQUIRED,
+        Refusal::OriginNotAllowed | Refusal::OriginMissing | Refusal::OriginMalformed => StatusCode::FORBIDDEN,
+        Refusal::BadKey
+        | Refusal::DuplicateHeader
+        | Refusal::Body
+        | Refusal::BadOffer
+        | Refusal::OriginField
+        | Refusal::SubprotocolRequired => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn failure_end(failure: &Failure) -> EndReason {
+    match failure {
+        Failure::Connect(_) => EndReason::UpstreamUnreachable,
+        Failure::ConnectTimeout => EndReason::UpstreamConnectTimeout,
+        Failure::Tls(_) => EndReason::UpstreamTls,
+        Failure::Closed(_) => EndReason::UpstreamClosed,
+        Failure::Malformed(_) => EndReason::UpstreamMalformed,
+        Failure::RequestBody(RequestBodyFault::Timeout) => EndReason::ClientTimeout,
+        Failure::RequestBody(RequestBodyFault::TooLarge) => EndReason::BodyTooLarge,
+        Failure::RequestBody(RequestBodyFault::Broken) => EndReason::ClientClosed,
+        Failure::Timeout => EndReason::UpstreamTimeout,
+    }
+}
+
+fn failure_status(failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::Connect(_) | Failure::Tls(_) | Failure::Closed(_) | Failure::Malformed(_) => StatusCode::BAD_GATEWAY,
+        Failure::ConnectTimeout | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Failure::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
+        Failure::RequestBody(RequestBodyFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::RequestBody(RequestBodyFault::Broken) => StatusCode::BAD_REQUEST,
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Authority(cause) => cause.fmt(out),
+            Self::Target(cause) => cause.fmt(out),
+            Self::TargetTooLong => out.write_str("the target is longer than target_size"),
+            Self::Connection(cause) => cause.fmt(out),
+            Self::TransferEncoding => out.write_str("Transfer-Encoding is not exactly chunked"),
+            Self::ContentLength(cause) => cause.fmt(out),
+            Self::Expectation => out.write_str("only 100-continue can be expected"),
+            Self::MethodNotAllowed => out.write_str("the method is not served"),
+            Self::UnknownProtocol => out.write_str("extended CONNECT for something other than websocket"),
+            Self::Loop => out.write_str("the request has been here before"),
+            Self::Misdirected => out.write_str("the connection was opened for another host"),
+            Self::NoRoute => out.write_str("no route matches host and path"),
+            Self::ClientCertificateRequired => out.write_str("the route wants a verified client certificate"),
+            Self::BodyTooLarge => RequestBodyFault::TooLarge.fmt(out),
+            Self::RequestBody(cause) => cause.fmt(out),
+            Self::WebSocketOnly => out.write_str("the upstream speaks only WebSocket"),
+            Self::UpgradeNotAllowed => out.write_str("the route has no websocket table"),
+            Self::Handshake(refusal) => refusal.fmt(out),
+            Self::Upstream(failure) => failure.fmt(out),
+            Self::BadUpgrade(cause) => cause.fmt(out),
+            Self::UnexpectedUpgrade => out.write_str("the upstream switched protocols unasked, or did not when asked"),
+            Self::Internal(what) => out.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<BadAuthority> for Fault {
+    fn from(cause: BadAuthority) -> Self {
+        Self::Authority(cause)
+    }
+}
+
+impl From<BadTarget> for Fault {
+    fn from(cause: BadTarget) -> Self {
+        Self::Target(cause)
+    }
+}
+
+impl From<ForbiddenConnectionOption> for Fault {
+    fn from(cause: ForbiddenConnectionOption) -> Self {
+        Self::Connection(cause)
+    }
+}
+
+impl From<BadContentLength> for Fault {
+    fn from(cause: BadContentLength) -> Self {
+        Self::ContentLength(cause)
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Handshake(refusal)
+    }
+}
+
+impl From<BadUpgrade> for Fault {
+    fn from(cause: BadUpgrade) -> Self {
+        Self::BadUpgrade(cause)
+    }
+}

@@ -1,1 +1,102 @@
-//! snapshot
+//! One immutable, validated configuration in use: what `run` serves, `check` tries, `explain` asks.
+//!
+//! Owns nothing but the result of each stage's `build`. A request or tunnel ends under the snapshot it began with.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Protocols, Route};
+use crate::config::report::Report;
+use crate::proto::via::Via;
+use crate::route::RouteTable;
+use crate::tls::{ServerPolicies, SystemRoots};
+use crate::types::{Name, Scheme};
+use crate::upstream::Definition;
+
+/// Everything a worker needs to know.
+pub struct Snapshot {
+    pub listeners: Vec<Arc<ListenerPlan>>,
+    pub table: RouteTable,
+    /// In the order of the configuration; `table` answers with an index into this.
+    pub routes: Vec<Route>,
+    /// `Target::Upstream` is an index into this.
+    pub upstreams: Vec<Arc<Definition>>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub forwarded: bool,
+    /// Our pseudonym in `Via` (RFC 9110 7.6.3).
+    pub via: Via,
+}
+
+/// A listener as its connections see it.
+pub struct ListenerPlan {
+    /// Position in the configuration.
+    pub index: usize,
+    pub name: Name,
+    pub tls: Option<Arc<ServerPolicies>>,
+    pub protocols: Protocols,
+    pub websocket_over_h2: bool,
+    pub redirect_https: bool,
+    pub timeouts: ListenerTimeouts,
+    pub limits: ListenerLimits,
+}
+
+impl ListenerPlan {
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+}
+
+impl Snapshot {
+    /// Builds every stage. All problems go into the report; `None` if any of them is an error.
+    pub fn build(config: &Config, report: &mut Report) -> Option<Self> {
+        let listeners: Vec<_> = config
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(index, listener)| {
+                let tls = match &listener.tls {
+                    Some(tls) => Some(Arc::new(ServerPolicies::build(tls, listener.protocols, report)?)),
+                    None => None,
+                };
+                Some(Arc::new(ListenerPlan {
+                    index,
+                    name: listener.name.clone(),
+                    tls,
+                    protocols: listener.protocols,
+                    websocket_over_h2: listener.websocket_over_h2,
+                    redirect_https: listener.redirect_https,
+                    timeouts: listener.timeouts.clone(),
+                    limits: listener.limits.clone(),
+                }))
+            })
+            .collect();
+        let table = RouteTable::build(config, report);
+        let mut roots = SystemRoots::default();
+        let upstreams: Vec<_> = config
+            .upstreams
+            .iter()
+            .map(|upstream| Definition::build(upstream, &mut roots, report).map(Arc::new))
+            .collect();
+        if report.has_errors() {
+            return None;
+        }
+        Some(Self {
+            listeners: listeners.into_iter().collect::<Option<_>>()?,
+            table,
+            routes: config.routes.clone(),
+            upstreams: upstreams.into_iter().collect::<Option<_>>()?,
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            forwarded: config.server.forwarded,
+            via: our_via()?,
+        })
+    }
+}
+
+/// `portcullis-` and four random bytes: tells this gateway's own requests from those of another in front of it.
+fn our_via() -> Option<Via> {
+    let mut bytes = [0_u8; 4];
+    // Without randomness only the recognition of loops through a twin suffers.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    Via::new(format!("portcullis-{:08x}", u32::from_be_bytes(bytes))).ok()
+}

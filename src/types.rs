@@ -94,3 +94,25 @@ pub enum HttpVersion {
     Http1,
     Http2,
 }
+
+/// What the client did wrong while its request body was being sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestBodyFault {
+    /// Went away or broke the framing.
+    Broken,
+    /// Silent for too long.
+    Timeout,
+    TooLarge,
+}
+
+impl fmt::Display for RequestBodyFault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Broken => "the request body broke off",
+            Self::Timeout => "the request body stalled",
+            Self::TooLarge => "the request body is too large",
+        })
+    }
+}
+
+impl std::error::Error for RequestBodyFault {}

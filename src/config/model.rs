@@ -4,6 +4,7 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ pub struct Listener {
     pub name: Name,
     pub address: Located<ListenAddress>,
     pub protocols: Protocols,
-    /// RFC 8441 is offered on h2 connections.
+    /// RFC 8441 is offered on h2 connections. Default true; no effect without `protocols.http2`.
     pub websocket_over_h2: bool,
     /// Every request is answered with a 308 to https; only on clear listeners.
     pub redirect_https: bool,
@@ -198,7 +199,7 @@ pub enum PathPattern {
     /// Whole segments: `/ws` matches `/ws` and `/ws/x`, not `/wsx`. `/` matches everything.
     Prefix(String),
     Exact(String),
-    /// Unanchored as written, against the normalised path.
+    /// Unanchored as written, against the normalised path; compiled with a size limit.
     Regex(regex::Regex),
 }
 
@@ -253,7 +254,8 @@ pub enum OriginRule {
     Null,
     /// `file://`, as some browsers send for pages from disk.
     File,
-    /// Scheme and host in lower case, `port` filled in where the scheme has a default.
+    /// Scheme and host in lower case, IPv6 compressed and in brackets, `port` filled in where the scheme has a default
+    /// (http, https, ws, wss).
     Exact {
         scheme: String,
         host: String,
@@ -265,6 +267,24 @@ pub enum OriginRule {
         suffix: String,
         port: Option<u16>,
     },
+}
+
+impl fmt::Display for OriginRule {
+    /// As an entry of `origins` is written.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuple = |out: &mut fmt::Formatter<'_>, scheme: &str, host: &str, port: Option<u16>| match (scheme, port) {
+            (_, None) | ("http" | "ws", Some(80)) | ("https" | "wss", Some(443)) => write!(out, "{scheme}://{host}"),
+            (_, Some(port)) => write!(out, "{scheme}://{host}:{port}"),
+        };
+        match self {
+            Self::Any => out.write_str("*"),
+            Self::SameOrigin => out.write_str("same-origin"),
+            Self::Null => out.write_str("null"),
+            Self::File => out.write_str("file://"),
+            Self::Exact { scheme, host, port } => tuple(out, scheme, host, *port),
+            Self::Wildcard { scheme, suffix, port } => tuple(out, scheme, &format!("*.{suffix}"), *port),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -301,7 +321,8 @@ pub struct Upstream {
 #[derive(Clone, Debug)]
 pub struct UpstreamServer {
     pub address: ServerAddress,
-    /// TLS to the server, with the name that is sent as SNI and verified.
+    /// TLS to the server, with the name that is verified and, unless it is an address, sent as SNI. IPv6 without
+    /// brackets.
     pub tls_name: Option<Located<Arc<str>>>,
     /// As written, for logs.
     pub url: Name,

@@ -1,1 +1,15 @@
-//! listener
+//! Stage 1: addresses that accept, and the choice of the worker for each connection.
+//!
+//! Owns listening sockets (`bind`), the accept loop (`accept`) and the load of the workers (`load`). It speaks no
+//! protocol: what arrives is handed on as a plain socket together with the permit and the load guard that it holds
+//! for as long as it lives.
+
+mod accept;
+mod bind;
+mod load;
+#[cfg(test)]
+mod tests;
+
+pub use accept::{Arrival, ArrivedSocket, WorkerPort, accept_loop};
+pub use bind::{BindError, BoundListener, bind};
+pub use load::{LoadGuard, WorkerLoad};

@@ -87,6 +87,8 @@ end_reasons! {
     BadWebSocketVersion = "bad-websocket-version" by Downstream,
     /// A `Sec-WebSocket-*` field that must stand alone stands twice.
     DuplicateWebSocketHeader = "duplicate-websocket-header" by Downstream,
+    /// A list of subprotocols or extensions that does not follow its grammar.
+    BadWebSocketOffer = "bad-websocket-offer" by Downstream,
     HandshakeWithBody = "handshake-with-body" by Downstream,
     /// Extended CONNECT for anything but websocket.
     UnknownProtocol = "unknown-protocol" by Downstream,

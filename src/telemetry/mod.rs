@@ -1,3 +1,13 @@
 //! What the gateway says about its work: end reasons, access log, event log.
+//!
+//! Lines are written by threads of their own ([`writer`]), never by a worker. Everything that a peer has sent is
+//! escaped before it stands in a line ([`text`]), and secrets do not get that far: a record has no field for them.
 
+pub mod access;
 pub mod end;
+pub mod events;
+mod line;
+mod text;
+mod writer;
+
+pub use access::{AccessEvent, AccessLog, AccessLogHandle, AccessRecord, Flusher};

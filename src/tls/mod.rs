@@ -1,1 +1,33 @@
-//! tls
+//! Stage 2: TLS on both sides. The only home of rustls' types, and of rustls-pemfile (in `pem`).
+//!
+//! Downstream: [`ServerPolicies`] are built from a listener's tables, chosen by SNI, and [`accept`] runs one TLS
+//! handshake under a deadline. Upstream: [`ClientTls`] verifies the server, always. Both give a [`TlsStream`].
+//! RFC 8446 (TLS 1.3), RFC 5246 (TLS 1.2), RFC 6066 3 (SNI), RFC 7301 (ALPN), RFC 9525 (names in certificates).
+//!
+//! One crypto provider (aws-lc-rs) everywhere, passed explicitly: no process-wide default is installed or needed.
+//! 0-RTT stays off: replayed requests are not worth a round trip.
+
+mod certificate;
+mod pem;
+mod policy;
+mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+
+pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};
+pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
+pub use stream::{ClientTlsStream, TlsStream};
+pub use upstream::{ClientTls, SystemRoots, UpstreamTlsError};
+
+/// aws-lc-rs with our order of key exchanges: the post-quantum hybrid first, then the curves by cost.
+fn provider() -> Arc<CryptoProvider> {
+    let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
+    Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
+}

@@ -4,12 +4,16 @@
 //! Reading goes into a buffer of the caller's (a worker's scratch), so that nothing is held per stream while it is
 //! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
 
+mod rewound;
+mod scratch;
 mod socket;
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use rewound::Rewound;
+pub use scratch::{Lease, SCRATCH_SIZE, Scratch};
 pub use socket::Socket;
 
 /// A stream of bytes both ways that can be ended well (`poll_shutdown`) or abruptly ([`Transport::abort`]).

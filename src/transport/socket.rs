@@ -98,3 +98,64 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::ErrorKind;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn tcp() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let near = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+        (Socket::Tcp(near), listener.accept().await.expect("accept").0)
+    }
+
+    fn unix() -> (Socket, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("pair");
+        (Socket::Unix(near), far)
+    }
+
+    #[tokio::test]
+    async fn an_aborted_tcp_socket_is_a_reset_for_its_peer_and_a_dropped_one_is_an_end() {
+        let (mut near, mut far) = tcp().await;
+        near.abort();
+        drop(near);
+        let error = far.read(&mut [0; 1]).await.expect_err("a reset");
+        assert!(super::super::is_reset(&error));
+        let (near, mut far) = tcp().await;
+        drop(near);
+        assert_eq!(far.read(&mut [0; 1]).await.expect("an end"), 0);
+        let (mut near, mut far) = unix();
+        near.abort();
+        drop(near);
+        assert_eq!(far.read(&mut [0; 1]).await.expect("a unix socket has no other end"), 0);
+    }
+
+    #[tokio::test]
+    async fn shutting_the_write_side_leaves_the_read_side_open() {
+        let (mut near, mut far) = tcp().await;
+        poll_fn(|cx| Pin::new(&mut near).poll_shutdown(cx)).await.expect("shut");
+        assert_eq!(far.read(&mut [0; 1]).await.expect("an end"), 0);
+        far.write_all(b"late").await.expect("still taken");
+        let mut answer = [0; 4];
+        near.read_exact(&mut answer).await.expect("arrives");
+        assert_eq!(&answer, b"late");
+        assert_eq!(near.write(b"x").await.expect_err("shut").kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn a_look_tells_silence_from_input_and_from_an_end() {
+        let (near, mut far) = unix();
+        assert!(!near.has_input_or_end());
+        far.write_all(b"x").await.expect("taken");
+        assert!(near.has_input_or_end());
+        let (near, far) = unix();
+        drop(far);
+        assert!(near.has_input_or_end());
+    }
+}

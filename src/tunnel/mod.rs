@@ -1,1 +1,69 @@
-//! tunnel
+//! The tunnel: an upgraded connection's bytes, both directions, from the 101 to the end.
+//!
+//! [`splice`] is the whole of it: one small hand-written future per tunnel, spawned as a task of its own, so that no
+//! state of the handshake stays in memory for the day that a socket may live. While nothing moves it holds no buffer.
+//! A [`Direction`](direction::Direction) carries the bytes of one way; all of them pass through it, so that whoever
+//! counts or judges frames sits there. RFC 6455 7.1.1 (who closes first), RFC 9112 9.6 (no reset that overtakes data).
+//!
+//! Not here: the handshake, picking a server, and the record of the end, which is the caller's (it gets a
+//! [`TunnelEnd`]). Dropping the future drops both transports at once.
+
+mod direction;
+mod splice;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Wheel;
+use crate::telemetry::end::EndReason;
+use crate::transport::Scratch;
+
+pub use splice::{Splice, splice};
+
+/// The policy that a tunnel keeps of its route for as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelOptions {
+    /// No byte either way, or one side takes none of what the other sends. Default 10 min.
+    pub idle_timeout: Duration,
+    /// One direction has ended and nothing moves in the other. Default 30 s; a shorter `idle_timeout` rules it too.
+    pub half_close_timeout: Duration,
+}
+
+impl Default for TunnelOptions {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(600), half_close_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// Bytes that were read together with a head and belong to the tunnel.
+#[derive(Clone, Debug, Default)]
+pub struct Early {
+    /// Came after the client's request; goes to the upstream first.
+    pub downstream: Bytes,
+    /// Came after the upstream's 101; goes to the client first.
+    pub upstream: Bytes,
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelEnd {
+    pub reason: EndReason,
+    /// Client to server, as handed to the upstream's transport, early bytes included.
+    pub bytes_up: u64,
+    /// Server to client, as handed to the client's transport, early bytes included.
+    pub bytes_down: u64,
+    /// From the splice's start.
+    pub duration: Duration,
+}
+
+/// What a tunnel shares with the others of its worker.
+#[derive(Clone, Debug)]
+pub struct TunnelTools {
+    pub scratch: Rc<Scratch>,
+    pub wheel: Rc<Wheel>,
+}
+
+#[cfg(test)]
+mod tests;

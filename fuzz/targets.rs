@@ -1,0 +1,150 @@
+//! Fuzz targets as plain functions: any bytes in, an assertion about what must hold whatever they are.
+//!
+//! `tests/fuzz_smoke.rs` runs each of them in ordinary builds, `fuzz_targets/` hands them to libFuzzer.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version};
+use portcullis::proto::{fields, forwarded, host, origin, request_id, target, via, websocket};
+use portcullis::types::Scheme;
+
+/// An accepted origin is in one form only, and has no room for anything but scheme, host and port.
+pub fn origin(data: &[u8]) {
+    let Ok(parsed) = origin::parse(data) else { return };
+    let text = parsed.to_string();
+    assert_eq!(origin::parse(text.as_bytes()), Ok(parsed.clone()));
+    if let origin::Origin::Tuple(tuple) = parsed {
+        assert!(!tuple.host.is_empty() && !tuple.host.contains(['/', '@', '?', '#', ' ', '*', '%', '\\']));
+        assert!(!data.iter().skip(tuple.scheme.len() + 3).any(|byte| b"/@?# ,*".contains(byte)));
+    }
+}
+
+/// An accepted path has no dot segment and no control in any reading, and stripping leaves one leading slash.
+pub fn target(data: &[u8]) {
+    let Ok(raw) = std::str::from_utf8(data) else { return };
+    let Ok(parsed) = target::parse_target(raw) else { return };
+    assert!(raw.starts_with(&*parsed.onward(None)), "the raw target goes on byte for byte");
+    assert_eq!(target::normalise(&parsed.normalised), parsed.normalised, "normalising twice changes nothing");
+    assert!(!parsed.normalised.contains("//") && parsed.normalised.is_ascii());
+    for segment in parsed.normalised.split(['/', '\\']) {
+        assert!(!matches!(segment.split(';').next(), Some("." | "..")));
+    }
+    for prefix in ["/", "/a", "/a/b"] {
+        let onward = parsed.onward(Some(prefix));
+        if target::strip_prefix(parsed.raw_path, prefix).is_some() {
+            assert!(onward.starts_with('/') && !onward.starts_with("//"));
+        }
+        assert!(target::parse_target(&onward).is_ok());
+    }
+}
+
+/// An accepted authority is in one form only.
+pub fn authority(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(parsed) = host::parse_authority(text) else { return };
+    assert!(!parsed.host.is_empty() && !parsed.host.ends_with('.') && parsed.host.is_ascii());
+    assert_eq!(host::parse_authority(&parsed.to_string()), Ok(parsed));
+}
+
+/// Whatever the fields, the scrub leaves nothing of this hop and is done after one pass.
+pub fn request_fields(data: &[u8]) {
+    let mut headers = headers_from(data);
+    let _ = fields::settle_content_length(&mut headers);
+    let _ = fields::transfer_encoding_is_exactly_chunked(&headers);
+    let _ = fields::expectation(&headers);
+    let mut trailers = headers.clone();
+    fields::scrub_trailers(&mut trailers);
+    assert!(
+        !["host", "connection", "content-length", "x-forwarded-for"].iter().any(|name| trailers.contains_key(*name))
+    );
+    let mut answer = headers.clone();
+    fields::scrub_answer(&mut answer);
+    assert!(!["connection", "upgrade", "transfer-encoding"].iter().any(|name| answer.contains_key(*name)));
+    fields::join_cookies(&mut headers);
+    let before = headers.clone();
+    match fields::scrub_hop_by_hop(&mut headers) {
+        Err(_) => assert_eq!(headers, before),
+        Ok(()) => {
+            assert!(!["upgrade", "transfer-encoding", "keep-alive"].iter().any(|name| headers.contains_key(*name)));
+            let once = headers.clone();
+            assert!(fields::scrub_hop_by_hop(&mut headers).is_ok());
+            assert_eq!(headers, once);
+        }
+    }
+}
+
+/// An untrusted peer cannot leave a trace of its own claims.
+pub fn forwarded(data: &[u8]) {
+    let mut headers = headers_from(data);
+    let peer = IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9));
+    assert_eq!(forwarded::client_address(&headers, peer, |_| false), peer);
+    let _ = forwarded::client_address(&headers, peer, |_| true);
+    let _ = forwarded::effective(&headers, true, Scheme::Http, None);
+    let mut trusted = headers.clone();
+    let mut input = forwarded::ForwardedInput {
+        peer: Some(peer),
+        trusted: true,
+        client: None,
+        scheme: Scheme::Https,
+        authority: None,
+        port: Some(443),
+        emit_forwarded: true,
+    };
+    forwarded::set_forwarded(&mut trusted, &input);
+    input.trusted = false;
+    forwarded::set_forwarded(&mut headers, &input);
+    let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
+    assert_eq!(lines, ["9.9.9.9"]);
+    assert_eq!(headers["forwarded"], "for=9.9.9.9;proto=https");
+    assert!(!headers.contains_key("x-forwarded-host"));
+}
+
+/// Nothing in a handshake's fields panics, and a 101 passes only with the right accept.
+pub fn handshake(data: &[u8]) {
+    let headers = headers_from(data);
+    let _ = websocket::is_handshake_h1(&Method::GET, Version::HTTP_11, &headers);
+    let subprotocols = websocket::subprotocols(&headers).unwrap_or_default();
+    let extensions = websocket::extension_names(&headers).unwrap_or_default();
+    let asked = websocket::Asked { accept: "right", subprotocols: &subprotocols, extensions: &extensions };
+    let status = http::StatusCode::SWITCHING_PROTOCOLS;
+    if websocket::check_101(&asked, status, Version::HTTP_11, &headers).is_ok() {
+        assert_eq!(headers["sec-websocket-accept"], "right");
+    }
+    let _ = websocket::is_key(data);
+    if let Ok(via) = via::Via::new("portcullis-0") {
+        let _ = via.is_in(&headers);
+    }
+    let id = request_id::RequestIds::new(1).settle(&mut headers.clone());
+    assert!(request_id::is_valid(id.as_bytes()));
+}
+
+/// Lines of `name: value`; a digit at the front stands for a name that matters here.
+fn headers_from(data: &[u8]) -> HeaderMap {
+    const NAMES: [&str; 10] = [
+        "connection",
+        "upgrade",
+        "transfer-encoding",
+        "content-length",
+        "x-forwarded-for",
+        "x_forwarded_for",
+        "forwarded",
+        "sec-websocket-protocol",
+        "sec-websocket-extensions",
+        "sec-websocket-accept",
+    ];
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(100) {
+        let (name, value) = match line.split_first() {
+            Some((digit, value)) if digit.is_ascii_digit() => (NAMES[usize::from(digit - b'0')].as_bytes(), value),
+            _ => match line.iter().position(|byte| *byte == b':') {
+                Some(colon) => (&line[..colon], &line[colon + 1..]),
+                None => continue,
+            },
+        };
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}

@@ -1,0 +1,340 @@
+//! Time: the only place that reads a clock, and the coarse timer wheel of a worker.
+//!
+//! [`now`] is tokio's monotonic clock, so that tests may pause it; [`wall`] is for what people read. A [`Wheel`] carries
+//! the deadlines that are long and mostly never reached (an idle tunnel, a silent connection) in steps of [`TICK`]:
+//! 32 bytes each, O(1) to add and to remove, and no timer of the runtime. It never fires early and at most one tick
+//! plus the worker's own delay late. Its [`Ticker`] sleeps without a timer while the wheel is empty, so a worker
+//! without deadlines is not woken at all.
+//!
+//! Deadlines are re-armed lazily: who is active only notes when, and when the entry fires it re-registers for what is
+//! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
+
+mod idle;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use slab::Slab;
+
+pub use idle::IdleTimer;
+
+/// A point on the monotonic clock.
+pub type Instant = tokio::time::Instant;
+
+/// How often a wheel with entries turns, and so how late a deadline may be noticed.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Slots of a wheel: 256 s a turn. Longer deadlines stay in their slot for several turns and cost one look each.
+const SLOTS: u64 = 1024;
+
+/// The end of a list of entries.
+const NONE: u32 = u32::MAX;
+
+/// The monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock. For log lines and certificates' dates, never for deadlines.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The deadlines of one worker.
+#[derive(Debug)]
+pub struct Wheel {
+    inner: RefCell<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Tick zero.
+    origin: Instant,
+    /// Invariant: no linked node is due at or before this tick.
+    current: u64,
+    /// Heads of doubly linked lists through `nodes`.
+    slots: Box<[u32]>,
+    nodes: Slab<Node>,
+    /// Linked nodes; fired ones stay in `nodes` until their entry goes.
+    linked: usize,
+    ticker: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Node {
+    due: u64,
+    previous: u32,
+    next: u32,
+    /// `None` once fired.
+    waker: Option<Waker>,
+}
+
+impl Wheel {
+    /// A wheel and the future that turns it, which the worker spawns once.
+    pub fn new() -> (Rc<Self>, Ticker) {
+        let wheel = Rc::new(Self {
+            inner: RefCell::new(Inner {
+                origin: now(),
+                current: 0,
+                slots: vec![NONE; SLOTS as usize].into_boxed_slice(),
+                nodes: Slab::new(),
+                linked: 0,
+                ticker: None,
+            }),
+        });
+        (wheel.clone(), Ticker { wheel, sleep: None })
+    }
+
+    /// Wakes `waker` once `deadline` has passed.
+    pub fn register(self: &Rc<Self>, deadline: Instant, waker: &Waker) -> Entry {
+        let mut inner = self.inner.borrow_mut();
+        let due = inner.tick_of(deadline);
+        let node = Node { due, previous: NONE, next: NONE, waker: Some(waker.clone()) };
+        // Four billion deadlines do not fit into memory.
+        let key = inner.nodes.insert(node) as u32;
+        let ticker = inner.link(key);
+        drop(inner);
+        if let Some(ticker) = ticker {
+            ticker.wake();
+        }
+        Entry { wheel: self.clone(), key }
+    }
+
+    /// Waits until `deadline`, coarsely. Costs nothing of the runtime's timers.
+    pub fn sleep_until(self: &Rc<Self>, deadline: Instant) -> Sleep {
+        Sleep { wheel: self.clone(), deadline, entry: None }
+    }
+
+    /// Entries that have not fired.
+    pub fn len(&self) -> usize {
+        self.inner.borrow().linked
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fires what is due at `instant`.
+    fn advance(&self, instant: Instant) {
+        let mut due = Vec::new();
+        self.inner.borrow_mut().collect(instant, &mut due);
+        // Outside the borrow: a waker may run anything.
+        due.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Inner {
+    /// The first tick at or after `deadline`, but never one that has been.
+    fn tick_of(&mut self, deadline: Instant) -> u64 {
+        if self.linked == 0 {
+            // The wheel stood still; nothing is linked, so nothing is skipped.
+            self.current = self.current.max(ticks(now().saturating_duration_since(self.origin)));
+        }
+        let since = deadline.saturating_duration_since(self.origin);
+        let whole = ticks(since);
+        let rounded_up = if since > TICK * u32::try_from(whole).unwrap_or(u32::MAX) { whole + 1 } else { whole };
+        rounded_up.max(self.current + 1)
+    }
+
+    /// Returns the ticker's waker if it has to be told that there is work again.
+    fn link(&mut self, key: u32) -> Option<Waker> {
+        let slot = self.slot_of(key);
+        let head = std::mem::replace(&mut self.slots[slot], key);
+        let node = &mut self.nodes[key as usize];
+        node.previous = NONE;
+        node.next = head;
+        if head != NONE {
+            self.nodes[head as usize].previous = key;
+        }
+        self.linked += 1;
+        if self.linked == 1 { self.ticker.take() } else { None }
+    }
+
+    fn unlink(&mut self, key: u32) {
+        let slot = self.slot_of(key);
+        let Node { previous, next, .. } = self.nodes[key as usize];
+        match previous {
+            NONE => self.slots[slot] = next,
+            _ => self.nodes[previous as usize].next = next,
+        }
+        if next != NONE {
+            self.nodes[next as usize].previous = previous;
+        }
+        self.linked -= 1;
+    }
+
+    fn slot_of(&self, key: u32) -> usize {
+        (self.nodes[key as usize].due % SLOTS) as usize
+    }
+
+    fn collect(&mut self, instant: Instant, fired: &mut Vec<Waker>) {
+        let reached = ticks(instant.saturating_duration_since(self.origin));
+        // After a long stall one turn over all slots sees everything.
+        let first = (self.current + 1).max(reached.saturating_sub(SLOTS - 1));
+        for tick in first..=reached {
+            let mut key = self.slots[(tick % SLOTS) as usize];
+            while key != NONE {
+                let next = self.nodes[key as usize].next;
+                if self.nodes[key as usize].due <= reached {
+                    self.unlink(key);
+                    fired.extend(self.nodes[key as usize].waker.take());
+                }
+                key = next;
+            }
+        }
+        self.current = self.current.max(reached);
+    }
+}
+
+fn ticks(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A registered deadline; dropping it removes it.
+#[derive(Debug)]
+pub struct Entry {
+    wheel: Rc<Wheel>,
+    key: u32,
+}
+
+impl Entry {
+    /// Whether the deadline has passed. Until then `cx`'s task is the one that will be woken.
+    pub fn poll_fired(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.wheel.inner.borrow_mut().nodes[self.key as usize].waker {
+            None => true,
+            Some(waker) => {
+                waker.clone_from(cx.waker());
+                false
+            }
+        }
+    }
+
+    /// Moves the deadline, whether it has fired or not.
+    pub fn rearm(&mut self, deadline: Instant, waker: &Waker) {
+        let mut inner = self.wheel.inner.borrow_mut();
+        if inner.nodes[self.key as usize].waker.is_some() {
+            inner.unlink(self.key);
+        }
+        let due = inner.tick_of(deadline);
+        let node = &mut inner.nodes[self.key as usize];
+        node.due = due;
+        node.waker = Some(waker.clone());
+        let ticker = inner.link(self.key);
+        drop(inner);
+        if let Some(ticker) = ticker {
+            ticker.wake();
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut inner = self.wheel.inner.borrow_mut();
+        if inner.nodes[self.key as usize].waker.is_some() {
+            inner.unlink(self.key);
+        }
+        let node = inner.nodes.remove(self.key as usize);
+        if inner.nodes.is_empty() && inner.nodes.capacity() > 1024 {
+            // A burst that has gone leaves nothing behind.
+            inner.nodes = Slab::new();
+        }
+        drop(inner);
+        drop(node);
+    }
+}
+
+/// See [`Wheel::sleep_until`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Sleep {
+    wheel: Rc<Wheel>,
+    deadline: Instant,
+    entry: Option<Entry>,
+}
+
+impl Sleep {
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Moves the deadline. One that is only pushed back is moved lazily: nothing is touched until the old one fires.
+    pub fn reset(&mut self, deadline: Instant) {
+        if deadline < self.deadline {
+            self.entry = None;
+        }
+        self.deadline = deadline;
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        match &mut this.entry {
+            None => {
+                if now() >= this.deadline {
+                    return Poll::Ready(());
+                }
+                this.entry = Some(this.wheel.register(this.deadline, cx.waker()));
+            }
+            Some(entry) => {
+                if entry.poll_fired(cx) {
+                    if now() >= this.deadline {
+                        return Poll::Ready(());
+                    }
+                    entry.rearm(this.deadline, cx.waker());
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Turns a wheel. Never completes.
+#[derive(Debug)]
+#[must_use = "a wheel without its ticker never fires"]
+pub struct Ticker {
+    wheel: Rc<Wheel>,
+    /// Present while the wheel has entries.
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Future for Ticker {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            if this.wheel.is_empty() {
+                this.sleep = None;
+                this.wheel.inner.borrow_mut().ticker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let wheel = &this.wheel;
+            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wheel.next_tick())));
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            wheel.advance(now());
+            sleep.as_mut().reset(wheel.next_tick());
+        }
+    }
+}
+
+impl Wheel {
+    fn next_tick(&self) -> Instant {
+        let origin = self.inner.borrow().origin;
+        let gone = now().saturating_duration_since(origin);
+        now() + (TICK - Duration::from_nanos((gone.as_nanos() % TICK.as_nanos()) as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests;

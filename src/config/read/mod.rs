@@ -1,0 +1,175 @@
+//! The reader: files → spanned trees → [`Draft`] → checks across tables → [`Config`].
+//!
+//! Each file is read on its own into the common draft (`server`, `listener`, `tls`, `route`, `websocket`, `upstream`,
+//! one file each); `link` then resolves names and checks what no single table can know. Problems are gathered all the
+//! way; a configuration comes out only when none of them is an error.
+
+mod address;
+mod include;
+mod link;
+mod listener;
+mod names;
+mod paths;
+mod route;
+mod server;
+mod suggest;
+mod syntax;
+mod tls;
+mod tree;
+mod units;
+mod upstream;
+mod websocket;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+
+use super::keys;
+use super::model::{Config, Listener, Log, Route, Server, Upstream};
+use super::report::{Located, Report, Severity, Source, Spot};
+use tree::{Cx, Node, Table};
+
+/// Reads a file and what it includes. No configuration where the report has errors.
+pub fn read(path: &Path) -> (Option<Config>, Report) {
+    let mut report = Report::default();
+    let text = match include::load(path) {
+        Ok(text) => text,
+        Err(why) => {
+            report.sources.push(Source { path: path.to_owned(), text: String::new() });
+            report.error_anywhere("unreadable", format!("cannot read {}: {why}", path.display()));
+            return (None, report);
+        }
+    };
+    finish(path.to_owned(), text, report)
+}
+
+/// Reads a text as if it stood in a file called `name` in the folder `base`, where relative paths start.
+pub fn read_text(name: &str, text: &str, base: &Path) -> (Option<Config>, Report) {
+    finish(base.join(name), text.to_owned(), Report::default())
+}
+
+fn finish(path: PathBuf, text: String, mut report: Report) -> (Option<Config>, Report) {
+    let mut draft = Draft::default();
+    file(&mut report, &mut draft, Source { path: path.clone(), text }, None);
+    include::read_all(&mut report, &mut draft, &path);
+    let config = link::finish(draft, &mut report);
+    report.problems.sort_by_key(|problem| {
+        let place = problem.spot.as_ref().map(|spot| (spot.file, spot.range.start, spot.range.end));
+        (place, std::cmp::Reverse(problem.severity))
+    });
+    let config = config.filter(|_| !report.has_errors());
+    (config, report)
+}
+
+/// What has been read so far, over all files.
+#[derive(Default)]
+struct Draft {
+    server: Option<Server>,
+    log: Option<Log>,
+    /// Patterns of `server.include`, still to be read.
+    include: Vec<Located<String>>,
+    listeners: Vec<Listener>,
+    routes: Vec<DraftRoute>,
+    upstreams: Vec<DraftUpstream>,
+    /// A file could not be read in full: what is missing may stand in the rest of it.
+    incomplete: bool,
+}
+
+struct DraftRoute {
+    /// Its target is a placeholder where `upstream` is given.
+    route: Route,
+    named: bool,
+    upstream: Option<UpstreamReference>,
+}
+
+enum UpstreamReference {
+    Name(Located<String>),
+    /// An inline URL, already read.
+    Inline(Box<Upstream>),
+    /// Wrong, and reported.
+    Broken,
+}
+
+struct DraftUpstream {
+    upstream: Upstream,
+    /// Its name as written in the header.
+    name_spot: Spot,
+}
+
+/// Reads one file into the draft. `included_by` is the place that named it.
+fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Option<&Spot>) {
+    let index = report.sources.len();
+    let base = source.path.parent().map(Path::to_owned).unwrap_or_default();
+    let text = source.text.clone();
+    report.sources.push(source);
+    let (tree, damaged) = syntax::parse(&text, index, report);
+    let after_syntax = report.problems.len();
+    let mut cx = Cx { report, file: index, base, broken: !damaged.is_empty() };
+    let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
+    match included_by {
+        None => {
+            let server = root.table(&mut cx, "server", &keys::SERVER);
+            draft.server = server.map(|table| server::server(&mut cx, table, &mut draft.include));
+            draft.log = root.table(&mut cx, "log", &keys::LOG).map(|table| server::log(&mut cx, table));
+        }
+        Some(place) => {
+            for key in ["server", "log"] {
+                if root.take(key).is_some() {
+                    let spot = root.key_spot(key);
+                    cx.error("misplaced-table", &spot, format!("[{key}] cannot stand in an included file"))
+                        .help("move it to the main file")
+                        .also(place, "included here");
+                }
+            }
+        }
+    }
+    for table in root.tables(&mut cx, "listener", &keys::LISTENER) {
+        draft.listeners.push(listener::listener(&mut cx, table));
+    }
+    for table in root.tables(&mut cx, "route", &keys::ROUTE) {
+        draft.routes.push(route::route(&mut cx, table));
+    }
+    if let Some(node) = root.take("upstream") {
+        upstreams(&mut cx, draft, &node);
+    }
+    root.close(&mut cx);
+    draft.incomplete |= cx.broken;
+    // A value on a damaged line is not what the operator meant; only the syntax error is worth reading.
+    let mut at = 0;
+    report.problems.retain(|problem| {
+        at += 1;
+        let semantic = at > after_syntax;
+        let hidden =
+            problem.spot.as_ref().is_some_and(|spot| spot.file == index && syntax::overlaps(&damaged, &spot.range));
+        !(semantic && hidden && problem.severity == Severity::Error)
+    });
+}
+
+fn upstreams(cx: &mut Cx<'_>, draft: &mut Draft, node: &Node<'_>) {
+    let DeValue::Table(groups) = node.value else {
+        node.mistyped(cx, "upstream", "a table of named tables").help("write [upstream.NAME]");
+        return;
+    };
+    let mut groups: Vec<_> = groups.iter().collect();
+    // The tree is ordered by name; the order of the file is the one that operators know.
+    groups.sort_by_key(|(name, _)| name.span().start);
+    for (name, group) in groups {
+        let name_spot = cx.spot(name.span());
+        let group = Node { value: group.get_ref(), spot: cx.spot(group.span()) };
+        let DeValue::Table(entries) = group.value else {
+            if keys::UPSTREAM.has(name.get_ref()) {
+                cx.error("misplaced-key", &name_spot, "an upstream needs a name").help("write [upstream.NAME]");
+            } else {
+                group
+                    .mistyped(cx, &format!("upstream.{}", name.get_ref()), "a table")
+                    .help("write [upstream.NAME] once");
+            }
+            continue;
+        };
+        let mut table = Table::new(&keys::UPSTREAM, entries, group.spot);
+        table.header = format!("[upstream.{}]", name.get_ref());
+        upstream::check_name(cx, name.get_ref(), &name_spot);
+        let upstream = upstream::upstream(cx, table, name.get_ref());
+        draft.upstreams.push(DraftUpstream { upstream, name_spot });
+    }
+}

@@ -1,0 +1,117 @@
+//! `[server]` and `[log]`.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::address;
+use super::suggest::nearest;
+use super::tree::{Cx, Table, integer, refuse_duplicates};
+use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Server};
+use crate::config::report::{Located, Spot};
+
+const WORKERS: u32 = 512;
+const CONNECTIONS: u32 = 10_000_000;
+
+pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<String>>) -> Server {
+    let defaults = default_server(table.spot.clone());
+    let server = Server {
+        workers: workers(cx, &mut table).unwrap_or(defaults.workers),
+        drain_timeout: table.duration(cx, "drain_timeout", defaults.drain_timeout),
+        max_connections: table
+            .integer(cx, "max_connections", 1..=CONNECTIONS)
+            .map_or(defaults.max_connections, |number| Located::new(number.value as usize, number.spot)),
+        trusted_proxies: trusted_proxies(cx, &mut table),
+        forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
+    };
+    if let Some(patterns) = table.strings(cx, "include") {
+        refuse_duplicates(cx, &patterns, "the pattern", String::clone);
+        include.extend(patterns.value);
+    }
+    table.close(cx);
+    server
+}
+
+/// What holds where the file has no `[server]`.
+pub fn default_server(spot: Spot) -> Server {
+    Server {
+        workers: cores(),
+        drain_timeout: Duration::from_secs(30),
+        max_connections: Located::new(100_000, spot),
+        trusted_proxies: Vec::new(),
+        forwarded: false,
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS as usize)
+}
+
+fn workers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<usize> {
+    let node = table.take("workers")?;
+    match node.value {
+        DeValue::String(text) if text == "auto" => Some(cores()),
+        DeValue::String(_) => {
+            cx.error("unknown-value", &node.spot, "`workers` must be \"auto\" or a number")
+                .help("write \"auto\" for one per core, or a number without quotes");
+            None
+        }
+        _ => integer(cx, "workers", &node, 1..=WORKERS).map(|number| number.value as usize),
+    }
+}
+
+fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<ipnet::IpNet> {
+    let Some(list) = table.strings(cx, "trusted_proxies") else { return Vec::new() };
+    let mut networks = Vec::new();
+    for text in &list.value {
+        networks.extend(cx.check(text, address::network(text)));
+    }
+    refuse_duplicates(cx, &networks, "the network", ToString::to_string);
+    for network in networks.iter().filter(|network| network.prefix_len() == 0) {
+        let message = "every peer is trusted: anyone can claim any client address and host";
+        cx.report.warning("trusts-everyone", &network.spot, message).help("name the networks of your proxies");
+    }
+    networks.into_iter().map(|network| network.value).collect()
+}
+
+pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let defaults = default_log();
+    let log = Log {
+        level: table.word(cx, "level", &levels).unwrap_or(defaults.level),
+        access: access(cx, &mut table).unwrap_or(defaults.access),
+        format: table.word(cx, "format", &formats).unwrap_or(defaults.format),
+    };
+    table.close(cx);
+    log
+}
+
+/// What holds where the file has no `[log]`.
+pub fn default_log() -> Log {
+    Log { level: LogLevel::Info, access: AccessTarget::Stderr, format: LogFormat::Auto }
+}
+
+fn access(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<AccessTarget> {
+    let text = table.string(cx, "access")?;
+    match text.as_str() {
+        "stderr" => Some(AccessTarget::Stderr),
+        "off" => Some(AccessTarget::Off),
+        // A bare word is a slip rather than a file next to the configuration.
+        word if !word.contains(['/', '.']) => {
+            let help = match nearest(word, ["stderr", "off"]) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("write \"stderr\", \"off\" or a path such as \"./{word}\""),
+            };
+            cx.error("unknown-value", &text.spot, format!("`access` cannot be \"{word}\"")).help(help);
+            None
+        }
+        _ => cx.path(text).map(|path| AccessTarget::File(path.value)),
+    }
+}

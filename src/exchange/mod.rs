@@ -1,0 +1,113 @@
+//! The life of a request: plan → refuse, answer, forward, or open a tunnel.
+//!
+//! The entry for the access log is opened first; whatever happens afterwards is recorded exactly once, when the last
+//! holder of the entry lets go of it. Dropping the future (the client left) closes what was opened upstream.
+
+mod delivery;
+mod entry;
+mod outbound;
+mod plain;
+pub mod plan;
+mod tools;
+mod websocket;
+
+use std::rc::Rc;
+
+use http::header::LOCATION;
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::fault::Fault;
+use crate::http::{AnswerBody, Inbound};
+use crate::telemetry::end::EndReason;
+
+use entry::Entry;
+use outbound::Errand;
+use plan::{Asked, Found, Plan};
+pub use tools::{Downstream, Generation, Numbers, Tools};
+
+/// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.
+pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<AnswerBody> {
+    let generation = downstream.tools.generation();
+    let entry = Entry::open(&downstream, &generation, &inbound);
+    match serve(&downstream, &generation, &entry, inbound).await {
+        Ok(answer) => answer,
+        Err(fault) => {
+            entry.failed(&fault);
+            fault.answer(downstream.version)
+        }
+    }
+}
+
+async fn serve(
+    downstream: &Rc<Downstream>,
+    generation: &Rc<Generation>,
+    entry: &Rc<Entry>,
+    inbound: Inbound,
+) -> Result<Response<AnswerBody>, Fault> {
+    let snapshot = &generation.snapshot;
+    let mut found = Found::default();
+    let asked = Asked {
+        listener: &downstream.listener,
+        peer: downstream.peer.ip(),
+        tls: downstream.tls.as_ref(),
+        version: downstream.version,
+        protocol: inbound.protocol.as_ref().map(hyper::ext::Protocol::as_str),
+        head: &inbound.head,
+    };
+    let planned = plan::plan(snapshot, &asked, &mut found);
+    entry.found(&found, snapshot);
+    let errand = |upstream, onward| Errand {
+        downstream,
+        generation,
+        entry,
+        authority: found.authority.as_ref(),
+        upstream,
+        onward,
+    };
+    match planned? {
+        Plan::Options => Ok(answer_options(entry)),
+        Plan::Redirect { to, status } => redirect(entry, &to, status),
+        Plan::Respond { status, body } => respond(entry, status, body),
+        Plan::Forward { upstream, onward, expect_continue } => {
+            let route = found.route.map(|route| &snapshot.routes[route]).ok_or(Fault::NoRoute)?;
+            plain::forward(errand(upstream, &onward), entry, route, expect_continue, inbound).await
+        }
+        Plan::Handshake { upstream, onward, handshake } => {
+            let route = found.route.map(|route| &snapshot.routes[route]).ok_or(Fault::NoRoute)?;
+            websocket::open(errand(upstream, &onward), downstream, entry, route, handshake, inbound).await
+        }
+    }
+}
+
+/// `OPTIONS *` asks about the server as a whole (RFC 9110 9.3.7).
+fn answer_options(entry: &Entry) -> Response<AnswerBody> {
+    let mut answer = Response::new(AnswerBody::Empty);
+    answer.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(crate::fault::ALLOWED_METHODS));
+    finish(entry, answer, EndReason::Responded)
+}
+
+fn redirect(entry: &Entry, to: &str, status: u16) -> Result<Response<AnswerBody>, Fault> {
+    let mut answer = Response::new(AnswerBody::Empty);
+    *answer.status_mut() = valid_status(status)?;
+    let location = HeaderValue::from_str(to).map_err(|_| Fault::Internal("the redirect cannot be written"))?;
+    answer.headers_mut().insert(LOCATION, location);
+    Ok(finish(entry, answer, EndReason::Redirected))
+}
+
+fn respond(entry: &Entry, status: u16, body: String) -> Result<Response<AnswerBody>, Fault> {
+    let mut answer = Response::new(AnswerBody::Full(body.into()));
+    *answer.status_mut() = valid_status(status)?;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, text);
+    Ok(finish(entry, answer, EndReason::Responded))
+}
+
+fn finish(entry: &Entry, answer: Response<AnswerBody>, end: EndReason) -> Response<AnswerBody> {
+    entry.answered(answer.status());
+    entry.end(end);
+    answer
+}
+
+fn valid_status(status: u16) -> Result<StatusCode, Fault> {
+    StatusCode::from_u16(status).map_err(|_| Fault::Internal("the configured status is none"))
+}

@@ -1,0 +1,97 @@
+//! A request's head on its way upstream: what is removed, what is set, for plain requests and handshakes alike.
+
+use std::net::IpAddr;
+
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Uri, Version, request};
+
+use super::entry::Entry;
+use super::tools::{Downstream, Generation, is_trusted};
+use crate::config::model::HostHeader;
+use crate::fault::Fault;
+use crate::proto::fields;
+use crate::proto::forwarded::{self, ForwardedInput};
+use crate::proto::host::Authority;
+use crate::types::HttpVersion;
+use crate::upstream::ServerDefinition;
+
+/// What belongs to the request besides its head.
+pub struct Errand<'a> {
+    pub downstream: &'a Downstream,
+    pub generation: &'a Generation,
+    pub entry: &'a Entry,
+    pub authority: Option<&'a Authority>,
+    pub upstream: usize,
+    /// Path and query for the server.
+    pub onward: &'a str,
+}
+
+impl Errand<'_> {
+    /// Makes the head fit for the next hop. Framing fields are gone afterwards.
+    pub fn prepare(&self, head: &mut request::Parts) -> Result<(), Fault> {
+        let received = head.version;
+        let host = client_host(head);
+        head.uri = self.onward.parse::<Uri>().map_err(|_| Fault::Internal("the target cannot be sent on"))?;
+        head.version = Version::HTTP_11;
+
+        let headers = &mut head.headers;
+        fields::scrub_hop_by_hop(headers)?;
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(TRANSFER_ENCODING);
+        headers.remove(EXPECT);
+        if self.downstream.version == HttpVersion::Http2 {
+            fields::join_cookies(headers);
+        }
+        self.forward(headers);
+        let id = self.downstream.tools.request_ids.settle(headers);
+        self.entry.set_request_id(&id);
+        let definition = &self.generation.group(self.upstream).definition;
+        if definition.via {
+            self.generation.snapshot.via.append(headers, received);
+        }
+        match host {
+            Some(host) => headers.insert(HOST, host),
+            None => headers.remove(HOST),
+        };
+        if definition.host == HostHeader::Upstream {
+            headers.insert(HOST, server_host(&definition.servers));
+        }
+        Ok(())
+    }
+
+    fn forward(&self, headers: &mut HeaderMap) {
+        let snapshot = &self.generation.snapshot;
+        let peer = self.downstream.peer.ip();
+        forwarded::set_forwarded(
+            headers,
+            &ForwardedInput {
+                peer,
+                trusted: self.downstream.is_trusted(snapshot),
+                client: peer.map(|peer| client_address(self.downstream, self.generation, headers, peer)),
+                scheme: self.downstream.listener.scheme(),
+                authority: self.authority,
+                port: self.downstream.local_port,
+                emit_forwarded: snapshot.forwarded,
+            },
+        );
+    }
+}
+
+/// The client behind trusted proxies, or the peer.
+pub fn client_address(downstream: &Downstream, generation: &Generation, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+    debug_assert_eq!(downstream.peer.ip(), Some(peer));
+    forwarded::client_address(headers, peer, |address| is_trusted(&generation.snapshot, address))
+}
+
+/// The Host that the client sent: an absolute target's or `:authority`, else the field.
+fn client_host(head: &request::Parts) -> Option<HeaderValue> {
+    match head.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => head.headers.get(HOST).cloned(),
+    }
+}
+
+/// All servers of a group are of one kind; the first one's name stands for the group.
+fn server_host(servers: &[ServerDefinition]) -> HeaderValue {
+    servers.first().map_or(HeaderValue::from_static("localhost"), |server| server.host.clone())
+}

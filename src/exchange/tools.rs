@@ -1,0 +1,185 @@
+//! What a request finds around it: the worker's tools, and the connection it came on.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::clock::Wheel;
+use crate::config::model;
+use crate::http::Activity;
+use crate::lifecycle::{Lifecycle, WorkerPhase};
+use crate::proto::request_id::RequestIds;
+use crate::snapshot::{ListenerPlan, Snapshot};
+use crate::telemetry::access::{AccessLog, AccessRecord};
+use crate::telemetry::end::EndReason;
+use crate::tls::TlsInfo;
+use crate::transport::Scratch;
+use crate::types::{HttpVersion, Peer};
+use crate::upstream::Group;
+
+use super::websocket::Tunnel;
+
+/// What the requests of one worker share.
+pub struct Tools {
+    generation: RefCell<Rc<Generation>>,
+    pub lifecycle: Lifecycle,
+    pub phase: Rc<WorkerPhase>,
+    pub access: Rc<AccessLog>,
+    pub wheel: Rc<Wheel>,
+    pub scratch: Rc<Scratch>,
+    pub request_ids: RequestIds,
+    numbers: Numbers,
+}
+
+/// Numbers connections so that no two workers use the same: each counts in strides of the number of workers.
+pub struct Numbers {
+    next: Cell<u64>,
+    stride: u64,
+}
+
+impl Numbers {
+    /// For one of `workers` workers, counted from 0.
+    pub fn new(worker: usize, workers: usize) -> Self {
+        Self { next: Cell::new(worker as u64 + 1), stride: workers as u64 }
+    }
+
+    fn take(&self) -> u64 {
+        let number = self.next.get();
+        self.next.set(number + self.stride);
+        number
+    }
+}
+
+/// A snapshot with this worker's groups for its upstreams. Requests keep the one they began with.
+pub struct Generation {
+    pub snapshot: Arc<Snapshot>,
+    groups: Vec<Rc<Group>>,
+}
+
+impl Generation {
+    fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let groups = snapshot.upstreams.iter().cloned().map(Group::new).collect();
+        Rc::new(Self { snapshot, groups })
+    }
+
+    /// The group of an upstream that a route's target names.
+    pub fn group(&self, upstream: usize) -> &Rc<Group> {
+        &self.groups[upstream]
+    }
+}
+
+impl Tools {
+    /// `phase`, `access` and `wheel` are the worker's own.
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        lifecycle: Lifecycle,
+        phase: Rc<WorkerPhase>,
+        access: Rc<AccessLog>,
+        wheel: Rc<Wheel>,
+        numbers: Numbers,
+    ) -> Self {
+        Self {
+            generation: RefCell::new(Generation::new(snapshot)),
+            lifecycle,
+            phase,
+            access,
+            wheel,
+            scratch: Rc::new(Scratch::new()),
+            request_ids: RequestIds::new(random()),
+            numbers,
+        }
+    }
+
+    /// The generation in use now.
+    pub fn generation(&self) -> Rc<Generation> {
+        self.generation.borrow().clone()
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    // Ids only have to differ; without randomness they still count up.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}
+
+/// A downstream connection as its requests see it.
+pub struct Downstream {
+    pub tools: Rc<Tools>,
+    pub listener: Arc<ListenerPlan>,
+    pub peer: Peer,
+    /// The port at which the client reached us; `None` on a unix socket.
+    pub local_port: Option<u16>,
+    pub tls: Option<TlsInfo>,
+    pub version: HttpVersion,
+    pub activity: Rc<Activity>,
+    /// Unique in this process, for logs.
+    pub number: u64,
+    tunnel: RefCell<Option<Tunnel>>,
+    cut: Cell<Option<EndReason>>,
+}
+
+impl Downstream {
+    pub fn new(
+        tools: Rc<Tools>,
+        listener: Arc<ListenerPlan>,
+        (peer, local_port): (Peer, Option<u16>),
+        tls: Option<TlsInfo>,
+        version: HttpVersion,
+        activity: Rc<Activity>,
+    ) -> Self {
+        let number = tools.numbers.take();
+        let (tunnel, cut) = (RefCell::new(None), Cell::new(None));
+        Self { tools, listener, peer, local_port, tls, version, activity, number, tunnel, cut }
+    }
+
+    /// Whether the peer's forwarded fields are believed.
+    pub fn is_trusted(&self, snapshot: &Snapshot) -> bool {
+        self.peer.ip().is_some_and(|address| is_trusted(snapshot, address))
+    }
+
+    /// On HTTP/1.1: the tunnel that begins once the 101 has been written.
+    pub fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.take()
+    }
+
+    pub(super) fn put_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// hyper has refused what came by itself: its one line in the access log.
+    pub fn note_refused(&self, error: &hyper::Error) {
+        let status = match error {
+            error if error.is_parse_too_large() => 431,
+            error if error.is_parse() => 400,
+            // Gone in the middle of something; the open request, if any, says so.
+            _ => return,
+        };
+        self.tools.access.record(&AccessRecord {
+            connection: self.number,
+            listener: self.listener.name.as_str(),
+            client: self.peer.ip(),
+            peer: Some(&self.peer),
+            protocol: Some(self.version),
+            tls: self.tls.as_ref().map(|tls| tls.version),
+            status: Some(status),
+            end: Some(if status == 431 { EndReason::HeadTooLarge } else { EndReason::Malformed }),
+            detail: Some(&error.to_string()),
+            ..AccessRecord::default()
+        });
+    }
+
+    /// The connection is being cut; its open requests end with this reason.
+    pub fn cut(&self, reason: EndReason) {
+        self.cut.set(Some(reason));
+    }
+
+    pub(super) fn cut_reason(&self) -> Option<EndReason> {
+        self.cut.get()
+    }
+}
+
+pub(super) fn is_trusted(snapshot: &Snapshot, address: IpAddr) -> bool {
+    model::is_trusted(&snapshot.trusted_proxies, address)
+}

@@ -1,0 +1,130 @@
+//! A WebSocket handshake: sent to a server, its 101 checked, and the tunnel that follows.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+
+use super::entry::Entry;
+use super::outbound::Errand;
+use super::plain;
+use super::tools::{Downstream, Tools};
+use crate::config::model::{Route, WebSocketPolicy};
+use crate::fault::Fault;
+use crate::http::{AnswerBody, Inbound};
+use crate::lifecycle;
+use crate::proto::spelling;
+use crate::telemetry::end::EndReason;
+use crate::transport::Transport;
+use crate::tunnel::{self, Early, TunnelOptions, TunnelTools};
+use crate::types::HttpVersion;
+use crate::upgrade::{self, Handshake};
+use crate::upstream::{Failed, HandshakeAnswer, RequestBody, Switched};
+
+/// Asks the upstream, and answers the client with what it said: a tunnel only where it really agreed.
+pub async fn open(
+    errand: Errand<'_>,
+    downstream: &Rc<Downstream>,
+    entry: &Rc<Entry>,
+    route: &Route,
+    handshake: Handshake,
+    inbound: Inbound,
+) -> Result<Response<AnswerBody>, Fault> {
+    let Inbound { mut head, stream, .. } = inbound;
+    errand.prepare(&mut head)?;
+    head.method = http::Method::GET;
+    head.headers = handshake.request_headers(head.headers);
+    head.extensions = spelling::websocket();
+
+    let group = errand.generation.group(errand.upstream);
+    let timeouts = &route.timeouts;
+    let request = Request::from_parts(head, RequestBody::Empty);
+    downstream.activity.set_client_stall(timeouts.client_stall);
+    let asked = group.handshake(request, timeouts.response, timeouts.response_body_idle).await;
+    let (answer, server) = match asked {
+        Ok(answered) => answered,
+        Err(Failed { failure, server }) => {
+            if let Some(server) = server {
+                entry.set_server(&group.definition.servers[server].url);
+            }
+            return Err(Fault::Upstream(failure));
+        }
+    };
+    entry.set_server(&group.definition.servers[server].url);
+
+    let switched = match answer {
+        // On h2 a 2xx would tell the client that the tunnel is open (RFC 8441 5).
+        HandshakeAnswer::Other(response)
+            if downstream.version == HttpVersion::Http2 && response.status().is_success() =>
+        {
+            return Err(Fault::UnexpectedUpgrade);
+        }
+        HandshakeAnswer::Other(response) => return plain::admit(response, entry),
+        HandshakeAnswer::Switched(switched) => switched,
+    };
+    let Switched { head: answer, stream: upstream, early } = switched;
+    let agreed = upgrade::check_answer(&handshake, answer.status, answer.version, &answer.headers)?;
+
+    let options = options(route.websocket.as_ref());
+    let tunnel =
+        Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
+    let mut response = Response::new(AnswerBody::Empty);
+    *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
+    match downstream.version {
+        HttpVersion::Http1 => {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            *response.extensions_mut() = spelling::websocket();
+            entry.tunnel_opened(StatusCode::SWITCHING_PROTOCOLS);
+            downstream.put_tunnel(tunnel);
+        }
+        HttpVersion::Http2 => {
+            let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
+            entry.tunnel_opened(StatusCode::OK);
+            lifecycle::spawn_local("h2 tunnel opening", async move {
+                match stream.open().await {
+                    Ok(stream) => tunnel.open(Box::new(stream), Bytes::new(), ()),
+                    Err(_) => tunnel.entry.end(EndReason::ClientClosed),
+                }
+            });
+        }
+    }
+    Ok(response)
+}
+
+fn options(policy: Option<&WebSocketPolicy>) -> TunnelOptions {
+    let mut options = TunnelOptions::default();
+    if let Some(policy) = policy {
+        options.idle_timeout = policy.idle_timeout;
+        options.half_close_timeout = Duration::min(options.half_close_timeout, policy.idle_timeout);
+    }
+    options
+}
+
+/// A tunnel whose client side is about to be ready.
+pub struct Tunnel {
+    tools: Rc<Tools>,
+    entry: Rc<Entry>,
+    upstream: Box<dyn Transport>,
+    /// What the server sent right behind its 101.
+    early: Bytes,
+    options: TunnelOptions,
+}
+
+impl Tunnel {
+    /// Splices, in a small task of its own. `early` is what the client sent right behind its request; `held` is kept
+    /// until the end.
+    pub fn open(self, downstream: Box<dyn Transport>, early: Bytes, held: impl Sized + 'static) {
+        let Self { tools, entry, upstream, early: from_upstream, options } = self;
+        let guard = tools.lifecycle.guard();
+        // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
+        let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
+        let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
+        let splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.phase.stop());
+        lifecycle::spawn_local("tunnel", async move {
+            let end = splice.await;
+            entry.tunnel_ended(end);
+            drop((entry, held, guard));
+        });
+    }
+}

@@ -1,0 +1,79 @@
+//! An h2 stream as a transport: what an extended CONNECT (RFC 8441) becomes.
+//!
+//! hyper reads RST_STREAM with CANCEL as a clean end; here it is told apart (see `poll_read`). The other way round
+//! there is no RST_STREAM at our disposal: an aborted stream ends with END_STREAM like any other.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::transport::Transport;
+
+/// An h2 stream after its 2xx.
+pub struct StreamTransport {
+    stream: TokioIo<Upgraded>,
+    end: End,
+}
+
+/// How far the question has been settled what an end of the stream meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotSeen,
+    /// The task that writes to the stream gets its turn, so that it can notice a reset.
+    Asking,
+    Clean,
+}
+
+pub(super) fn transport(upgraded: Upgraded) -> StreamTransport {
+    StreamTransport { stream: TokioIo::new(upgraded), end: End::NotSeen }
+}
+
+impl Transport for StreamTransport {
+    fn abort(&mut self) {}
+}
+
+impl AsyncRead for StreamTransport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match this.end {
+                End::Clean => return Poll::Ready(Ok(())),
+                End::NotSeen => {
+                    let before = buf.filled().len();
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                    if buf.filled().len() > before || buf.remaining() == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    this.end = End::Asking;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                End::Asking => {
+                    // An error means that the writing half is gone too: reset, not END_STREAM.
+                    if let Poll::Ready(Err(_)) = Pin::new(&mut this.stream).poll_flush(cx) {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                    }
+                    this.end = End::Clean;
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for StreamTransport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

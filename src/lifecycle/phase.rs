@@ -1,0 +1,365 @@
+//! Running, draining, ended: the phase of the process, and the guards of those who must be waited for.
+//!
+//! [`Lifecycle`] is the one cross-thread switch; phases only go forward. A worker follows it with one task
+//! ([`Lifecycle::follow`]) and passes changes on to its own connections and tunnels through [`WorkerPhase`], so that a
+//! thousand of them cost no lock: a look at the phase is a `Cell`, and waiting is one slot in a slab.
+//!
+//! Whoever must be waited for at the end holds a [`Guard`]; [`Lifecycle::wait_empty`] waits for the last one.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+use tokio::sync::{Notify, watch};
+
+use crate::clock::Instant;
+
+/// Where the process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Phase {
+    #[default]
+    Running,
+    /// No new work; open work may go on until `deadline`.
+    Draining { deadline: Instant },
+    /// What is still open is cut.
+    Ended,
+}
+
+impl Phase {
+    /// Draining or ended.
+    pub fn is_stopping(self) -> bool {
+        self != Self::Running
+    }
+
+    fn rank(self) -> u8 {
+        match self {
+            Self::Running => 0,
+            Self::Draining { .. } => 1,
+            Self::Ended => 2,
+        }
+    }
+}
+
+/// The switch itself. Clones are the same switch.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    phase: watch::Sender<Phase>,
+    guards: AtomicUsize,
+    empty: Notify,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lifecycle {
+    pub fn new() -> Self {
+        let shared =
+            Shared { phase: watch::Sender::new(Phase::Running), guards: AtomicUsize::new(0), empty: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.shared.phase.borrow()
+    }
+
+    /// No new work; open work may go on until `deadline`. Without effect if a drain has begun.
+    pub fn drain(&self, deadline: Instant) {
+        self.advance(Phase::Draining { deadline });
+    }
+
+    /// Cuts what is open.
+    pub fn end(&self) {
+        self.advance(Phase::Ended);
+    }
+
+    fn advance(&self, to: Phase) {
+        self.shared.phase.send_if_modified(|phase| {
+            let forward = to.rank() > phase.rank();
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
+
+    /// Waits until the drain has begun. For the control plane; workers use [`Lifecycle::follow`].
+    pub async fn stopping(&self) -> Phase {
+        let mut phases = self.shared.phase.subscribe();
+        // The sender lives in `self`, so the channel cannot be closed.
+        phases.wait_for(|phase| phase.is_stopping()).await.map_or(Phase::Ended, |phase| *phase)
+    }
+
+    /// Counts its holder among those who must be waited for.
+    pub fn guard(&self) -> Guard {
+        self.shared.guards.fetch_add(1, Ordering::AcqRel);
+        Guard { shared: self.shared.clone() }
+    }
+
+    /// Guards that are held now.
+    pub fn open(&self) -> usize {
+        self.shared.guards.load(Ordering::Acquire)
+    }
+
+    /// Waits until no guard is held, until `deadline` or until [`Phase::Ended`], and says how many are left.
+    pub async fn wait_empty(&self, deadline: Instant) -> usize {
+        let mut phases = self.shared.phase.subscribe();
+        let empty = async {
+            loop {
+                let notified = self.shared.empty.notified();
+                if self.open() == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = empty => {}
+            _ = phases.wait_for(|phase| *phase == Phase::Ended) => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        self.open()
+    }
+
+    /// The phase for one worker, and the future that keeps it current, which the worker spawns once.
+    pub fn follow(&self) -> (Rc<WorkerPhase>, Follower) {
+        let receiver = self.shared.phase.subscribe();
+        let phase = Rc::new(WorkerPhase { phase: Cell::new(self.phase()), waiting: RefCell::new(Slab::new()) });
+        (phase.clone(), Follower { future: Box::pin(follow(receiver, phase)) })
+    }
+}
+
+/// Held by whoever must be waited for. Sent between threads freely.
+#[derive(Debug)]
+pub struct Guard {
+    shared: Arc<Shared>,
+}
+
+impl Clone for Guard {
+    fn clone(&self) -> Self {
+        Lifecycle { shared: self.shared.clone() }.guard()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.shared.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.empty.notify_waiters();
+        }
+    }
+}
+
+/// The phase as one worker sees it.
+#[derive(Debug)]
+pub struct WorkerPhase {
+    phase: Cell<Phase>,
+    waiting: RefCell<Slab<Waker>>,
+}
+
+impl WorkerPhase {
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// A way to be told when the phase changes.
+    pub fn stop(self: &Rc<Self>) -> Stop {
+        Stop { worker: self.clone(), key: None }
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.set(phase);
+        let waiting: Vec<Waker> = self.waiting.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Tells one connection or tunnel of the phase. Belongs to one task at a time.
+#[derive(Debug)]
+pub struct Stop {
+    worker: Rc<WorkerPhase>,
+    /// The slot of its waker, once it has waited.
+    key: Option<u32>,
+}
+
+impl Stop {
+    pub fn phase(&self) -> Phase {
+        self.worker.phase()
+    }
+
+    /// Ready once the process drains or has ended.
+    pub fn poll_stopping(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        self.poll_rank(cx, 1)
+    }
+
+    /// Ready once what is open has to be cut.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_rank(cx, 2).map(|_| ())
+    }
+
+    /// Waits for the drain.
+    pub async fn stopping(&mut self) -> Phase {
+        poll_fn(|cx| self.poll_stopping(cx)).await
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) {
+        poll_fn(|cx| self.poll_ended(cx)).await;
+    }
+
+    fn poll_rank(&mut self, cx: &mut Context<'_>, rank: u8) -> Poll<Phase> {
+        let phase = self.worker.phase();
+        if phase.rank() >= rank {
+            return Poll::Ready(phase);
+        }
+        let mut waiting = self.worker.waiting.borrow_mut();
+        match self.key {
+            // `clone_from` of a waker is free when both wake the same task.
+            Some(key) => waiting[key as usize].clone_from(cx.waker()),
+            None => self.key = Some(waiting.insert(cx.waker().clone()) as u32),
+        }
+        Poll::Pending
+    }
+}
+
+impl Clone for Stop {
+    fn clone(&self) -> Self {
+        self.worker.stop()
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let mut waiting = self.worker.waiting.borrow_mut();
+            let waker = waiting.remove(key as usize);
+            if waiting.is_empty() && waiting.capacity() > 1024 {
+                // A burst that has gone leaves nothing behind.
+                *waiting = Slab::new();
+            }
+            drop(waiting);
+            drop(waker);
+        }
+    }
+}
+
+/// Keeps a [`WorkerPhase`] current; completes when the process has ended.
+#[must_use = "a worker's phase without its follower never changes"]
+pub struct Follower {
+    future: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Future for Follower {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+async fn follow(mut receiver: watch::Receiver<Phase>, worker: Rc<WorkerPhase>) {
+    while worker.phase() != Phase::Ended {
+        // A switch that is gone with its process is an end.
+        let phase = receiver.changed().await.map_or(Phase::Ended, |()| *receiver.borrow_and_update());
+        worker.set(phase);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock;
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn phases_only_go_forward_and_the_first_deadline_stands() {
+        let lifecycle = Lifecycle::new();
+        let first = clock::now() + Duration::from_secs(1);
+        lifecycle.drain(first);
+        lifecycle.drain(first + Duration::from_secs(9));
+        assert_eq!(lifecycle.stopping().await, Phase::Draining { deadline: first });
+        lifecycle.end();
+        lifecycle.drain(first);
+        assert_eq!(lifecycle.phase(), Phase::Ended);
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn waiting_for_guards_ends_with_the_last_one_or_at_the_deadline() {
+        let lifecycle = Lifecycle::new();
+        assert_eq!(lifecycle.wait_empty(clock::now() + Duration::from_secs(5)).await, 0);
+        let guard = lifecycle.guard();
+        let second = guard.clone();
+        let from = clock::now();
+        assert_eq!(lifecycle.wait_empty(from + Duration::from_secs(5)).await, 2);
+        assert_eq!(clock::now() - from, Duration::from_secs(5));
+        drop(second);
+        tokio::task::spawn_local(async move { drop(guard) });
+        assert_eq!(lifecycle.wait_empty(clock::now() + Duration::from_secs(3600)).await, 0);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_guard_that_another_thread_drops_is_noticed() {
+        let lifecycle = Lifecycle::new();
+        let guards: Vec<_> = (0..100).map(|_| lifecycle.guard()).collect();
+        let thread = std::thread::spawn(move || drop(guards));
+        assert_eq!(lifecycle.wait_empty(clock::now() + Duration::from_secs(3600)).await, 0);
+        thread.join().expect("no panic");
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn an_end_asked_for_cuts_the_waiting_short() {
+        let lifecycle = Lifecycle::new();
+        let _guard = lifecycle.guard();
+        let switch = lifecycle.clone();
+        tokio::task::spawn_local(async move { switch.end() });
+        let from = clock::now();
+        assert_eq!(lifecycle.wait_empty(from + Duration::from_secs(3600)).await, 1);
+        assert!(clock::now() - from < Duration::from_secs(1));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_worker_tells_everyone_who_waits_and_forgets_who_has_gone() {
+        let lifecycle = Lifecycle::new();
+        let (worker, follower) = lifecycle.follow();
+        let follower = tokio::task::spawn_local(follower);
+        let stopping: Vec<_> = (0..100)
+            .map(|_| {
+                let mut stop = worker.stop();
+                tokio::task::spawn_local(async move {
+                    let phase = stop.stopping().await;
+                    stop.ended().await;
+                    phase
+                })
+            })
+            .collect();
+        while worker.waiting.borrow().len() < 100 {
+            tokio::task::yield_now().await;
+        }
+        let deadline = clock::now();
+        let switch = lifecycle.clone();
+        std::thread::spawn(move || switch.drain(deadline)).join().expect("no panic");
+        let mut seen = worker.stop();
+        assert_eq!(seen.stopping().await, Phase::Draining { deadline });
+        lifecycle.end();
+        for task in stopping {
+            assert!(task.await.expect("no panic").is_stopping());
+        }
+        follower.await.expect("the follower ends with the process");
+        drop(seen);
+        assert!(worker.waiting.borrow().is_empty());
+        assert!(size_of::<Stop>() <= 16);
+    }
+}

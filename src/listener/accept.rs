@@ -1,0 +1,303 @@
+//! The accept loop: one for all listeners, on a thread of its own.
+//!
+//! It never dies and never waits on a client: a socket that fails is dropped, and when the process has run out of
+//! descriptors a reserve one is given up for as long as it takes to accept and close, so that the queue empties
+//! instead of spinning. Each connection goes to the worker with the least load and stays there. Listeners take turns
+//! in small bursts, so that a flood on one does not starve the others.
+//! Dropping the future closes the listeners; what the kernel had queued is then reset.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, SocketFlags};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::bind::BoundListener;
+use super::load::{LoadGuard, WorkerLoad};
+use crate::config::model::ListenAddress;
+use crate::limits::{ConnectionPermit, Connections};
+use crate::transport::Socket;
+use crate::types::Peer;
+
+/// Connections taken from one listener before the next has its turn.
+const BURST: usize = 16;
+
+/// Pause after an error that would only repeat itself.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// At most one line in this time about each kind of trouble.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Connections still taken from each listener's queue after a stop was asked for.
+const LAST_CALL: usize = 4096;
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Position of its listener in what [`accept_loop`] was given.
+    pub listener: usize,
+    pub socket: ArrivedSocket,
+    pub peer: Peer,
+    /// The address at which the client reached us; `None` on a unix socket.
+    pub local: Option<SocketAddr>,
+    /// To be held until the connection is closed.
+    pub permit: ConnectionPermit,
+    /// To be held until the connection is closed.
+    pub load: LoadGuard,
+}
+
+/// A connected socket that belongs to no runtime yet; non-blocking, TCP_NODELAY set.
+#[derive(Debug)]
+pub enum ArrivedSocket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl ArrivedSocket {
+    /// Makes it part of the runtime of the calling thread.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the descriptor (out of kernel memory or watches).
+    pub fn into_socket(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Socket::Tcp),
+            Self::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Socket::Unix),
+        }
+    }
+}
+
+/// Where the accept loop hands connections to a worker. The inbox is bounded by the permits.
+#[derive(Clone, Debug)]
+pub struct WorkerPort {
+    pub load: Arc<WorkerLoad>,
+    pub inbox: mpsc::UnboundedSender<Arrival>,
+}
+
+/// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and
+/// closes them.
+///
+/// # Errors
+/// When a listener cannot be made part of the calling thread's runtime; nothing has been accepted then.
+pub async fn accept_loop(
+    listeners: Vec<BoundListener>,
+    workers: Vec<WorkerPort>,
+    limits: Connections,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let doors = listeners.into_iter().map(watch_readable).collect::<io::Result<Vec<_>>>()?;
+    let mut hall = Hall::new(workers, limits);
+    let mut turn = 0;
+    loop {
+        let after = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            (index, mut ready) = next_ready(&doors, turn) => {
+                turn = index + 1;
+                let after = hall.take_burst(index, doors[index].get_ref(), BURST);
+                if after == After::Empty {
+                    // Forgets only the event that was seen above, not one that has come since.
+                    ready.clear_ready();
+                }
+                after
+            }
+        };
+        if after == After::Trouble {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+    for (index, door) in doors.iter().enumerate() {
+        hall.take_burst(index, door.get_ref(), LAST_CALL);
+    }
+    Ok(())
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for the sake of types whose descriptor may change; a bound listener owns its own"
+)]
+fn watch_readable(listener: BoundListener) -> io::Result<AsyncFd<BoundListener>> {
+    AsyncFd::with_interest(listener, Interest::READABLE)
+}
+
+/// The first listener that has something to accept, beginning the search at `turn`.
+async fn next_ready(doors: &[AsyncFd<BoundListener>], turn: usize) -> (usize, AsyncFdReadyGuard<'_, BoundListener>) {
+    poll_fn(|cx| {
+        for step in 0..doors.len() {
+            let index = (turn + step) % doors.len();
+            // An error here means that the runtime is shutting down.
+            if let Poll::Ready(Ok(ready)) = doors[index].poll_read_ready(cx) {
+                return Poll::Ready((index, ready));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// How a burst ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// The burst is used up; there may be more.
+    More,
+    /// The queue is empty.
+    Empty,
+    /// An error that would repeat itself at once.
+    Trouble,
+}
+
+/// Everything the loop needs to place one connection.
+struct Hall {
+    workers: Vec<WorkerPort>,
+    limits: Connections,
+    /// Given up for a moment when there are no descriptors left.
+    reserve: Option<File>,
+    /// Where the search for the least load begins, so that equals take turns.
+    turn: usize,
+    starved: Throttle,
+    full: Throttle,
+    failed: Throttle,
+}
+
+impl Hall {
+    fn new(workers: Vec<WorkerPort>, limits: Connections) -> Self {
+        Self {
+            workers,
+            limits,
+            reserve: reserve_descriptor(),
+            turn: 0,
+            starved: Throttle::default(),
+            full: Throttle::default(),
+            failed: Throttle::default(),
+        }
+    }
+
+    fn take_burst(&mut self, index: usize, listener: &BoundListener, burst: usize) -> After {
+        for _ in 0..burst {
+            match rustix::net::acceptfrom_with(listener.as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, peer)) => self.place(index, listener, socket, peer),
+                Err(Errno::AGAIN) => return After::Empty,
+                // The client has gone before its turn, or the network had something to say about it alone.
+                Err(
+                    Errno::CONNABORTED
+                    | Errno::INTR
+                    | Errno::PROTO
+                    | Errno::PERM
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::HOSTDOWN
+                    | Errno::HOSTUNREACH
+                    | Errno::NONET
+                    | Errno::NOPROTOOPT
+                    | Errno::OPNOTSUPP
+                    | Errno::TIMEDOUT
+                    | Errno::CONNRESET,
+                ) => {}
+                Err(error @ (Errno::MFILE | Errno::NFILE)) => {
+                    if let Some(end) = self.shed(listener, error) {
+                        return end;
+                    }
+                }
+                Err(error) => {
+                    if let Some(unsaid) = self.failed.say() {
+                        tracing::warn!(listener = %listener.name, %error, unsaid, "cannot accept connections");
+                    }
+                    return After::Trouble;
+                }
+            }
+        }
+        After::More
+    }
+
+    /// Gives a connection to the worker with the least load, or closes it where there is no room.
+    fn place(&mut self, index: usize, listener: &BoundListener, socket: OwnedFd, peer: Option<SocketAddrAny>) {
+        let Some(permit) = self.limits.try_acquire() else {
+            if let Some(unsaid) = self.full.say() {
+                let max_connections = self.limits.max();
+                tracing::warn!(listener = %listener.name, max_connections, unsaid, "too many connections: closing new ones");
+            }
+            return;
+        };
+        let (socket, peer, local) = match &listener.address {
+            ListenAddress::Tcp(_) => {
+                let stream = TcpStream::from(socket);
+                // Absent only if the client is gone already.
+                let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { return };
+                if stream.set_nodelay(true).is_err() {
+                    return;
+                }
+                let local = listener.fixed_local().or_else(|| stream.local_addr().ok());
+                (ArrivedSocket::Tcp(stream), Peer::Tcp(peer), local)
+            }
+            ListenAddress::Unix(_) => (ArrivedSocket::Unix(UnixStream::from(socket)), Peer::Unix, None),
+        };
+        let Some(worker) = self.least_loaded() else { return };
+        let load = LoadGuard::new(&worker.load);
+        // A worker that has just ended drops the connection with its inbox.
+        let _ = worker.inbox.send(Arrival { listener: index, socket, peer, local, permit, load });
+    }
+
+    fn least_loaded(&mut self) -> Option<&WorkerPort> {
+        let count = self.workers.len();
+        let best = (0..count)
+            .map(|step| (self.turn + step) % count)
+            .filter(|&index| !self.workers[index].inbox.is_closed())
+            .min_by_key(|&index| self.workers[index].load.weight())?;
+        self.turn = (best + 1) % count;
+        Some(&self.workers[best])
+    }
+
+    /// Accepts one connection with the reserve descriptor and closes it at once. `Some`: the burst ends here.
+    fn shed(&mut self, listener: &BoundListener, error: Errno) -> Option<After> {
+        let had_reserve = self.reserve.take().is_some();
+        // With the slot free again the accept succeeds, unless another thread was quicker.
+        let shed = rustix::net::accept_with(listener.as_fd(), SocketFlags::CLOEXEC).map(drop);
+        self.reserve = reserve_descriptor();
+        // Linux looks for a free descriptor before it looks into the queue: there may have been nobody waiting.
+        if had_reserve && shed == Err(Errno::AGAIN) {
+            return Some(After::Empty);
+        }
+        if let Some(unsaid) = self.starved.say() {
+            tracing::warn!(listener = %listener.name, %error, unsaid, "out of descriptors: closing new connections");
+        }
+        shed.is_err().then_some(After::Trouble)
+    }
+}
+
+fn reserve_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Lets one line through per [`LOG_INTERVAL`] and counts the others.
+#[derive(Debug, Default)]
+struct Throttle {
+    next: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Throttle {
+    /// `Some`: say it, together with how many were not said since the last time.
+    fn say(&mut self) -> Option<u64> {
+        let now = crate::clock::now();
+        if self.next.is_some_and(|next| now < next) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.next = Some(now + LOG_INTERVAL);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}

@@ -1,0 +1,241 @@
+//! The access log: one line per request, one when a tunnel opens, one when it closes.
+//!
+//! Each worker formats into a buffer of its own ([`AccessLog`]) and hands it over by size or after 100 ms; one thread
+//! writes ([`AccessLogHandle`]). Credentials cannot be logged by mistake: a record has no field for `Authorization`,
+//! `Cookie` or `Sec-WebSocket-Key`, and of the query only names are printed. Who calls [`AccessLog::record`] sees to it
+//! that each request is recorded exactly once.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use super::end::EndReason;
+use super::line;
+use super::text::Stamp;
+use super::writer::{Sink, Writer};
+use crate::config::model::{AccessTarget, LogFormat};
+use crate::types::{HttpVersion, Peer};
+
+/// A buffer of this size is handed over.
+const CHUNK: usize = 64 * 1024;
+
+/// A line that has waited this long is handed over.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// How long a reopen may wait for room in the queue.
+const REOPEN_PATIENCE: Duration = Duration::from_millis(100);
+
+/// What a line tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessEvent {
+    #[default]
+    Request,
+    TunnelOpen,
+    TunnelClose,
+}
+
+impl AccessEvent {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::TunnelOpen => "tunnel-open",
+            Self::TunnelClose => "tunnel-close",
+        }
+    }
+}
+
+/// One line's worth. What is `None` or empty is left out. Peers' values are given as they came; escaping is done here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AccessRecord<'a> {
+    pub event: AccessEvent,
+    /// `None`: now.
+    pub time: Option<SystemTime>,
+    /// The request id that also goes upstream.
+    pub request: &'a str,
+    /// The connection's number within this process.
+    pub connection: u64,
+    pub listener: &'a str,
+    /// The effective client: what a trusted proxy says, else the peer.
+    pub client: Option<IpAddr>,
+    /// The socket's other end.
+    pub peer: Option<&'a Peer>,
+    /// Host or `:authority`.
+    pub host: Option<&'a [u8]>,
+    pub method: &'a str,
+    /// Without the query.
+    pub path: &'a [u8],
+    /// Without the `?`. Only its names are printed.
+    pub query: Option<&'a [u8]>,
+    pub protocol: Option<HttpVersion>,
+    /// `1.2` or `1.3`.
+    pub tls: Option<&'a str>,
+    pub route: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub server: Option<&'a str>,
+    pub status: Option<u16>,
+    /// From the client: body bytes of a request, or a tunnel's bytes up.
+    pub bytes_in: Option<u64>,
+    /// To the client: body bytes of an answer, or a tunnel's bytes down.
+    pub bytes_out: Option<u64>,
+    pub duration: Option<Duration>,
+    /// Until the head of the upstream's answer.
+    pub upstream_time: Option<Duration>,
+    /// `None` only when a tunnel opens.
+    pub end: Option<EndReason>,
+    /// What the end reason's code leaves open, in one line; may hold words of a peer's.
+    pub detail: Option<&'a str>,
+    pub origin: Option<&'a [u8]>,
+    pub user_agent: Option<&'a [u8]>,
+}
+
+/// The log of the process: makes each worker's own, and reaches the thread that writes.
+#[derive(Clone, Debug)]
+pub struct AccessLogHandle {
+    /// `None`: off.
+    writer: Option<Writer>,
+    json: bool,
+}
+
+impl AccessLogHandle {
+    /// Opens `target` and starts its thread. [`LogFormat::Auto`] is text where stderr is a terminal and the target is
+    /// stderr, else JSON.
+    ///
+    /// # Errors
+    /// A file cannot be opened, or there is no thread to be had.
+    pub fn start(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
+        let sink = match target {
+            AccessTarget::Off => return Ok(Self { writer: None, json: false }),
+            AccessTarget::Stderr => Sink::Stderr,
+            AccessTarget::File(path) => Sink::file(path)?,
+        };
+        let json = match format {
+            LogFormat::Json => true,
+            LogFormat::Text => false,
+            LogFormat::Auto => *target != AccessTarget::Stderr || !io::IsTerminal::is_terminal(&io::stderr()),
+        };
+        Ok(Self { writer: Some(Writer::start("access-log", sink)?), json })
+    }
+
+    /// A worker's log, and the future that hands its lines over in time, which the worker spawns once.
+    pub fn worker(&self) -> (Rc<AccessLog>, Flusher) {
+        let log = Rc::new(AccessLog {
+            writer: self.writer.clone(),
+            json: self.json,
+            buffer: RefCell::new(Buffer::default()),
+        });
+        (log.clone(), Flusher { log, sleep: None })
+    }
+
+    /// Opens the file again, after a rotation. Lines that were handed over before go to the old one.
+    pub fn reopen(&self) {
+        if let Some(writer) = &self.writer
+            && !writer.reopen(REOPEN_PATIENCE)
+        {
+            tracing::error!("the access log is too busy to be opened again");
+        }
+    }
+
+    /// Blocks until all that was handed over is written; false if that takes longer than `patience`. For the end of
+    /// the process, after the workers have dropped their logs.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.writer.as_ref().is_none_or(|writer| writer.flush(patience))
+    }
+}
+
+/// The log of one worker. What it holds is handed over when it is dropped.
+#[derive(Debug)]
+pub struct AccessLog {
+    writer: Option<Writer>,
+    json: bool,
+    buffer: RefCell<Buffer>,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    lines: u64,
+    stamp: Stamp,
+    flusher: Option<Waker>,
+}
+
+impl AccessLog {
+    /// Whether there is any use in making a record.
+    pub fn is_on(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Notes one line. Never waits.
+    pub fn record(&self, record: &AccessRecord<'_>) {
+        if !self.is_on() {
+            return;
+        }
+        let buffer = &mut *self.buffer.borrow_mut();
+        let render = if self.json { line::json } else { line::readable };
+        render(&mut buffer.bytes, &mut buffer.stamp, record);
+        buffer.lines += 1;
+        if buffer.bytes.len() >= CHUNK {
+            self.hand_over(buffer);
+        } else if let Some(flusher) = buffer.flusher.take() {
+            flusher.wake();
+        }
+    }
+
+    fn hand_over(&self, buffer: &mut Buffer) {
+        if let Some(writer) = &self.writer
+            && buffer.lines > 0
+        {
+            let chunk = std::mem::take(&mut buffer.bytes);
+            // A worker that is as busy again needs as much room again.
+            buffer.bytes.reserve(chunk.len().min(CHUNK));
+            writer.write(std::mem::take(&mut buffer.lines), chunk);
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        let mut buffer = self.buffer.take();
+        self.hand_over(&mut buffer);
+    }
+}
+
+/// Hands a worker's lines over 100 ms after the first. Sleeps without a timer while there are none. Never completes.
+#[derive(Debug)]
+#[must_use = "without it the lines of a quiet worker stay in its buffer"]
+pub struct Flusher {
+    log: Rc<AccessLog>,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Future for Flusher {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            let buffer = &mut *this.log.buffer.borrow_mut();
+            let Some(sleep) = &mut this.sleep else {
+                if buffer.lines == 0 {
+                    buffer.flusher = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                this.sleep = Some(Box::pin(tokio::time::sleep(DELAY)));
+                continue;
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.sleep = None;
+            this.log.hand_over(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

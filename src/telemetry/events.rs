@@ -1,0 +1,189 @@
+//! The event log: what the gateway has to say that belongs to no single request, through `tracing`.
+//!
+//! One event is one line on stderr: text on a terminal, JSON elsewhere. Control characters that slipped into a field
+//! are escaped, whatever the formatter does, so that a peer cannot write lines or colours of its own. Lines go through
+//! a writer thread; the [`EventLog`] that [`start`] returns must be held until the end, since it flushes on drop.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer as FieldWriter;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use super::text::Stamp;
+use super::writer::{Sink, Writer};
+use crate::clock;
+use crate::config::model::{Log, LogFormat, LogLevel};
+use crate::lifecycle::spawn;
+
+/// How long the end of the process waits for a stderr that nobody reads.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Keeps the event log alive; flushes it on drop.
+#[derive(Debug)]
+#[must_use = "dropping it flushes the log; hold it until the process ends"]
+pub struct EventLog {
+    lines: Lines,
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        self.lines.writer.flush(PATIENCE);
+    }
+}
+
+/// Sets the process's subscriber and a panic hook that logs. Call once.
+///
+/// # Errors
+/// There is a subscriber already, or no thread to be had.
+pub fn start(log: &Log) -> io::Result<EventLog> {
+    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr)? };
+    let json = match log.format {
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    install(json, level(log.level), lines.clone()).map_err(io::Error::other)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let trace = std::backtrace::Backtrace::capture();
+        let trace = (trace.status() == std::backtrace::BacktraceStatus::Captured).then(|| trace.to_string());
+        tracing::error!(place, panic = spawn::message(panic.payload()), trace, "panicked");
+    }));
+    Ok(EventLog { lines })
+}
+
+fn install<W>(json: bool, level: LevelFilter, writer: W) -> Result<(), tracing::subscriber::SetGlobalDefaultError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing::subscriber::set_global_default(subscriber(json, level, writer))
+}
+
+fn subscriber<W>(json: bool, level: LevelFilter, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_timer(Clock).with_target(false);
+    if json {
+        Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .with_writer(writer)
+                .finish(),
+        )
+    } else {
+        Box::new(builder.with_writer(writer).finish())
+    }
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, out: &mut FieldWriter<'_>) -> fmt::Result {
+        let mut stamp = Vec::with_capacity(24);
+        Stamp::default().append(&mut stamp, clock::wall());
+        out.write_str(str::from_utf8(&stamp).map_err(|_| fmt::Error)?)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Lines {
+    writer: Writer,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Lines;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+/// The formatter writes each event with one call.
+impl Write for &Lines {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.writer.write(1, one_line(event));
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Exactly one line, whatever stands in the event. In JSON a control character can only stand inside a string, where
+/// `\u00xx` is its escape, so one form serves both formats.
+fn one_line(event: &[u8]) -> Vec<u8> {
+    let event = event.strip_suffix(b"\n").unwrap_or(event);
+    let mut line = Vec::with_capacity(event.len() + 1);
+    for character in String::from_utf8_lossy(event).chars() {
+        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+            line.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
+        } else {
+            line.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Collected(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Collected {
+        fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").extend(one_line(event));
+            Ok(event.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_a_peer_put_into_it() {
+        for json in [true, false] {
+            let collected = Collected::default();
+            let sink = collected.clone();
+            let subscriber = subscriber(json, LevelFilter::INFO, move || sink.clone());
+            tracing::subscriber::with_default(subscriber, || {
+                let nasty = "a\r\nFAKE \u{1b}[31m \u{9b}2J \u{2028} \" \\ \u{7f}";
+                tracing::info!(nasty, shown = %nasty, "said {nasty}");
+                tracing::debug!("below the level");
+            });
+            let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");
+            let line = text.strip_suffix('\n').expect("a line end");
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+            assert!(line.contains("FAKE") && line.contains("20"), "{line}");
+            if json {
+                let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                assert_eq!(value["level"], "INFO");
+                assert!(value["timestamp"].as_str().is_some_and(|stamp| stamp.ends_with('Z') && stamp.len() == 24));
+            }
+        }
+    }
+}

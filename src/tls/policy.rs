@@ -1,0 +1,354 @@
+//! A listener's TLS policies: one rustls configuration each, chosen by SNI.
+//!
+//! Each policy has a ticket key and a session store of its own: a session that was made under one policy can never be
+//! resumed under another, where other clients are let in (CVE-2025-23419). The same table that chooses by SNI also says
+//! to which policy the authority of a request belongs, so that the two can be compared (421).
+//! Unknown names and no name at all get the default policy and its first certificate: the connection may be for a
+//! host that is reached by address, and refusing it would tell a scanner no less.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+
+use super::certificate::{self, OwnCertificate};
+use super::{pem, provider};
+use crate::config::model::{ClientAuth, HostPattern, ListenerTls, Protocols, TlsPolicy, TlsVersion};
+use crate::config::report::{Located, Report, Severity};
+
+/// Sessions kept for clients that resume without tickets, which hardly any does.
+const STORED_SESSIONS: usize = 256;
+
+/// One TLS policy of a listener; comparable only within that listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyId(usize);
+
+impl PolicyId {
+    /// The policy for everything that no other one names.
+    pub const DEFAULT: Self = Self(0);
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthMode {
+    None,
+    /// Asked for; one that is sent must verify.
+    Optional,
+    Required,
+}
+
+/// All TLS policies of one listener.
+#[derive(Debug)]
+pub struct ServerPolicies {
+    /// The default policy first. Never empty.
+    policies: Vec<Policy>,
+    exact: HashMap<String, PolicyId>,
+    /// By the part after `*.`.
+    wildcard: HashMap<String, PolicyId>,
+    pub(super) protocols: Protocols,
+}
+
+#[derive(Debug)]
+struct Policy {
+    config: Arc<ServerConfig>,
+    client_auth: ClientAuthMode,
+    certificates: Arc<Vec<OwnCertificate>>,
+}
+
+impl ServerPolicies {
+    /// Reads all files that the tables name and builds the policies. `None`: there are errors in the report.
+    pub fn build(tls: &ListenerTls, protocols: Protocols, report: &mut Report) -> Option<Self> {
+        let provider = provider();
+        let now = crate::clock::wall();
+        let before = report.problems.len();
+        let own = load_certificates(&tls.default, &provider, now, report).map(Arc::new);
+        let mut policies = vec![build_policy(&tls.default, own.clone(), protocols, &provider, report)];
+        let mut built = Self { policies: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new(), protocols };
+        for (index, policy) in tls.policies.iter().enumerate() {
+            let certificates = if policy.certificates.is_empty() {
+                own.clone()
+            } else {
+                load_certificates(policy, &provider, now, report).map(Arc::new)
+            };
+            if let Some(certificates) = &certificates {
+                check_policy_hosts(policy, certificates, report);
+            }
+            built.name_hosts(policy, PolicyId(index + 1), tls, report);
+            policies.push(build_policy(policy, certificates, protocols, &provider, report));
+        }
+        // All were tried before any failure counts, so that one run names all problems.
+        built.policies = policies.into_iter().collect::<Option<_>>()?;
+        let failed = report.problems[before..].iter().any(|problem| problem.severity == Severity::Error);
+        (!failed).then_some(built)
+    }
+
+    /// Warns about each host (of a route that this listener serves) which no certificate of its policy covers.
+    pub fn check_hosts<'a>(&self, hosts: impl IntoIterator<Item = &'a Located<HostPattern>>, report: &mut Report) {
+        for host in hosts {
+            let policy = &self.policies[self.policy_of_pattern(&host.value).0];
+            if !policy.certificates.iter().any(|own| own.names.cover(&host.value)) {
+                report
+                    .warning(
+                        "host-not-covered",
+                        &host.spot,
+                        format_args!("no certificate of a listener for this route covers {}", written(&host.value)),
+                    )
+                    .help("add a certificate that names it, or limit the route to other listeners");
+            }
+        }
+    }
+
+    /// The policy for a connection that asks for `sni`.
+    pub fn select(&self, sni: Option<&str>) -> PolicyId {
+        sni.map_or(PolicyId::DEFAULT, |name| self.policy_for_host(name))
+    }
+
+    /// The policy to which a host belongs: exact names first, then the longest wildcard, then the default. `host` has
+    /// no port; case and one trailing dot do not matter.
+    pub fn policy_for_host(&self, host: &str) -> PolicyId {
+        if self.policies.len() == 1 {
+            return PolicyId::DEFAULT;
+        }
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        if let Some(id) = self.exact.get(&host) {
+            return *id;
+        }
+        self.longest_wildcard(&host)
+    }
+
+    /// Whether this policy asks clients for a certificate.
+    pub fn client_auth(&self, id: PolicyId) -> ClientAuthMode {
+        self.policies[id.0].client_auth
+    }
+
+    /// Whether every connection of this listener has shown a verified client certificate.
+    pub fn always_require_certificate(&self) -> bool {
+        self.policies.iter().all(|policy| policy.client_auth == ClientAuthMode::Required)
+    }
+
+    /// The policy to which requests for a host of this pattern belong, as far as one policy can be named.
+    pub fn policy_of_pattern(&self, host: &HostPattern) -> PolicyId {
+        match host {
+            HostPattern::Exact(host) => self.policy_for_host(host),
+            HostPattern::Wildcard(suffix) => {
+                self.wildcard.get(suffix).copied().unwrap_or_else(|| self.longest_wildcard(suffix))
+            }
+        }
+    }
+
+    pub(super) fn config(&self, id: PolicyId) -> &Arc<ServerConfig> {
+        &self.policies[id.0].config
+    }
+
+    /// `Some`: the listener has one policy, and SNI need not be known before the TLS handshake.
+    pub(super) fn only(&self) -> Option<&Arc<ServerConfig>> {
+        match &*self.policies {
+            [only] => Some(&only.config),
+            _ => None,
+        }
+    }
+
+    fn longest_wildcard(&self, host: &str) -> PolicyId {
+        let mut rest = host;
+        while let Some((_, suffix)) = rest.split_once('.') {
+            if let Some(id) = self.wildcard.get(suffix) {
+                return *id;
+            }
+            rest = suffix;
+        }
+        PolicyId::DEFAULT
+    }
+
+    fn name_hosts(&mut self, policy: &TlsPolicy, id: PolicyId, tls: &ListenerTls, report: &mut Report) {
+        for host in &policy.hosts {
+            let (table, name) = match &host.value {
+                HostPattern::Exact(name) => (&mut self.exact, name),
+                HostPattern::Wildcard(suffix) => (&mut self.wildcard, suffix),
+            };
+            match table.entry(name.clone()) {
+                Entry::Vacant(free) => {
+                    free.insert(id);
+                }
+                Entry::Occupied(taken) => {
+                    let text = format!("{} is in a TLS policy already", written(&host.value));
+                    let problem = report.error("duplicate-tls-host", &host.spot, text);
+                    problem.help("a host belongs to one TLS policy of a listener");
+                    // The default policy has no hosts, so that 0 is never in the table.
+                    problem.also(&tls.policies[taken.get().0 - 1].spot, "the other policy");
+                }
+            }
+        }
+    }
+}
+
+fn load_certificates(
+    policy: &TlsPolicy,
+    provider: &CryptoProvider,
+    now: SystemTime,
+    report: &mut Report,
+) -> Option<Vec<OwnCertificate>> {
+    if policy.certificates.is_empty() {
+        report.error("no-certificate", &policy.spot, "TLS without a certificate").help("add cert and key");
+        return None;
+    }
+    let loaded: Vec<_> =
+        policy.certificates.iter().map(|files| certificate::load(files, provider, now, report)).collect();
+    loaded.into_iter().collect()
+}
+
+/// A name in a TLS policy that its certificates do not have can never be reached by a client that verifies.
+fn check_policy_hosts(policy: &TlsPolicy, certificates: &[OwnCertificate], report: &mut Report) {
+    for host in &policy.hosts {
+        let name = written(&host.value);
+        if is_address(&host.value) {
+            report
+                .error("address-as-tls-host", &host.spot, format_args!("{name} cannot choose a TLS policy"))
+                .help("clients send no SNI for an address; put it on a listener of its own");
+        } else if !certificates.iter().any(|own| own.names.cover(&host.value)) {
+            report
+                .error("host-not-covered", &host.spot, format_args!("no certificate of this TLS policy covers {name}"))
+                .help("clients would refuse the certificate; add one that names the host");
+        }
+    }
+}
+
+fn build_policy(
+    policy: &TlsPolicy,
+    certificates: Option<Arc<Vec<OwnCertificate>>>,
+    protocols: Protocols,
+    provider: &Arc<CryptoProvider>,
+    report: &mut Report,
+) -> Option<Policy> {
+    // Before the certificates are missed: a broken CA file is to be named in the same run.
+    let (verifier, client_auth) = client_verifier(&policy.client_auth, provider, report)?;
+    let certificates = certificates?;
+    let versions: &[_] = match policy.min_version {
+        TlsVersion::Tls12 => &[&TLS13, &TLS12],
+        TlsVersion::Tls13 => &[&TLS13],
+    };
+    let builder = match ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(versions) {
+        Ok(builder) => builder,
+        Err(error) => {
+            report.error("tls-setup", &policy.spot, error);
+            return None;
+        }
+    };
+    let mut config =
+        builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Chooser::new(&certificates)?));
+    config.ticketer = match Ticketer::new() {
+        Ok(ticketer) => ticketer,
+        Err(error) => {
+            report.error("tls-setup", &policy.spot, format_args!("no key for session tickets: {error}"));
+            return None;
+        }
+    };
+    config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
+    config.max_early_data_size = 0;
+    if protocols.http2 {
+        config.alpn_protocols.push(b"h2".to_vec());
+    }
+    if protocols.http1 {
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+    }
+    Some(Policy { config: Arc::new(config), client_auth, certificates })
+}
+
+fn client_verifier(
+    client_auth: &ClientAuth,
+    provider: &Arc<CryptoProvider>,
+    report: &mut Report,
+) -> Option<(Arc<dyn ClientCertVerifier>, ClientAuthMode)> {
+    let (ca, mode) = match client_auth {
+        ClientAuth::None => return Some((WebPkiClientVerifier::no_client_auth(), ClientAuthMode::None)),
+        ClientAuth::Optional { ca } => (ca, ClientAuthMode::Optional),
+        ClientAuth::Required { ca } => (ca, ClientAuthMode::Required),
+    };
+    let roots = read_roots(ca, report)?;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if mode == ClientAuthMode::Optional { builder.allow_unauthenticated() } else { builder };
+    match builder.build() {
+        Ok(verifier) => Some((verifier, mode)),
+        Err(error) => {
+            report.error("bad-ca", &ca.spot, error);
+            None
+        }
+    }
+}
+
+/// The trust anchors of a CA file: at least one, and every one usable.
+pub(super) fn read_roots(ca: &Located<PathBuf>, report: &mut Report) -> Option<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in pem::certificates(ca, report)?.into_iter().enumerate() {
+        if let Err(error) = roots.add(certificate) {
+            let file = ca.value.display();
+            let text = format!("certificate {} in {file} cannot be a trust anchor: {error}", index + 1);
+            report.error("bad-ca", &ca.spot, text);
+            return None;
+        }
+    }
+    Some(roots)
+}
+
+/// Chooses the certificate of a policy by SNI: exact name, wildcard of one label, else the first one. Where several
+/// have the name (RSA beside ECDSA), the first that the client can verify.
+#[derive(Debug)]
+struct Chooser {
+    first: Arc<CertifiedKey>,
+    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
+}
+
+impl Chooser {
+    fn new(certificates: &[OwnCertificate]) -> Option<Self> {
+        let first = Arc::clone(&certificates.first()?.key);
+        let mut chooser = Self { first, exact: HashMap::new(), wildcard: HashMap::new() };
+        for own in certificates {
+            for name in &own.names.exact {
+                chooser.exact.entry(name.clone()).or_default().push(Arc::clone(&own.key));
+            }
+            for suffix in &own.names.wildcard {
+                chooser.wildcard.entry(suffix.clone()).or_default().push(Arc::clone(&own.key));
+            }
+        }
+        Some(chooser)
+    }
+
+    fn named(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
+        let name = name.to_ascii_lowercase();
+        let wildcard = || name.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
+        self.exact.get(&name).or_else(wildcard).map(Vec::as_slice)
+    }
+}
+
+impl ResolvesServerCert for Chooser {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let candidates = hello.server_name().and_then(|name| self.named(name)).unwrap_or_default();
+        let usable = |own: &&Arc<CertifiedKey>| own.key.choose_scheme(hello.signature_schemes()).is_some();
+        let chosen = candidates.iter().find(usable).or(candidates.first()).unwrap_or(&self.first);
+        Some(Arc::clone(chosen))
+    }
+}
+
+fn is_address(host: &HostPattern) -> bool {
+    match host {
+        HostPattern::Exact(host) => host.starts_with('[') || host.parse::<IpAddr>().is_ok(),
+        HostPattern::Wildcard(_) => false,
+    }
+}
+
+fn written(host: &HostPattern) -> String {
+    match host {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
+    }
+}

@@ -1,0 +1,307 @@
+//! One TLS handshake with a client, under a deadline.
+//!
+//! Nothing of TLS is set up before the client's first byte: a connection that never sends costs its socket only. That
+//! byte also tells plain HTTP on a TLS port, which gets a short 400 in its own language. Where the listener has several
+//! policies, the ClientHello is read first and the policy chosen by SNI; otherwise the only one takes over at once.
+//! On failure the alert is sent, the socket shut down and what the client still sends read for a moment: closing with
+//! unread bytes would reset the connection, and the client would never see the alert.
+//! Dropping the future closes the socket.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::RecvFlags;
+use rustls::server::Acceptor;
+use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server};
+
+use super::certificate;
+use super::policy::{PolicyId, ServerPolicies};
+use super::stream::TlsStream;
+use crate::transport::Socket;
+use crate::types::HttpVersion;
+
+/// First byte of a TLS record that holds a ClientHello (RFC 8446 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\
+    Connection: close\r\n\r\nThis port speaks HTTPS, not HTTP";
+
+/// How long, and how much, is read after a failed TLS handshake so that the client gets our last words.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 64 << 10;
+
+/// A client after its TLS handshake.
+#[derive(Debug)]
+pub struct TlsAccepted {
+    pub stream: TlsStream,
+    pub info: TlsInfo,
+}
+
+/// What was agreed in a TLS handshake.
+#[derive(Clone, Debug)]
+pub struct TlsInfo {
+    /// The name the client asked for, lower case; `None`: none, or an address.
+    pub sni: Option<Arc<str>>,
+    /// By ALPN; a client without ALPN speaks HTTP/1.1.
+    pub alpn: HttpVersion,
+    pub policy: PolicyId,
+    /// `Some`: shown, and verified against the policy's `client_ca`.
+    pub client_certificate: Option<VerifiedClient>,
+    /// `TLSv1.3`, `TLSv1.2`
+    pub version: &'static str,
+    /// As registered with IANA.
+    pub cipher: &'static str,
+    /// The group of the key exchange, as registered with IANA.
+    pub key_exchange: &'static str,
+    /// The session continues an earlier one, whose client certificate (if any) was verified then.
+    pub resumed: bool,
+}
+
+impl TlsInfo {
+    /// What a client that asks for this host and shows no certificate would agree on: for questions, not connections.
+    pub fn assumed(host: &str, policies: &ServerPolicies) -> Self {
+        Self {
+            sni: Some(host.into()),
+            alpn: HttpVersion::Http1,
+            policy: policies.select(Some(host)),
+            client_certificate: None,
+            version: "TLSv1.3",
+            cipher: "",
+            key_exchange: "",
+            resumed: false,
+        }
+    }
+}
+
+/// A client certificate that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedClient {
+    /// RFC 4514, ASCII only, escaped so that it is one line. Empty where the certificate has none.
+    pub subject: Arc<str>,
+    /// SHA-256 of the certificate in DER, as 64 lower-case hexadecimal digits.
+    pub fingerprint: Arc<str>,
+}
+
+/// Why a TLS handshake with a client failed. Whatever could be said to the client has been said.
+#[derive(Debug)]
+pub enum TlsError {
+    /// Not done by the deadline.
+    Timeout,
+    /// The client left before the end.
+    Closed,
+    /// What came is not TLS; plain HTTP was told so with a 400.
+    NotTls { http: bool },
+    /// The client's certificate is missing or does not verify.
+    ClientCertificate(io::Error),
+    /// The client refuses our certificate.
+    OurCertificate(io::Error),
+    /// No application protocol in common.
+    NoCommonProtocol,
+    /// Anything else that the client did or cannot do.
+    Handshake(io::Error),
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Timeout => "the TLS handshake took too long",
+            Self::Closed => "the client left during the TLS handshake",
+            Self::NotTls { http: true } => "the client speaks plain HTTP on a TLS port",
+            Self::NotTls { http: false } => "the client does not speak TLS",
+            Self::ClientCertificate(_) => "the client's certificate is missing or not valid",
+            Self::OurCertificate(_) => "the client refuses our certificate",
+            Self::NoCommonProtocol => "no application protocol in common",
+            Self::Handshake(_) => "the TLS handshake failed",
+            Self::Io(_) => "the socket failed during the TLS handshake",
+        })
+    }
+}
+
+impl std::error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::ClientCertificate(error) | Self::OurCertificate(error) | Self::Handshake(error) | Self::Io(error) => {
+                Some(error)
+            }
+            Self::Timeout | Self::Closed | Self::NotTls { .. } | Self::NoCommonProtocol => None,
+        }
+    }
+}
+
+/// Runs the TLS handshake with a client that has just connected; over by `deadline` whatever the client does, plus
+/// at most one second for the client to take a refusal.
+///
+/// # Errors
+/// See [`TlsError`]; the connection is closed then.
+pub async fn accept(policies: &ServerPolicies, socket: Socket, deadline: Instant) -> Result<TlsAccepted, TlsError> {
+    match timeout_at(deadline, first_byte(&socket)).await {
+        Err(_) => return Err(TlsError::Timeout),
+        Ok(Err(error)) => return Err(io_error(error)),
+        Ok(Ok(None)) => return Err(TlsError::Closed),
+        Ok(Ok(Some(HANDSHAKE_RECORD))) => {}
+        Ok(Ok(Some(byte))) => {
+            let http = byte.is_ascii_alphabetic();
+            refuse_plain(socket, http).await;
+            return Err(TlsError::NotTls { http });
+        }
+    }
+    // Boxed: needed for milliseconds, while the connection's own future would keep the room for it for its lifetime.
+    let (stream, policy) = match timeout_at(deadline, Box::pin(shake(policies, socket))).await {
+        Err(_) => return Err(TlsError::Timeout),
+        Ok(Err((error, socket))) => {
+            if let Some(socket) = socket {
+                linger(socket).await;
+            }
+            return Err(classify(error));
+        }
+        Ok(Ok(done)) => done,
+    };
+    let session = stream.get_ref().1;
+    let Some(alpn) = protocol(session, policies) else {
+        let mut stream = stream;
+        let _ = timeout_at(crate::clock::now() + LINGER, stream.shutdown()).await;
+        return Err(TlsError::NoCommonProtocol);
+    };
+    let sni = session.server_name().map(|name| name.to_ascii_lowercase().into());
+    let info = describe(session, sni, alpn, policy);
+    Ok(TlsAccepted { stream: TlsStream::new(stream), info })
+}
+
+type Shaken = Result<(server::TlsStream<Socket>, PolicyId), (io::Error, Option<Socket>)>;
+
+async fn shake(policies: &ServerPolicies, socket: Socket) -> Shaken {
+    let (accept, policy) = match policies.only() {
+        Some(config) => (TlsAcceptor::from(Arc::clone(config)).accept(socket), PolicyId::DEFAULT),
+        None => {
+            let mut lazy = LazyConfigAcceptor::new(Acceptor::default(), socket);
+            let start = match (&mut lazy).await {
+                Ok(start) => start,
+                Err(error) => return Err((error, lazy.take_io())),
+            };
+            let policy = policies.select(start.client_hello().server_name());
+            (start.into_stream(Arc::clone(policies.config(policy))), policy)
+        }
+    };
+    match accept.into_fallible().await {
+        Ok(stream) => Ok((stream, policy)),
+        Err((error, socket)) => Err((error, Some(socket))),
+    }
+}
+
+/// Waits for the first byte and leaves it in the socket. `None`: the client closed instead.
+async fn first_byte(socket: &Socket) -> io::Result<Option<u8>> {
+    let mut byte = [0_u8; 1];
+    let mut peek = || match rustix::net::recv(socket.as_fd(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((0, _)) => Ok(None),
+        Ok(_) => Ok(Some(byte[0])),
+        Err(error) => Err(io::Error::from(error)),
+    };
+    match socket {
+        Socket::Tcp(stream) => stream.async_io(Interest::READABLE, &mut peek).await,
+        Socket::Unix(stream) => stream.async_io(Interest::READABLE, &mut peek).await,
+    }
+}
+
+/// Answers what is not TLS: HTTP in its own words, anything else with the alert that it may understand.
+async fn refuse_plain(mut socket: Socket, http: bool) {
+    // Record: alert, TLS 1.2 on the wire, 2 bytes: fatal, unexpected_message.
+    let words = if http { PLAIN_HTTP_ANSWER } else { &[21, 3, 3, 0, 2, 2, 10] };
+    // The send buffer of a fresh connection has room for this; if not, the client does not want to know.
+    if timeout_at(crate::clock::now() + LINGER, socket.write_all(words)).await.is_ok_and(|written| written.is_ok()) {
+        linger(socket).await;
+    }
+}
+
+/// Closes without a reset, so that our last words arrive.
+async fn linger(mut socket: Socket) {
+    let drain = async {
+        socket.shutdown().await?;
+        let mut scratch = [0_u8; 512];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match socket.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whether the client listened or not: the connection is over.
+    let _ = timeout_at(crate::clock::now() + LINGER, drain).await;
+}
+
+fn protocol(session: &CommonState, policies: &ServerPolicies) -> Option<HttpVersion> {
+    match session.alpn_protocol() {
+        Some(b"h2") => Some(HttpVersion::Http2),
+        Some(_) => Some(HttpVersion::Http1),
+        // A client without ALPN cannot be expected to speak h2 (RFC 9113 3.2).
+        None => policies.protocols.http1.then_some(HttpVersion::Http1),
+    }
+}
+
+fn describe(session: &CommonState, sni: Option<Arc<str>>, alpn: HttpVersion, policy: PolicyId) -> TlsInfo {
+    let client_certificate = session
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .map(|der| VerifiedClient { subject: certificate::subject(der).into(), fingerprint: fingerprint(der).into() });
+    TlsInfo {
+        sni,
+        alpn,
+        policy,
+        client_certificate,
+        version: session.protocol_version().and_then(|version| version.as_str()).map_or("", |name| match name {
+            "TLSv1_3" => "TLSv1.3",
+            "TLSv1_2" => "TLSv1.2",
+            other => other,
+        }),
+        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or(""),
+        key_exchange: session.negotiated_key_exchange_group().and_then(|group| group.name().as_str()).unwrap_or(""),
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn classify(error: io::Error) -> TlsError {
+    let Some(tls) = tls_error(&error) else { return io_error(error) };
+    match tls {
+        Error::NoCertificatesPresented | Error::InvalidCertificate(_) => TlsError::ClientCertificate(error),
+        Error::NoApplicationProtocol => TlsError::NoCommonProtocol,
+        Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => TlsError::NotTls { http: false },
+        Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        ) => TlsError::OurCertificate(error),
+        _ => TlsError::Handshake(error),
+    }
+}
+
+fn tls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn io_error(error: io::Error) -> TlsError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::WriteZero => TlsError::Closed,
+        _ => TlsError::Io(error),
+    }
+}

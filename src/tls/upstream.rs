@@ -1,0 +1,177 @@
+//! TLS towards upstream servers: always verified, by name or by address, against the system's roots or a `ca` file.
+//!
+//! One rustls configuration per upstream, and with it one session store: what one upstream resumes says nothing to
+//! another. ALPN offers http/1.1 alone, for requests and WebSockets alike. There is no way to switch verification off:
+//! a server with a private certificate is trusted by naming its CA.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use super::policy::read_roots;
+use super::stream::ClientTlsStream;
+use super::{certificate, provider};
+use crate::config::model::Upstream;
+use crate::config::report::{Report, Spot};
+use crate::transport::Socket;
+
+/// Server names whose sessions are kept for resumption, per upstream.
+const STORED_SESSIONS: usize = 256;
+
+/// The system's roots, read once however many upstreams want them. Made anew for each configuration, so that a reload
+/// sees new roots.
+#[derive(Debug, Default)]
+pub struct SystemRoots {
+    /// The outer `None`: not asked for yet. The inner: there are none.
+    read: Option<Option<Arc<RootCertStore>>>,
+}
+
+/// How an upstream's servers are reached over TLS. Clones share sessions.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+}
+
+/// Why a TLS handshake with an upstream server failed. The server has got the alert.
+#[derive(Debug)]
+pub enum UpstreamTlsError {
+    /// The server's certificate does not verify: its issuer, its names, its dates, its purpose.
+    Certificate(io::Error),
+    /// The server closed or reset before the end.
+    Closed(io::Error),
+    /// Anything else that went wrong between us and the server, its refusal of our certificate included.
+    Handshake(io::Error),
+    /// Not a host name or an address. `build` refuses such names.
+    BadName,
+}
+
+impl fmt::Display for UpstreamTlsError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Certificate(_) => "the server's certificate is not valid",
+            Self::Closed(_) => "the server left during the TLS handshake",
+            Self::Handshake(_) => "the TLS handshake with the server failed",
+            Self::BadName => "the server's name cannot be used for TLS",
+        })
+    }
+}
+
+impl std::error::Error for UpstreamTlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Certificate(error) | Self::Closed(error) | Self::Handshake(error) => Some(error),
+            Self::BadName => None,
+        }
+    }
+}
+
+impl ClientTls {
+    /// `None`: no server of the upstream uses TLS, or there are errors in the report.
+    pub fn build(upstream: &Upstream, report: &mut Report) -> Option<Self> {
+        Self::build_with(upstream, &mut SystemRoots::default(), report)
+    }
+
+    /// [`build`](Self::build) for several upstreams, which then share one copy of the system's roots.
+    pub fn build_with(upstream: &Upstream, system: &mut SystemRoots, report: &mut Report) -> Option<Self> {
+        if upstream.servers.iter().all(|server| server.tls_name.is_none()) {
+            if let Some(ca) = &upstream.ca {
+                report
+                    .warning("unused-ca", &ca.spot, "no server of this upstream uses TLS")
+                    .help("write https:// or wss:// for TLS");
+            }
+            return None;
+        }
+        let mut names_are_good = true;
+        for name in upstream.servers.iter().filter_map(|server| server.tls_name.as_ref()) {
+            if server_name(&name.value).is_none() {
+                report.error("bad-tls-name", &name.spot, format_args!("{} cannot be verified by TLS", name.value));
+                names_are_good = false;
+            }
+        }
+        let roots = match &upstream.ca {
+            Some(ca) => read_roots(ca, report).map(Arc::new),
+            None => system.get(&upstream.spot, report),
+        };
+        let provider = provider();
+        let own = match &upstream.client_certificate {
+            None => Some(None),
+            Some(files) => certificate::load_client(files, &provider, crate::clock::wall(), report).map(Some),
+        };
+        let config = client_config(provider, roots?, own?, &upstream.spot, report)?;
+        names_are_good.then(|| Self { config: Arc::new(config) })
+    }
+
+    /// Runs the TLS handshake with a server that must prove to be `name`: a host name, or an address (with or without
+    /// brackets), which must then stand in the certificate as such. Has no deadline of its own: it is part of the
+    /// caller's connect timeout.
+    ///
+    /// # Errors
+    /// See [`UpstreamTlsError`]; the connection is closed then, and no byte of a request has been sent.
+    pub async fn connect(&self, name: &str, socket: Socket) -> Result<ClientTlsStream, UpstreamTlsError> {
+        let name = server_name(name).ok_or(UpstreamTlsError::BadName)?;
+        // Boxed: needed for milliseconds, while the request's own future would keep the room for it.
+        let connect = Box::pin(TlsConnector::from(Arc::clone(&self.config)).connect(name, socket));
+        connect.await.map(ClientTlsStream::new).map_err(classify)
+    }
+}
+
+impl SystemRoots {
+    fn get(&mut self, spot: &Spot, report: &mut Report) -> Option<Arc<RootCertStore>> {
+        let roots = self.read.get_or_insert_with(|| {
+            let mut roots = RootCertStore::empty();
+            // Single broken files or certificates are the system's business, as long as something is left.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            (!roots.is_empty()).then(|| Arc::new(roots))
+        });
+        if roots.is_none() {
+            report
+                .error("no-system-roots", spot, "this system has no CA certificates to verify the server with")
+                .help("install the ca-certificates package, or name the server's CA with ca = \"…\"");
+        }
+        roots.clone()
+    }
+}
+
+fn client_config(
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    own: Option<Arc<rustls::sign::CertifiedKey>>,
+    spot: &Spot,
+    report: &mut Report,
+) -> Option<ClientConfig> {
+    let builder = match ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12]) {
+        Ok(builder) => builder.with_root_certificates(roots),
+        Err(error) => {
+            report.error("tls-setup", spot, error);
+            return None;
+        }
+    };
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own))),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::in_memory_sessions(STORED_SESSIONS);
+    config.enable_early_data = false;
+    Some(config)
+}
+
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    ServerName::try_from(bare).ok().map(|name| name.to_owned())
+}
+
+fn classify(error: io::Error) -> UpstreamTlsError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => UpstreamTlsError::Certificate(error),
+        Some(_) => UpstreamTlsError::Handshake(error),
+        None => UpstreamTlsError::Closed(error),
+    }
+}

@@ -1,0 +1,265 @@
+//! One direction of a tunnel: bytes from a source to a sink, how the source ends, and when the sink takes no more.
+//!
+//! Invariants: bytes leave in the order in which they came, none twice; while a leftover waits the source is not read
+//! (backpressure, bounded by the scratch); the scratch is given back before anything waits; a direction that is idle
+//! holds no buffer.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::ReadBuf;
+
+use crate::transport::{Scratch, Transport};
+
+/// Scratch-fulls that one direction moves per turn before other tasks get theirs.
+const ROUNDS: usize = 4;
+
+/// How far a direction is. Only ever moves down this list, from `Open` to one of the others and on to `Over`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Bytes go on as they come.
+    Open,
+    /// The source has ended well; what is left goes on, then the sink's write side is closed.
+    Ending,
+    /// The source broke; what is left goes on, then the sink is aborted.
+    Breaking,
+    /// The sink takes nothing any more. The source is still read, and what comes is thrown away: closing a socket
+    /// with unread input resets it, and the reset would overtake data that the other direction has delivered.
+    Discarding,
+    Over,
+}
+
+/// What happened in one turn.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// Bytes went on to the sink.
+    pub moved: bool,
+    /// There is more to do; the task has to be woken again by itself.
+    pub unfinished: bool,
+    pub source_end: Option<SourceEnd>,
+    pub sink_loss: Option<SinkLoss>,
+}
+
+/// How a source ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceEnd {
+    Well,
+    /// Reset, or ended after its other half had been found broken.
+    Broken,
+}
+
+/// How a sink refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SinkLoss {
+    /// It had ended before (the socket is "broken pipe"): its last bytes and its end are still to be read.
+    Ended,
+    /// It broke. Bytes that it sent before may still lie unread; an end that is read after them is no good end.
+    Broken,
+}
+
+#[derive(Debug)]
+pub(super) struct Direction {
+    /// Read but not yet taken by the sink. Boxed, because nearly always there is none.
+    leftover: Option<Box<Bytes>>,
+    /// Bytes that the sink has taken.
+    pub carried: u64,
+    pub flow: Flow,
+    /// The sink has taken bytes since it was last flushed.
+    unflushed: bool,
+    /// The other direction has found this one's source broken.
+    source_broken: bool,
+}
+
+impl Direction {
+    pub fn new(early: Bytes) -> Self {
+        // A copy, since a slice of a head's block would keep the whole block alive.
+        let leftover = (!early.is_empty()).then(|| Box::new(Bytes::copy_from_slice(&early)));
+        Self { leftover, carried: 0, flow: Flow::Open, unflushed: false, source_broken: false }
+    }
+
+    /// The source's other half broke: an end of its bytes is no good end.
+    pub fn expect_break(&mut self) {
+        self.source_broken = true;
+    }
+
+    /// The source is gone, or the sink: gives up what is left.
+    pub fn give_up(&mut self) {
+        self.flow = Flow::Over;
+        self.leftover = None;
+    }
+
+    /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes.
+    pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) {
+        match self.flow {
+            Flow::Open | Flow::Ending if self.leftover.is_none() => {
+                // Whether it is taken makes no difference: the drop follows.
+                if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
+                    let _ = Pin::new(sink).poll_shutdown(cx);
+                }
+            }
+            Flow::Open | Flow::Ending | Flow::Breaking => sink.abort(),
+            Flow::Discarding | Flow::Over => {}
+        }
+        self.give_up();
+    }
+
+    /// Moves what can be moved now; afterwards the task is woken by whichever side has to go on, unless `unfinished`.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Transport,
+        sink: &mut dyn Transport,
+        scratch: &Scratch,
+    ) -> Turn {
+        let mut turn = Turn::default();
+        let carried = self.carried;
+        if let Err(error) = self.advance(cx, source, sink, scratch, &mut turn) {
+            turn.sink_loss = Some(self.lose_sink(&error));
+            turn.unfinished = self.flow != Flow::Over;
+        }
+        turn.moved = self.carried != carried;
+        turn
+    }
+
+    /// Errors are the sink's.
+    fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Transport,
+        sink: &mut dyn Transport,
+        scratch: &Scratch,
+        turn: &mut Turn,
+    ) -> io::Result<()> {
+        for _ in 0..ROUNDS {
+            if self.poll_leftover(cx, sink)?.is_pending() {
+                return Ok(());
+            }
+            match self.flow {
+                Flow::Open | Flow::Discarding => {
+                    if self.poll_source(cx, source, sink, scratch, turn)?.is_pending() {
+                        return self.flush(cx, sink).map(drop);
+                    }
+                }
+                Flow::Ending => {
+                    if self.flush(cx, sink)?.is_ready() && Pin::new(&mut *sink).poll_shutdown(cx)?.is_ready() {
+                        self.flow = Flow::Over;
+                    }
+                    return Ok(());
+                }
+                Flow::Breaking => {
+                    if self.flush(cx, sink)?.is_ready() {
+                        sink.abort();
+                        self.flow = Flow::Over;
+                    }
+                    return Ok(());
+                }
+                Flow::Over => return Ok(()),
+            }
+        }
+        turn.unfinished = true;
+        self.flush(cx, sink).map(drop)
+    }
+
+    /// Reads once and writes at once. Ready means: go on; pending: the source has nothing now.
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Transport,
+        sink: &mut dyn Transport,
+        scratch: &Scratch,
+        turn: &mut Turn,
+    ) -> io::Result<Poll<()>> {
+        let mut lease = scratch.borrow();
+        let mut buffer = ReadBuf::new(&mut lease);
+        match Pin::new(source).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                turn.source_end = Some(self.end_source(is_common_end(&error)));
+                return Ok(Poll::Ready(()));
+            }
+        }
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            turn.source_end = Some(self.end_source(true));
+        } else if self.flow == Flow::Open {
+            self.write(cx, sink, bytes)?;
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn end_source(&mut self, well: bool) -> SourceEnd {
+        if !well || self.source_broken {
+            self.flow = Flow::Breaking;
+            return SourceEnd::Broken;
+        }
+        self.flow = if self.flow == Flow::Discarding { Flow::Over } else { Flow::Ending };
+        SourceEnd::Well
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let Poll::Ready(taken) = self.write_once(cx, sink, bytes)? else {
+                self.leftover = Some(Box::new(Bytes::copy_from_slice(bytes)));
+                break;
+            };
+            bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    fn write_once(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, bytes: &[u8]) -> io::Result<Poll<usize>> {
+        let Poll::Ready(taken) = Pin::new(sink).poll_write(cx, bytes)? else { return Ok(Poll::Pending) };
+        if taken == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        debug_assert!(taken <= bytes.len(), "a transport takes no more than it is given");
+        self.carried += taken as u64;
+        self.unflushed = true;
+        Ok(Poll::Ready(taken.min(bytes.len())))
+    }
+
+    fn poll_leftover(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {
+        let Some(mut leftover) = self.leftover.take() else { return Ok(Poll::Ready(())) };
+        while leftover.has_remaining() {
+            let Poll::Ready(taken) = self.write_once(cx, sink, &leftover)? else {
+                self.leftover = Some(leftover);
+                // The bytes before it must not wait in the transport for those after it.
+                return self.flush(cx, sink).map(|_| Poll::Pending);
+            };
+            leftover.advance(taken);
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {
+        if !self.unflushed {
+            return Ok(Poll::Ready(()));
+        }
+        let poll = Pin::new(sink).poll_flush(cx)?;
+        self.unflushed = poll.is_pending();
+        Ok(poll)
+    }
+
+    fn lose_sink(&mut self, error: &io::Error) -> SinkLoss {
+        self.leftover = None;
+        self.unflushed = false;
+        self.flow = match self.flow {
+            Flow::Open => Flow::Discarding,
+            // The source has ended and has nothing more to be read.
+            _ => Flow::Over,
+        };
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => SinkLoss::Ended,
+            _ => SinkLoss::Broken,
+        }
+    }
+}
+
+/// Whether an error of reading is how peers commonly end a stream: TCP's end without TLS's close_notify. Frames show
+/// for themselves whether they are whole, so nothing is believed that should not be.
+fn is_common_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}

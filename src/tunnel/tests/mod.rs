@@ -1,0 +1,35 @@
+//! The splice over scripted transports (paused clock), and over loopback sockets (real clock, bounded by patience).
+
+mod script;
+mod scripted;
+mod sockets;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::clock::Wheel;
+use crate::lifecycle::{Lifecycle, WorkerPhase};
+use crate::transport::Scratch;
+
+use super::{TunnelOptions, TunnelTools};
+
+/// What a worker would have.
+struct Bench {
+    lifecycle: Lifecycle,
+    phase: Rc<WorkerPhase>,
+    tools: TunnelTools,
+}
+
+impl Bench {
+    fn start() -> Self {
+        let lifecycle = Lifecycle::new();
+        let (phase, follower) = lifecycle.follow();
+        let (wheel, ticker) = Wheel::new();
+        tokio::task::spawn_local(follower);
+        tokio::task::spawn_local(ticker);
+        Self { lifecycle, phase, tools: TunnelTools { scratch: Rc::new(Scratch::new()), wheel } }
+    }
+}
+
+const OPTIONS: TunnelOptions =
+    TunnelOptions { idle_timeout: Duration::from_secs(600), half_close_timeout: Duration::from_secs(30) };
