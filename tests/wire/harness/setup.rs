@@ -1,0 +1,229 @@
+//! The standard topology: a.test → B1, b.test → B2, mtls.test → B3 behind client certificates, clear and over TLS.
+
+use super::{Backend, Client, Gateway, H2, TlsOptions};
+
+/// A gateway with its three backends.
+pub struct Stage {
+    // Declared first, so that the gateway is gone before its backends are judged.
+    pub gateway: Gateway,
+    pub b1: Backend,
+    pub b2: Backend,
+    pub b3: Backend,
+}
+
+impl Stage {
+    pub async fn standard() -> Self {
+        Setup::new().start()
+    }
+
+    pub async fn clear(&self) -> Client {
+        Client::clear(self.gateway.address("clear")).await
+    }
+
+    /// SNI a.test, HTTP/1.1.
+    pub async fn tls(&self) -> Client {
+        self.tls_as(&TlsOptions::new("a.test")).await
+    }
+
+    pub async fn tls_as(&self, options: &TlsOptions) -> Client {
+        Client::tls(self.gateway.address("tls"), options).await
+    }
+
+    pub async fn h2(&self) -> H2 {
+        H2::connect(self).await
+    }
+
+    /// Fails unless a fresh connection gets its own answer.
+    pub async fn assert_serving(&self) {
+        let request = super::Request::get("/n");
+        let answer = self.clear().await.ask(&request).await;
+        assert_eq!((answer.status, answer.text()), (200, request.nonce));
+    }
+}
+
+/// What a test changes in the standard configuration; every text is lines of TOML.
+#[derive(Default)]
+pub struct Setup {
+    b1: Option<Backend>,
+    server: String,
+    listener: String,
+    listener_timeouts: String,
+    listener_limits: String,
+    route_timeouts: String,
+    plain_route: String,
+    websocket: String,
+    upstream: String,
+    upstream_url: String,
+    more: String,
+    descriptors: Option<u32>,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        Self { upstream_url: "http://{B1}".to_owned(), ..Self::default() }
+    }
+
+    /// Another B1 than the standard one.
+    pub fn b1(mut self, backend: Backend) -> Self {
+        self.b1 = Some(backend);
+        self
+    }
+
+    /// Keys of `[server]`.
+    pub fn server(mut self, toml: &str) -> Self {
+        self.server = toml.to_owned();
+        self
+    }
+
+    /// Keys of both listeners.
+    pub fn listener(mut self, toml: &str) -> Self {
+        self.listener = toml.to_owned();
+        self
+    }
+
+    /// `[listener.timeouts]` of both listeners.
+    pub fn listener_timeouts(mut self, toml: &str) -> Self {
+        self.listener_timeouts = toml.to_owned();
+        self
+    }
+
+    /// `[listener.limits]` of both listeners.
+    pub fn listener_limits(mut self, toml: &str) -> Self {
+        self.listener_limits = toml.to_owned();
+        self
+    }
+
+    /// `[route.timeouts]` of a.test's routes to B1.
+    pub fn route_timeouts(mut self, toml: &str) -> Self {
+        self.route_timeouts = toml.to_owned();
+        self
+    }
+
+    /// Keys and sub-tables of a.test's plain route `/n`.
+    pub fn plain_route(mut self, toml: &str) -> Self {
+        self.plain_route = toml.to_owned();
+        self
+    }
+
+    /// Keys of `[route.websocket]` of a.test's `/ws`; `origins` stands unless it is among them.
+    pub fn websocket(mut self, toml: &str) -> Self {
+        self.websocket = toml.to_owned();
+        self
+    }
+
+    /// Keys of `[upstream.b1]`.
+    pub fn upstream(mut self, toml: &str) -> Self {
+        self.upstream = toml.to_owned();
+        self
+    }
+
+    /// The URL of `[upstream.b1]`; `{B1}` stands for its address and `{P1}` for its port.
+    pub fn upstream_url(mut self, url: &str) -> Self {
+        self.upstream_url = url.to_owned();
+        self
+    }
+
+    /// Further tables; `{B1}` to `{B3}` stand for the backends' addresses.
+    pub fn more(mut self, toml: &str) -> Self {
+        self.more += toml;
+        self
+    }
+
+    /// `ulimit -n` for the gateway.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
+    pub fn start(mut self) -> Stage {
+        let b1 = self.b1.take().unwrap_or_else(Backend::standard);
+        let (b2, b3) = (Backend::standard(), Backend::standard());
+        let toml = self
+            .toml()
+            .replace("{B1}", &b1.address.to_string())
+            .replace("{P1}", &b1.address.port().to_string())
+            .replace("{B2}", &b2.address.to_string())
+            .replace("{B3}", &b3.address.to_string());
+        Stage { gateway: Gateway::start_with(&toml, self.descriptors), b1, b2, b3 }
+    }
+
+    fn toml(&self) -> String {
+        // One worker, so that a second client meets the pool that the first one left.
+        let workers = if self.server.contains("workers") { "" } else { "workers = 1\n" };
+        let origins = if self.websocket.contains("origins") { "" } else { "origins = [\"https://app.example\"]\n" };
+        let timeouts = &self.route_timeouts;
+        let mut out = format!("[server]\n{workers}{}\n\n", self.server);
+        for (name, tls) in [("clear", ""), ("tls", TLS)] {
+            out += &format!("[[listener]]\nname = \"{name}\"\naddress = \"127.0.0.1:0\"\n{}\n", self.listener);
+            out += &format!("[listener.timeouts]\n{}\n", self.listener_timeouts);
+            out += &format!("[listener.limits]\n{}\n{tls}\n", self.listener_limits);
+        }
+        out += &format!(
+            "[[route]]\nname = \"ws\"\nhosts = [\"a.test\"]\npath = \"/ws\"\nupstream = \"b1\"\n\
+             [route.timeouts]\n{timeouts}\n[route.websocket]\n{origins}{}\n\n\
+             [[route]]\nname = \"n\"\nhosts = [\"a.test\"]\npath = \"/n\"\nupstream = \"b1\"\n{}\n\
+             [route.timeouts]\n{timeouts}\n\n{ROUTES}\n\
+             [upstream.b1]\nservers = [\"{}\"]\n{}\n\n{}\n",
+            self.websocket, self.plain_route, self.upstream_url, self.upstream, self.more
+        );
+        out
+    }
+}
+
+const TLS: &str = r#"
+[listener.tls]
+certificates = [ { cert = "a.pem", key = "a.key" }, { cert = "b.pem", key = "b.key" }, { cert = "mtls.pem", key = "mtls.key" } ]
+[[listener.tls.policy]]
+hosts = ["mtls.test"]
+client_ca = "clients.pem"
+client_auth = "required"
+"#;
+
+/// There is no route for everything: what no test sends on purpose (`/SMUGGLED`) must reach no backend.
+const ROUTES: &str = r#"
+[[route]]
+name = "denied"
+hosts = ["a.test"]
+path = "/denied"
+respond = { status = 403, body = "denied\n" }
+
+[[route]]
+name = "admin"
+hosts = ["a.test"]
+path = "/admin"
+respond = { status = 403, body = "admin\n" }
+
+[[route]]
+name = "public"
+hosts = ["a.test"]
+path = "/public"
+upstream = "b1"
+
+[[route]]
+name = "b-ws"
+hosts = ["b.test"]
+path = "/ws"
+upstream = "http://{B2}"
+websocket = { origins = ["https://app.example"] }
+
+[[route]]
+name = "b"
+hosts = ["b.test"]
+upstream = "http://{B2}"
+
+[[route]]
+name = "mtls-ws"
+hosts = ["mtls.test"]
+path = "/ws"
+listeners = ["tls"]
+client_certificate = true
+upstream = "http://{B3}"
+websocket = { origins = ["https://app.example"] }
+
+[[route]]
+name = "mtls"
+hosts = ["mtls.test"]
+listeners = ["tls"]
+client_certificate = true
+upstream = "http://{B3}"
+"#;

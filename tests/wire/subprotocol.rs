@@ -1,0 +1,107 @@
+//! WSN: subprotocols and extensions are negotiated by the two ends (RFC 6455 §1.9, §9.1, RFC 7692).
+
+use crate::harness::{Backend, Fields, Frame, Handshake, OpCode, Peer, Setup, Stage, Way};
+
+/// Agrees with these further lines in the 101, then echoes.
+fn agreeing(extra: &'static str) -> Backend {
+    Backend::scripted(move |mut peer: Peer| async move {
+        let head = peer.head().await?;
+        peer.agree(&head, extra).await?;
+        peer.echo().await
+    })
+}
+
+fn offering(protocols: &str) -> Handshake {
+    Handshake::to("/ws").add("Sec-WebSocket-Protocol", protocols)
+}
+
+#[tokio::test]
+async fn wsn_01_the_offer_goes_up_in_order_and_the_choice_comes_down() {
+    for way in Way::ALL {
+        let stage = Setup::new().b1(agreeing("Sec-WebSocket-Protocol: superchat\r\n")).start();
+        let (answer, tunnel) = way.open(&stage, &offering("chat, superchat")).await;
+        tunnel.unwrap_or_else(|| panic!("{answer:?}")).echo("x").await;
+        assert_eq!(answer.get("sec-websocket-protocol"), Some("superchat"));
+        let request = stage.b1.request();
+        let sent: Vec<_> =
+            request.all("sec-websocket-protocol").join(",").split(',').map(|p| p.trim().to_owned()).collect();
+        assert_eq!(sent, ["chat", "superchat"]);
+    }
+}
+
+#[tokio::test]
+async fn wsn_01_offers_that_are_not_allowed_never_reach_the_upstream() {
+    for way in Way::ALL {
+        let stage = Setup::new()
+            .b1(agreeing("Sec-WebSocket-Protocol: echo-protocol\r\n"))
+            .websocket("subprotocols = { allow = [\"echo-protocol\"], require = true }")
+            .start();
+        for handshake in [Handshake::to("/ws"), offering("chat"), offering("Echo-Protocol")] {
+            way.refused(&stage, &handshake, 400, "subprotocol-required").await;
+        }
+        stage.b1.assert_untouched();
+        let two_lines = offering("chat").add("Sec-WebSocket-Protocol", "echo-protocol, superchat");
+        way.tunnel(&stage, &two_lines).await.echo("x").await;
+        assert_eq!(stage.b1.request().get("sec-websocket-protocol"), Some("echo-protocol"));
+    }
+}
+
+#[tokio::test]
+async fn wsn_03_a_choice_that_was_not_offered_is_502() {
+    for way in Way::ALL {
+        for (extra, handshake) in [
+            ("Sec-WebSocket-Protocol: other\r\n", offering("chat, superchat")),
+            ("Sec-WebSocket-Protocol: other\r\n", Handshake::to("/ws")),
+            ("Sec-WebSocket-Protocol: chat, superchat\r\n", offering("chat, superchat")),
+            ("Sec-WebSocket-Protocol: CHAT\r\n", offering("chat")),
+        ] {
+            let stage = Setup::new().b1(agreeing(extra)).start();
+            way.refused(&stage, &handshake, 502, "bad-upgrade").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn wsn_03_an_extension_that_was_not_offered_is_502() {
+    for way in Way::ALL {
+        let stage = Setup::new().b1(agreeing("Sec-WebSocket-Extensions: permessage-deflate\r\n")).start();
+        way.refused(&stage, &Handshake::to("/ws"), 502, "bad-upgrade").await;
+    }
+}
+
+#[tokio::test]
+async fn wsn_05_compressed_messages_pass_bit_by_bit_once_agreed() {
+    let offer = "permessage-deflate; client_max_window_bits";
+    for way in Way::ALL {
+        let stage = Setup::new().b1(agreeing("Sec-WebSocket-Extensions: permessage-deflate\r\n")).start();
+        let handshake = Handshake::to("/ws").add("Sec-WebSocket-Extensions", offer);
+        let (answer, tunnel) = way.open(&stage, &handshake).await;
+        let mut tunnel = tunnel.unwrap_or_else(|| panic!("{answer:?}"));
+        assert_eq!(answer.get("sec-websocket-extensions"), Some("permessage-deflate"));
+        assert_eq!(stage.b1.request().get("sec-websocket-extensions"), Some(offer));
+        // "Hello" deflated, as RFC 7692 §7.2.3.1 shows it.
+        let frame = Frame::new(OpCode::TEXT, [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]).rsv(0b100);
+        let sent = frame.clone().masked().bytes();
+        tunnel.send(&sent).await;
+        assert_eq!(tunnel.exact(frame.bytes().len()).await, frame.bytes());
+        assert!(stage.b1.bytes().ends_with(&sent));
+    }
+}
+
+#[tokio::test]
+async fn wsn_05_extensions_can_be_stripped() {
+    for way in Way::ALL {
+        let stage = Setup::new().websocket("extensions = \"strip\"").start();
+        let handshake = Handshake::to("/ws").add("Sec-WebSocket-Extensions", "permessage-deflate");
+        let (answer, tunnel) = way.open(&stage, &handshake).await;
+        tunnel.unwrap_or_else(|| panic!("{answer:?}")).echo("x").await;
+        assert!(!answer.has("sec-websocket-extensions") && !stage.b1.request().has("sec-websocket-extensions"));
+    }
+}
+
+#[tokio::test]
+async fn wsn_05_without_extensions_neither_end_sees_any() {
+    let stage = Stage::standard().await;
+    let (answer, _tunnel) = Way::H2.open(&stage, &Handshake::to("/ws")).await;
+    assert!(!answer.has("sec-websocket-extensions") && !stage.b1.request().has("sec-websocket-extensions"));
+}
