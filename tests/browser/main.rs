@@ -1,0 +1,3 @@
+//! A real browser in front of the gateway.
+#[path = "../interop/harness.rs"]
+mod harness;
