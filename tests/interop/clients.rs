@@ -80,7 +80,12 @@ fn curl_opens_a_tunnel_by_hand_and_is_told_why_it_may_not() {
         let mut curl = gateway.curl(&format!("/ws?{query}"));
         curl.args(["--http1.1", "--include", "--no-buffer", "--header", "Connection: Upgrade"]);
         curl.args(["--header", "Upgrade: websocket", "--header", "Sec-WebSocket-Version: 13"]);
-        curl.args(["--header", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "--header", &format!("Origin: {origin}")]);
+        curl.args([
+            "--header",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "--header",
+            &format!("Origin: {origin}"),
+        ]);
         curl
     };
     let refused = succeed(handshake(FOREIGN, "foreign"));
@@ -128,7 +133,10 @@ fn h2load_gets_every_one_of_two_thousand_answers_over_both_protocols() {
     std::fs::write(folder.path().join("docroot/kilobyte"), vec![b'k'; 1024]).expect("a file");
     for protocol in ["h2", "http/1.1"] {
         let facts = succeed(h2load(&gateway, protocol, "/kilobyte"));
-        assert!(facts.contains("2000 total, 2000 started, 2000 done, 2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{facts}");
+        assert!(
+            facts.contains("2000 total, 2000 started, 2000 done, 2000 succeeded, 0 failed, 0 errored, 0 timeout"),
+            "{facts}"
+        );
         assert!(facts.contains("status codes: 2000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{facts}");
         assert!(facts.contains(&format!("Application protocol: {protocol}")), "{facts}");
     }

@@ -229,7 +229,10 @@ pub fn run(command: Command) -> Output {
     let shown = format!("{:?}", command.get_program());
     // `timeout` ends it by its own pid, with its children.
     let mut limited = Command::new(program("timeout"));
-    limited.args(["--kill-after=1", &PATIENCE.as_secs().to_string()]).arg(command.get_program()).args(command.get_args());
+    limited
+        .args(["--kill-after=1", &PATIENCE.as_secs().to_string()])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (key, value) in command.get_envs() {
         if let Some(value) = value {
             limited.env(key, value);
@@ -238,7 +241,8 @@ pub fn run(command: Command) -> Output {
     if let Some(folder) = command.get_current_dir() {
         limited.current_dir(folder);
     }
-    let output = limited.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{shown} does not start: {error}"));
+    let output =
+        limited.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{shown} does not start: {error}"));
     assert!(
         !matches!(output.status.code(), Some(124 | 137)),
         "{shown} did not end within {PATIENCE:?}:\n{}{}",

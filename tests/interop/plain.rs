@@ -4,9 +4,7 @@ use std::fs;
 use std::io::BufReader;
 use std::process::{Command, Stdio};
 
-use crate::harness::{
-    Gateway, Process, Tap, field, folder, free_port, program, python, read_until, succeed, suite,
-};
+use crate::harness::{Gateway, Process, Tap, field, folder, free_port, program, python, read_until, succeed, suite};
 use crate::websocket::noise;
 
 /// nginx serving `docroot` in a folder of its own.
@@ -114,7 +112,8 @@ fn answers_that_are_no_success_pass_with_their_bodies() {
 fn trailers_of_the_origin_reach_the_client() {
     let (_server, port, folder) = nginx();
     let (tap, gateway) = behind(port);
-    fs::write(folder.path().join("docroot/trailers/page"), "a page <!--#echo var=\"request_method\" -->\n").expect("a file");
+    fs::write(folder.path().join("docroot/trailers/page"), "a page <!--#echo var=\"request_method\" -->\n")
+        .expect("a file");
     let mut curl = gateway.curl("/trailers/page");
     curl.args(["--http1.1", "--include", "--header", "TE: trailers"]);
     let answer = succeed(curl);
@@ -123,7 +122,13 @@ fn trailers_of_the_origin_reach_the_client() {
     tap.head("/trailers/page");
 
     let mut nghttp = Command::new(program("nghttp"));
-    nghttp.args(["--verbose", "--header", &format!(":authority: gate.test:{}", gateway.port), "--header", "te: trailers"]);
+    nghttp.args([
+        "--verbose",
+        "--header",
+        &format!(":authority: gate.test:{}", gateway.port),
+        "--header",
+        "te: trailers",
+    ]);
     nghttp.arg(format!("https://127.0.0.1:{}/trailers/page", gateway.port));
     let seen = succeed(nghttp);
     assert!(seen.contains("a page GET"), "{seen}");

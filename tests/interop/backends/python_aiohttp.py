@@ -16,6 +16,7 @@ async def echo(request):
             await socket.close(code=int(code), message=reason.encode())
         else:
             await socket.send_str(message.data)
+    print("closed with", socket.close_code, flush=True)
     return socket
 
 

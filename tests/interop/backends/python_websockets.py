@@ -14,8 +14,12 @@ async def echo(connection):
         await connection.send(message)
 
 
+def first(_, offered):
+    return offered[0] if offered else None
+
+
 async def main():
-    async with serve(echo, "127.0.0.1", 0, max_size=None, subprotocols=["chat.v2"]) as server:
+    async with serve(echo, "127.0.0.1", 0, max_size=None, select_subprotocol=first) as server:
         print("listening on", server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
 

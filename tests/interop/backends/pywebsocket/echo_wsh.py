@@ -13,6 +13,7 @@ def web_socket_transfer_data(request):
     while True:
         message = msgutil.receive_message(request)
         if message is None:
+            print("closed with", request.ws_close_code, request.ws_close_reason, flush=True)
             return
         if isinstance(message, str) and message.startswith("please close "):
             _, _, code, reason = message.split(" ", 3)
