@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,40 +91,57 @@ pub fn installed_file(name: &str) -> PathBuf {
 
 /// What a program has printed so far, and a way to wait for more.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
+pub struct Lines(Arc<(Mutex<Printed>, Condvar)>);
+
+#[derive(Default)]
+struct Printed {
+    lines: Vec<String>,
+    /// Streams that may still bring more.
+    open: usize,
+}
 
 impl Lines {
     fn follow(&self, from: impl Read + Send + 'static) {
+        self.change(|printed| printed.open += 1);
         let lines = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
                 lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
+            lines.change(|printed| printed.open -= 1);
         });
     }
 
+    fn lock(&self) -> MutexGuard<'_, Printed> {
+        // A failed wait panics with the lock held; what was printed is still worth showing.
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Printed)) {
+        change(&mut self.lock());
+        self.0.1.notify_all();
+    }
+
     pub fn push(&self, line: String) {
-        let (lines, news) = &*self.0;
-        lines.lock().expect("no reader panics").push(line);
-        news.notify_all();
+        self.change(|printed| printed.lines.push(line));
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.0.0.lock().expect("no reader panics").clone()
+        self.lock().lines.clone()
     }
 
-    /// The first line for which `wanted` has a value, waited for until [`PATIENCE`] runs out.
+    /// The first line for which `wanted` has a value, waited for until [`PATIENCE`] or the program's output ends.
     pub fn wait<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
-        let (lines, news) = &*self.0;
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = lines.lock().expect("no reader panics");
+        let mut printed = self.lock();
         loop {
-            if let Some(found) = lines.iter().find_map(|line| wanted(line)) {
+            if let Some(found) = printed.lines.iter().find_map(|line| wanted(line)) {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what} did not come; printed so far:\n{}", lines.join("\n"));
-            lines = news.wait_timeout(lines, left).expect("no reader panics").0;
+            let over = left.is_zero() || printed.open == 0;
+            assert!(!over, "{what} did not come; printed so far:\n{}", printed.lines.join("\n"));
+            printed = self.0.1.wait_timeout(printed, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
