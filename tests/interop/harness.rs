@@ -243,11 +243,15 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Runs a client to its end and gives back what it printed; more than [`PATIENCE`] is a failure.
 pub fn run(command: Command) -> Output {
+    run_within(PATIENCE, command)
+}
+
+fn run_within(patience: Duration, command: Command) -> Output {
     let shown = format!("{:?}", command.get_program());
     // `timeout` ends it by its own pid, with its children.
     let mut limited = Command::new(program("timeout"));
     limited
-        .args(["--kill-after=1", &PATIENCE.as_secs().to_string()])
+        .args(["--kill-after=1", &patience.as_secs().to_string()])
         .arg(command.get_program())
         .args(command.get_args());
     for (key, value) in command.get_envs() {
@@ -262,7 +266,7 @@ pub fn run(command: Command) -> Output {
         limited.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{shown} does not start: {error}"));
     assert!(
         !matches!(output.status.code(), Some(124 | 137)),
-        "{shown} did not end within {PATIENCE:?}:\n{}{}",
+        "{shown} did not end within {patience:?}:\n{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
@@ -271,8 +275,17 @@ pub fn run(command: Command) -> Output {
 
 /// Runs a client that must succeed; its standard output.
 pub fn succeed(command: Command) -> String {
+    succeed_within(PATIENCE, command)
+}
+
+/// Runs a compiler, which may take minutes on a busy machine.
+pub fn compile(command: Command) {
+    succeed_within(Duration::from_secs(300), command);
+}
+
+fn succeed_within(patience: Duration, command: Command) -> String {
     let shown = format!("{command:?}");
-    let output = run(command);
+    let output = run_within(patience, command);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
