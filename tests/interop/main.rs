@@ -7,7 +7,6 @@
 mod harness;
 mod websocket;
 
-// In the order of the table of systems in docs/.
 mod backends;
 mod clients;
 mod kaazing;
