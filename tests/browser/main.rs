@@ -5,12 +5,13 @@
 //! machine; nothing is told to ignore errors. A script prints a line per fact and ends with 0 only if all held.
 //! `tests/run browser` installs what is needed; a plain `cargo test` leaves this out (`test = false` in Cargo.toml).
 
-#[path = "../interop/harness.rs"]
+#[path = "../interop/harness/mod.rs"]
 mod harness;
 
 use std::process::Command;
 
-use harness::{ALLOWED, Certificates, Gateway, Process, Tap, certificates, field, installed_file, program, root};
+use harness::gateway::{announced_port, gateway_binary};
+use harness::{ALLOWED, Gateway, Process, Tap, certificates, field, installed_file, program, root};
 
 /// A script of this folder: the gateway's port, the CA, and what else it wants to know.
 fn script(file: &str, port: u16, ca: &std::path::Path, more: &[&str]) -> Command {
@@ -58,7 +59,7 @@ const FACTS: [&str; 9] = [
 
 fn socket_api_works(protocols: &str, spoken: &str, status: &str) {
     let (server, tap, gateway) = sockets(protocols);
-    let Certificates { ca, .. } = certificates();
+    let ca = &certificates().ca;
     let facts = harness::succeed(script("websocket.js", gateway.port, ca, &[spoken]));
     let mut wanted = vec![format!("{spoken}: the handshake was answered with {status}")];
     wanted.extend(FACTS.map(str::to_owned));
@@ -114,12 +115,12 @@ fn socketio_in_the_browser_polls_and_upgrades() {
 
 #[test]
 fn the_demo_page_works_at_desktop_and_phone_width() {
-    let mut command = Command::new(harness::gateway_binary());
+    let mut command = Command::new(gateway_binary());
     command.args(["demo", "--listen", "127.0.0.1:0"]);
     let demo = Process::start("the demo", command);
     let ca =
         demo.lines.wait("the demo's CA", |line| line.trim().strip_prefix("CA ").map(|path| path.trim().to_owned()));
-    let port = demo.lines.wait("the demo's `listening on https://…` line", harness::announced_port);
+    let port = demo.lines.wait("the demo's `listening on https://…` line", announced_port);
     for width in ["desktop", "phone"] {
         let facts = harness::succeed(script("demo.js", port, ca.as_ref(), &[width]));
         assert_eq!(

@@ -46,7 +46,7 @@ fn pywebsocket() -> (Process, Tap, Gateway, tempfile::TempDir) {
     let files = folder();
     fs::create_dir(files.path().join("ws")).expect("a folder");
     fs::write(files.path().join("ws/secret.txt"), "a file of the standalone server's own file server").expect("a file");
-    // Its handler answers for /echo; an alias file could map it, a prefix that is stripped does so without.
+    // A handler answers under its file's name: ws_wsh.py is /ws.
     let handlers = files.path().join("handlers");
     fs::create_dir(&handlers).expect("a folder");
     fs::copy(suite("backends/pywebsocket/echo_wsh.py"), handlers.join("ws_wsh.py")).expect("the handler");
