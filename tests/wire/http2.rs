@@ -168,7 +168,8 @@ async fn ht2_30_prior_knowledge_is_served_only_where_the_listener_says_so() {
 
 #[tokio::test]
 async fn h2w_01_the_setting_of_rfc_8441_is_announced_unless_switched_off() {
-    let mut raw = RawH2::connect(&Stage::standard().await).await;
+    let stage = Stage::standard().await;
+    let mut raw = RawH2::connect(&stage).await;
     assert!(raw.settings().await.contains(&(8, 1)));
     let stage = Setup::new().listener("websocket_over_h2 = false").start();
     let mut raw = RawH2::connect(&stage).await;

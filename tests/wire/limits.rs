@@ -55,11 +55,23 @@ async fn lim_01_limits_can_be_set() {
         way.ask(&stage, &long).await.assert_refused(414, "target-too-long");
         way.refused(&stage, &Handshake::to(&format!("/ws?{}", "x".repeat(100))), 414, "target-too-long").await;
     }
+}
+
+#[tokio::test]
+async fn lim_01_heads_over_h2_have_the_same_limits() {
+    let stage = Setup::new().listener_limits("head_size = \"9KiB\"\nfields = 10").start();
     let mut many = Request::get("/n");
     for number in 0..12 {
         many = many.field(&format!("x-{number}"), "1");
     }
-    assert_eq!(Way::H2.ask(&stage, &many).await.status, 431);
+    let big = Request::get("/n").field("x-fill", &"x".repeat(12 * 1024));
+    for request in [many, big] {
+        // h2 itself may end the stream before a request is made of it.
+        if let Ok(answer) = stage.h2().await.try_ask(&request).await {
+            assert_eq!(answer.status, 431, "{} fields", request.fields.len());
+        }
+    }
+    stage.b1.assert_untouched();
 }
 
 #[tokio::test]

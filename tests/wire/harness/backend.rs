@@ -12,13 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::frames::read_frame;
-use super::stream::{Record, Wire};
+use super::stream::{Heads, Record, Wire};
 use super::{End, Fields, Frame, Head, OpCode, ServerKind, Stream, pki};
 
 /// What all connections of a backend leave behind.
 #[derive(Default)]
 struct Log {
     records: Mutex<Vec<Arc<Record>>>,
+    heads: Heads,
     failures: Mutex<Vec<String>>,
     failed_tls: AtomicUsize,
 }
@@ -80,9 +81,9 @@ impl Backend {
         self.log.failed_tls.load(Ordering::SeqCst)
     }
 
-    /// Every request head that was read, connection by connection.
+    /// Every request head that was read, in the order of arrival.
     pub fn requests(&self) -> Vec<Head> {
-        self.records().iter().flat_map(|record| record.heads()).collect()
+        self.log.heads.lock().expect("a whole log").clone()
     }
 
     /// The only request that was read.
@@ -140,7 +141,7 @@ where
 async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>, tls: Option<TlsAcceptor>) {
     while let Ok((socket, _)) = listener.accept().await {
         let (log, script, tls) = (log.clone(), script.clone(), tls.clone());
-        let record = Arc::new(Record::default());
+        let record = Arc::new(Record::new(log.heads.clone()));
         let number = {
             let mut records = log.records.lock().expect("a whole log");
             records.push(record.clone());

@@ -6,7 +6,6 @@ use std::io;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
-use tokio::task::JoinHandle;
 
 use super::frames::{Source, read_frame};
 use super::stream::Wire;
@@ -14,7 +13,6 @@ use super::{Answer, Client, End, Frame, Handshake, Request, Stage, TlsOptions, e
 
 pub struct H2 {
     sender: SendRequest<Bytes>,
-    driver: JoinHandle<Result<(), h2::Error>>,
 }
 
 fn fields(head: &http::HeaderMap) -> Vec<(String, String)> {
@@ -36,8 +34,8 @@ impl H2 {
 
     pub async fn over(wire: Wire, builder: &h2::client::Builder) -> Self {
         let (sender, connection) = within("an h2 connection", builder.handshake(wire)).await.expect("an h2 connection");
-        let driver = tokio::spawn(connection);
-        Self { sender, driver }
+        tokio::spawn(connection);
+        Self { sender }
     }
 
     /// Sends a head and hands over both halves, before any answer.
@@ -83,11 +81,6 @@ impl H2 {
     pub async fn tunnel(&mut self, handshake: &Handshake) -> H2Stream {
         let (answer, stream) = self.open(handshake).await.expect("an answer");
         stream.unwrap_or_else(|| panic!("no tunnel: {answer:?}"))
-    }
-
-    /// Waits until the other side has ended the connection.
-    pub async fn until_over(self) -> Result<(), h2::Error> {
-        within("the end of the connection", self.driver).await.expect("the connection's task")
     }
 
     /// The answer to a head that was begun before.

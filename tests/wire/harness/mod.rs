@@ -27,7 +27,7 @@ pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
 pub use head::{Answer, Fields, Head};
 pub use pki::{ClientKind, ServerKind, pki};
-pub use rawh2::{DATA, END_STREAM, HEADERS, Outcome, RST_STREAM, RawH2, block};
+pub use rawh2::{DATA, END_STREAM, GOAWAY, HEADERS, Outcome, RST_STREAM, RawH2, block};
 pub use request::{A0, Handshake, K0, Request, SMUG};
 pub use setup::{Setup, Stage};
 pub use stream::{End, Record, Stream};

@@ -76,15 +76,17 @@ pub struct Record {
     bytes: Mutex<Vec<u8>>,
     heads: Mutex<Vec<Head>>,
     end: Mutex<End>,
+    /// The heads of all connections of the backend, in the order of arrival.
+    all_heads: Heads,
 }
 
-impl Default for Record {
-    fn default() -> Self {
-        Self { bytes: Mutex::default(), heads: Mutex::default(), end: Mutex::new(End::Open) }
-    }
-}
+pub type Heads = Arc<Mutex<Vec<Head>>>;
 
 impl Record {
+    pub fn new(all_heads: Heads) -> Self {
+        Self { bytes: Mutex::default(), heads: Mutex::default(), end: Mutex::new(End::Open), all_heads }
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
         self.bytes.lock().expect("a whole record").clone()
     }
@@ -203,6 +205,7 @@ impl Stream {
         let head = Head::parse(&raw);
         if let Some(record) = &self.record {
             record.heads.lock().expect("a whole record").push(head.clone());
+            record.all_heads.lock().expect("a whole record").push(head.clone());
         }
         Ok(head)
     }
