@@ -62,9 +62,12 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
     let (stop_accepting, acceptor) =
         start_accepting(bound, workers.iter().map(|worker| worker.port.clone()).collect(), connections)
             .map_err(|error| RunError::System("start accepting", error))?;
+    // Whoever waits for the announcement may stop us right behind it.
+    let signals =
+        runtime.block_on(async { Signals::new() }).map_err(|error| RunError::System("receive signals", error))?;
     announce(&addresses);
 
-    runtime.block_on(serve(config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
+    runtime.block_on(serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
 
     let _ = acceptor.join();
     for worker in workers {
@@ -76,18 +79,12 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 
 /// The control plane: waits for what the operator wants, until the last connection has ended or been cut.
 async fn serve(
+    mut signals: Signals,
     drain_timeout: Duration,
     lifecycle: &Lifecycle,
     stop_accepting: &watch::Sender<bool>,
     access: &AccessLogHandle,
 ) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "cannot receive signals");
-            return lifecycle.end();
-        }
-    };
     loop {
         match signals.next().await {
             Request::Drain => break,
