@@ -36,7 +36,7 @@ fn sockets(protocols: &str) -> (Process, Tap, Gateway) {
     let gateway = Gateway::with_listener(
         &format!("protocols = {protocols}"),
         &format!(
-            "[[route]]\npath = \"/ws\"\nupstream = \"ws://127.0.0.1:{}\"\n\
+            "[[route]]\nhosts = [\"gate.test\"]\npath = \"/ws\"\nupstream = \"ws://127.0.0.1:{}\"\n\
              websocket = {{ origins = [{ALLOWED:?}, \"same-origin\"], subprotocols = {{ allow = [\"chat.v2\"] }} }}\n\n\
              [[route]]\npath = \"/\"\nhosts = [\"gate.test\", \"other.test\"]\nrespond = {{ status = 200, body = \"a page\" }}\n",
             tap.port
