@@ -28,6 +28,7 @@ pub enum Fault {
     Authority(BadAuthority),
     Target(BadTarget),
     TargetTooLong,
+    TooManyFields,
     Connection(ForbiddenConnectionOption),
     TransferEncoding,
     ContentLength(BadContentLength),
@@ -59,6 +60,7 @@ impl Fault {
             Self::Authority(_) => EndReason::BadHost,
             Self::Target(_) => EndReason::BadTarget,
             Self::TargetTooLong => EndReason::TargetTooLong,
+            Self::TooManyFields => EndReason::HeadTooLarge,
             Self::Connection(_) => EndReason::BadConnection,
             Self::TransferEncoding => EndReason::BadTransferEncoding,
             Self::ContentLength(_) => EndReason::Malformed,
@@ -91,6 +93,7 @@ impl Fault {
             | Self::ContentLength(_)
             | Self::RequestBody(RequestBodyFault::Broken) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
@@ -116,7 +119,8 @@ impl Fault {
             | Self::ContentLength(_)
             | Self::BodyTooLarge
             | Self::RequestBody(_)
-            | Self::TargetTooLong => true,
+            | Self::TargetTooLong
+            | Self::TooManyFields => true,
             Self::Handshake(refusal) => matches!(refusal, Refusal::Body),
             _ => false,
         }
@@ -210,6 +214,7 @@ impl fmt::Display for Fault {
             Self::Authority(cause) => cause.fmt(out),
             Self::Target(cause) => cause.fmt(out),
             Self::TargetTooLong => out.write_str("the target is longer than target_size"),
+            Self::TooManyFields => out.write_str("more header fields than `fields` allows"),
             Self::Connection(cause) => cause.fmt(out),
             Self::TransferEncoding => out.write_str("Transfer-Encoding is not exactly chunked"),
             Self::ContentLength(cause) => cause.fmt(out),

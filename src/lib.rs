@@ -5,6 +5,7 @@
 
 // Tests may spawn and read clocks as they like; see `clippy.toml` for what is banned elsewhere.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
+#![forbid(unsafe_code)]
 
 // What the operator calls.
 pub mod cli;

@@ -63,6 +63,10 @@ async fn serve(
         authority: found.authority.as_ref(),
         upstream,
         onward,
+        strip_prefix: found
+            .route
+            .and_then(|route| snapshot.routes[route].strip_prefix.as_ref())
+            .map(|prefix| prefix.as_str()),
     };
     match planned? {
         Plan::Options => Ok(answer_options(entry)),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Uri, Version, request};
 
 use super::entry::Entry;
@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::proto::fields;
 use crate::proto::forwarded::{self, ForwardedInput};
 use crate::proto::host::Authority;
+use crate::proto::location::{self, Public};
 use crate::types::HttpVersion;
 use crate::upstream::ServerDefinition;
 
@@ -24,6 +25,8 @@ pub struct Errand<'a> {
     pub upstream: usize,
     /// Path and query for the server.
     pub onward: &'a str,
+    /// What was cut from the front of the path.
+    pub strip_prefix: Option<&'a str>,
 }
 
 impl Errand<'_> {
@@ -57,6 +60,21 @@ impl Errand<'_> {
             headers.insert(HOST, server_host(&definition.servers));
         }
         Ok(())
+    }
+
+    /// A server that redirects to its own address means the name that the client knows.
+    pub fn make_public(&self, answer: &mut HeaderMap) {
+        let (Some(location), Some(authority)) = (answer.get(LOCATION), self.authority) else { return };
+        let public = Public {
+            scheme: self.downstream.listener.scheme(),
+            authority: &authority.to_string(),
+            strip_prefix: self.strip_prefix,
+        };
+        let servers = &self.generation.group(self.upstream).definition.servers;
+        let names = servers.iter().filter_map(|server| server.authority.as_ref());
+        if let Some(location) = location::rewrite(location, names, public) {
+            answer.insert(LOCATION, location);
+        }
     }
 
     fn forward(&self, headers: &mut HeaderMap) {

@@ -50,7 +50,7 @@ pub async fn forward(
     match group.send(Request::from_parts(head, body), &options).await {
         Ok(answered) => {
             entry.set_server(&group.definition.servers[answered.server].url);
-            admit(answered.response, entry)
+            admit(&errand, answered.response, entry)
         }
         Err(Failed { failure, server }) => {
             if let Some(server) = server {
@@ -84,7 +84,11 @@ fn frame(headers: &mut http::HeaderMap, body: &impl Body) {
 }
 
 /// Checks and cleans an answer (any but a switched one).
-pub fn admit(mut response: Response<ResponseBody>, entry: &Rc<Entry>) -> Result<Response<AnswerBody>, Fault> {
+pub fn admit(
+    errand: &Errand<'_>,
+    mut response: Response<ResponseBody>,
+    entry: &Rc<Entry>,
+) -> Result<Response<AnswerBody>, Fault> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Fault::UnexpectedUpgrade);
     }
@@ -100,6 +104,7 @@ pub fn admit(mut response: Response<ResponseBody>, entry: &Rc<Entry>) -> Result<
         }
     }
     fields::scrub_answer(headers);
+    errand.make_public(headers);
     *response.version_mut() = Version::HTTP_11;
     entry.answered(response.status());
     Ok(response.map(|body| Delivery::answer(body, entry.clone())))

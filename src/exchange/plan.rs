@@ -73,6 +73,10 @@ pub fn plan(snapshot: &Snapshot, asked: &Asked<'_>, found: &mut Found) -> Result
     check_method(asked)?;
     let authority = host::effective_authority(&head.method, head.version, &head.uri, &head.headers)?;
     found.authority = authority.clone();
+    // hyper counts them on HTTP/1.1 before we see the head.
+    if head.headers.len() > asked.listener.limits.fields {
+        return Err(Fault::TooManyFields);
+    }
     let expect_continue = check_head(asked, found.is_handshake)?;
 
     let raw = head.uri.path_and_query().map_or("", |target| target.as_str());

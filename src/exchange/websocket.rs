@@ -60,7 +60,7 @@ pub async fn open(
         {
             return Err(Fault::UnexpectedUpgrade);
         }
-        HandshakeAnswer::Other(response) => return plain::admit(response, entry),
+        HandshakeAnswer::Other(response) => return plain::admit(&errand, response, entry),
         HandshakeAnswer::Switched(switched) => switched,
     };
     let Switched { head: answer, stream: upstream, early } = switched;

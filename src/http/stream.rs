@@ -1,22 +1,31 @@
 //! An h2 stream as a transport: what an extended CONNECT (RFC 8441) becomes.
 //!
-//! hyper reads RST_STREAM with CANCEL as a clean end; here it is told apart (see `poll_read`). The other way round
-//! there is no RST_STREAM at our disposal: an aborted stream ends with END_STREAM like any other.
+//! hyper reads RST_STREAM with CANCEL as a clean end; here it is told apart (see `poll_read`). A browser whose tab is
+//! closed sends its last frame, END_STREAM and RST_STREAM in one go: an end within [`GOODBYE`] of data therefore counts
+//! as a clean one, so that the server gets that frame and a FIN instead of a reset. The other way round there is no RST_STREAM at our
+//! disposal: an aborted stream ends with END_STREAM like any other.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::clock::{self, Instant};
 use crate::transport::Transport;
+
+/// How close behind its last data a stream's end is taken for a farewell.
+const GOODBYE: Duration = Duration::from_millis(250);
 
 /// An h2 stream after its 2xx.
 pub struct StreamTransport {
     stream: TokioIo<Upgraded>,
     end: End,
+    /// When data was last read.
+    last_data: Option<Instant>,
 }
 
 /// How far the question has been settled what an end of the stream meant.
@@ -29,7 +38,7 @@ enum End {
 }
 
 pub(super) fn transport(upgraded: Upgraded) -> StreamTransport {
-    StreamTransport { stream: TokioIo::new(upgraded), end: End::NotSeen }
+    StreamTransport { stream: TokioIo::new(upgraded), end: End::NotSeen, last_data: None }
 }
 
 impl Transport for StreamTransport {
@@ -46,7 +55,12 @@ impl AsyncRead for StreamTransport {
                     let before = buf.filled().len();
                     ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
                     if buf.filled().len() > before || buf.remaining() == 0 {
+                        this.last_data = Some(clock::now());
                         return Poll::Ready(Ok(()));
+                    }
+                    if this.last_data.is_some_and(|last| last.elapsed() < GOODBYE) {
+                        this.end = End::Clean;
+                        continue;
                     }
                     this.end = End::Asking;
                     cx.waker().wake_by_ref();

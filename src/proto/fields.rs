@@ -15,7 +15,7 @@ use http::header::{
 };
 use smallvec::SmallVec;
 
-use super::forwarded::is_managed;
+use super::managed::is_managed;
 
 /// A request's `Connection` names a field that must reach the other end (or frames the message): 400.
 #[derive(Clone, Debug, PartialEq, Eq)]

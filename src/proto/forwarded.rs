@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::fields::{is_token, members};
 use super::host::{Authority, parse_authority};
+use super::managed::is_managed;
 use crate::types::Scheme;
 
 pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -126,19 +127,6 @@ pub fn node_for_forwarded(address: IpAddr) -> String {
     }
 }
 
-/// Whether a field (in lower case) is one that only the gateway may write, in this spelling or with `_` or `.` for `-`.
-pub fn is_managed(name: &str) -> bool {
-    // No managed name is longer; a prefix match needs no more.
-    let mut plain = [0; 32];
-    let length = name.len().min(plain.len());
-    for (to, from) in plain.iter_mut().zip(name.bytes()) {
-        *to = if matches!(from, b'_' | b'.') { b'-' } else { from };
-    }
-    let plain = &plain[..length];
-    MANAGED_FAMILIES.iter().any(|family| plain.starts_with(family.as_bytes()))
-        || (name.len() == length && MANAGED.iter().any(|managed| plain == managed.as_bytes()))
-}
-
 /// Whether a field is another spelling of one that the gateway sets.
 fn is_alias(name: &str) -> bool {
     name.bytes().any(|byte| matches!(byte, b'_' | b'.')) && is_managed(name)
@@ -212,17 +200,6 @@ fn parse_node(member: &[u8]) -> Option<IpAddr> {
     let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip())).ok()?;
     Some(IpAddr::to_canonical(&address))
 }
-
-const MANAGED_FAMILIES: &[&str] = &["x-forwarded-", "sec-websocket-", "x-portcullis-"];
-const MANAGED: &[&str] = &[
-    "x-real-ip",
-    "x-request-id",
-    "forwarded",
-    "content-length",
-    "transfer-encoding",
-    "proxy-connection",
-    "keep-alive",
-];
 
 #[cfg(test)]
 #[path = "forwarded_tests.rs"]

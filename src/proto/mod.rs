@@ -9,6 +9,8 @@
 pub mod fields;
 pub mod forwarded;
 pub mod host;
+pub mod location;
+mod managed;
 pub mod origin;
 pub mod request_id;
 pub mod spelling;

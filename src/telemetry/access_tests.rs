@@ -2,11 +2,14 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
 use super::super::writer::WriteSend;
 use super::*;
+use crate::telemetry::end::EndReason;
+use crate::types::{HttpVersion, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -2,7 +2,7 @@
 //!
 //! Keys of the JSON form are stable; what is not known is left out. Values of a peer's are cut at the limits below.
 
-use super::access::{AccessEvent, AccessRecord};
+use super::record::{AccessEvent, AccessRecord};
 use super::text::{self, Quoting, Stamp};
 use crate::types::HttpVersion;
 

@@ -7,6 +7,7 @@ pub mod access;
 pub mod end;
 pub mod events;
 mod line;
+mod record;
 mod text;
 mod writer;
 

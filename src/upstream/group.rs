@@ -11,6 +11,7 @@ use super::pool::Idle;
 use crate::clock::{self, Instant};
 use crate::config::model::{self, HostHeader, ServerAddress};
 use crate::config::report::Report;
+use crate::proto::host::{Authority, parse_authority};
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
@@ -40,6 +41,8 @@ pub struct ServerDefinition {
     pub url: Name,
     /// What `host = "upstream"` sends.
     pub host: HeaderValue,
+    /// The same, parsed, with its port in any case; `None` for a unix socket.
+    pub authority: Option<Authority>,
 }
 
 impl Definition {
@@ -80,6 +83,13 @@ impl ServerDefinition {
             address: server.address.clone(),
             tls_name: server.tls_name.as_ref().map(|name| name.value.clone()),
             url: server.url.clone(),
+            authority: match server.address {
+                ServerAddress::Unix(_) => None,
+                _ => parse_authority(&host).ok().map(|mut authority| {
+                    authority.port.get_or_insert(default_port);
+                    authority
+                }),
+            },
             host: HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("localhost")),
         }
     }

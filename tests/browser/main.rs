@@ -36,7 +36,7 @@ fn sockets(protocols: &str) -> (Process, Tap, Gateway) {
     let gateway = Gateway::with_listener(
         &format!("protocols = {protocols}"),
         &format!(
-            "[[route]]\npath = \"/ws\"\nupstream = \"ws://127.0.0.1:{}\"\n\
+            "[[route]]\nhosts = [\"gate.test\"]\npath = \"/ws\"\nupstream = \"ws://127.0.0.1:{}\"\n\
              websocket = {{ origins = [{ALLOWED:?}, \"same-origin\"], subprotocols = {{ allow = [\"chat.v2\"] }} }}\n\n\
              [[route]]\npath = \"/\"\nhosts = [\"gate.test\", \"other.test\"]\nrespond = {{ status = 200, body = \"a page\" }}\n",
             tap.port
@@ -65,9 +65,12 @@ fn socket_api_works(protocols: &str, spoken: &str, status: &str) {
     wanted.extend(FACTS.map(str::to_owned));
     assert_eq!(lines(&facts), wanted);
 
-    for end in ["closed /ws?closes with 4001 bye", "closed /ws?leaves with 1001 "] {
-        server.lines.wait(end, |line| (line.trim_end() == end.trim_end()).then_some(()));
-    }
+    server.lines.wait("the code of a close", |line| (line == "closed /ws?closes with 4001 bye").then_some(()));
+    let left = server.lines.wait("the end of the page that went away", |line| {
+        line.strip_prefix("closed /ws?leaves with ").map(|code| code.trim_end().to_owned())
+    });
+    // Over HTTP/2 Chromium often resets the stream before its Close frame has left; the server then sees no code.
+    assert!(left == "1001" || (spoken == "h2" && left == "1006"), "{left}");
     let head = tap.head("/ws?opens");
     assert_eq!(field(&head, "origin"), [ALLOWED], "{head}");
     assert_eq!(

@@ -3,25 +3,30 @@
 use std::io::BufReader;
 use std::process::{Command, Stdio};
 
-use crate::harness::{ALLOWED, Gateway, Process, Tap, python, succeed};
+use crate::harness::{ALLOWED, Gateway, NAME, Process, Tap, python, succeed};
 use crate::websocket::open;
 
 fn start() -> (Process, Tap, Gateway) {
     let (backend, port) = Process::backend("the Kaazing double", python("backends/kaazing.py"));
     let tap = Tap::before(port);
-    let gateway = Gateway::start(&format!(
-        "[[route]]\npath = \"/\"\nupstream = \"http://127.0.0.1:{}\"\nwebsocket = {{ origins = [{ALLOWED:?}] }}\n",
-        tap.port
-    ));
+    let gateway = before(tap.port);
     (backend, tap, gateway)
 }
 
+fn before(port: u16) -> Gateway {
+    Gateway::start(&format!(
+        "[[route]]\npath = \"/\"\nupstream = \"http://127.0.0.1:{port}\"\nwebsocket = {{ origins = [{ALLOWED:?}] }}\n",
+    ))
+}
+
 #[tokio::test]
-async fn a_redirected_handshake_reaches_the_client_as_a_redirect() {
-    let (_backend, tap, gateway) = start();
+async fn a_redirected_handshake_reaches_the_client_with_the_name_it_knows() {
+    // No tap here: the double redirects to the address that it listens on, which must be the upstream's.
+    let (_backend, port) = Process::backend("the Kaazing double", python("backends/kaazing.py"));
+    let gateway = before(port);
     let refusal = open(&gateway, "/moved", &[("origin", ALLOWED)]).await.expect_err("a 302, not a tunnel");
     assert_eq!(refusal.status, 302);
-    tap.head("/moved");
+    assert_eq!(refusal.location, Some(format!("wss://{NAME}:{}/elsewhere", gateway.port)));
     // The connection is still good for HTTP: nothing was upgraded.
     assert_eq!(succeed(answer_code(gateway.curl("/nothing"))), "404");
 }

@@ -23,6 +23,7 @@ pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 pub struct Refusal {
     pub status: u16,
     pub reason: Option<String>,
+    pub location: Option<String>,
 }
 
 /// Opens a tunnel through the gateway, or says how it was refused.
@@ -37,10 +38,11 @@ pub async fn open(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Res
     let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
     match tokio::time::timeout(PATIENCE, opened).await.expect("an answer to the handshake") {
         Ok(opened) => Ok(opened),
-        Err(Error::Http(response)) => Err(Refusal {
-            status: response.status().as_u16(),
-            reason: response.headers().get("x-portcullis-reason").and_then(|v| v.to_str().ok()).map(str::to_owned),
-        }),
+        Err(Error::Http(response)) => {
+            let field = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let (reason, location) = (field("x-portcullis-reason"), field("location"));
+            Err(Refusal { status: response.status().as_u16(), reason, location })
+        }
         Err(error) => panic!("the handshake failed: {error}"),
     }
 }
