@@ -466,6 +466,7 @@ fn faults() -> Vec<Fault> {
         Fault::Authority(host::parse_authority("").expect_err("no host")),
         Fault::Target(target::parse_target("/../").expect_err("a dot segment")),
         Fault::TargetTooLong,
+        Fault::TooManyFields,
         Fault::Connection(fields::check_connection(&listed).expect_err("not hop-by-hop")),
         Fault::TransferEncoding,
         Fault::ContentLength(fields::content_length(&long).expect_err("no length")),
