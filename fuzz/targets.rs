@@ -193,7 +193,7 @@ fn judged(
         while !rest.is_empty() {
             let step = tracker.feed(rules, rest, Until::Input, &mut told);
             assert!(step.consumed > 0, "every step gets on");
-            forwarded.extend_from_slice(&rest[step.forward]);
+            forwarded.extend_from_slice(&rest[..step.forward]);
             end = end.or(step.end);
             assert!(step.end.is_none() || tracker.at_boundary());
             rest = &mut rest[step.consumed..];

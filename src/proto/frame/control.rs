@@ -15,8 +15,7 @@ pub const MAX_CONTROL_FRAME: usize = 6 + MAX_CONTROL_PAYLOAD;
 
 /// One whole control frame, ready to be written; dereferences to its bytes.
 ///
-/// Frames to a server take a mask: four bytes that the receiver's side of a cache could not have foreseen
-/// (RFC 6455 5.3, 10.3). Frames to a client take none.
+/// Frames to a server take a mask, which nobody must be able to foresee (RFC 6455 5.3, 10.3); frames to a client none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ControlFrame {
     bytes: [u8; MAX_CONTROL_FRAME],

@@ -2,14 +2,12 @@
 //!
 //! Bytes come in any split. A data frame's header, or a whole control frame, goes on only when it is complete and
 //! judged; until then it is withheld here and returns to the front of the next buffer, so that what goes on is always
-//! one slice of that buffer. Hence the invariants that the tunnel lives by: what has gone on ends inside a frame only
+//! one piece of that buffer. Hence the invariants that the tunnel lives by: what has gone on ends inside a frame only
 //! if payload of data is due ([`Tracker::payload_left`]); when a violation or a Close is reported it ends between
 //! frames. Payload of data is counted, never looked at.
 //!
 //! An idle direction costs 64 bytes. Nothing is allocated, except for a control frame that comes in pieces and whose
 //! first piece is longer than a header; that box goes when the rest is there.
-
-use std::ops::Range;
 
 use super::control::{MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, apply_mask, close_code_is_forbidden};
 use super::header::{BINARY, CLOSE, CONTINUATION, Header, MAX_HEADER, PING};
@@ -77,10 +75,10 @@ pub enum Until {
 }
 
 /// What to do with a buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The part of the buffer that goes on now.
-    pub forward: Range<usize>,
+    /// Bytes at the buffer's front that go on now.
+    pub forward: usize,
     /// Bytes that are dealt with, one way or another; the next step starts after them.
     pub consumed: usize,
     /// Why it stopped there, unless only a swallowed frame or the buffer's end was the reason.
@@ -91,9 +89,9 @@ pub struct Step {
 pub enum End {
     /// [`Until::Boundary`] is reached.
     Boundary,
-    /// The Close is the last thing that `forward` holds. All input from here on is thrown away.
+    /// What goes on ends with the Close. All input from here on is thrown away.
     Close,
-    /// The frame after `forward` is refused. All input from here on is thrown away.
+    /// The frame after what goes on is refused. All input from here on is thrown away.
     Violation(Violation),
 }
 
@@ -132,9 +130,8 @@ impl Tracker {
     /// If the buffer has no such room.
     pub fn feed(&mut self, rules: &Rules, buffer: &mut [u8], until: Until, watch: &mut impl Watch) -> Step {
         if self.flags.has(Flags::CLOSED) {
-            return Step { forward: 0..0, consumed: buffer.len(), end: None };
+            return Step { forward: 0, consumed: buffer.len(), end: None };
         }
-        let mut start = 0;
         let mut at = 0;
         if self.payload_left > 0 {
             at = self.carry(buffer.len() as u64, watch) as usize;
@@ -143,29 +140,25 @@ impl Tracker {
         }
         loop {
             if self.payload_left > 0 {
-                return Step { forward: start..at, consumed: at, end: None };
+                return Step { forward: at, consumed: at, end: None };
             }
             if until == Until::Boundary {
-                return Step { forward: start..at, consumed: at, end: Some(End::Boundary) };
+                return Step { forward: at, consumed: at, end: Some(End::Boundary) };
             }
             let rest = &buffer[at..];
             let unit = match self.judge(rules, rest, watch) {
                 Ok(Some(unit)) => unit,
                 Ok(None) => {
                     self.withhold(rest);
-                    return Step { forward: start..at, consumed: buffer.len(), end: None };
+                    return Step { forward: at, consumed: buffer.len(), end: None };
                 }
-                Err(violation) => return self.end_with(start..at, buffer.len(), End::Violation(violation)),
+                Err(violation) => return self.end_with(at, buffer.len(), End::Violation(violation)),
             };
             match unit {
                 Unit::Data { size, in_buffer } => at += size + in_buffer,
                 Unit::Control(size) => at += size,
-                Unit::Close(size) => return self.end_with(start..at + size, buffer.len(), End::Close),
-                Unit::Swallowed(size) if start == at => {
-                    at += size;
-                    start = at;
-                }
-                Unit::Swallowed(size) => return Step { forward: start..at, consumed: at + size, end: None },
+                Unit::Close(size) => return self.end_with(at + size, buffer.len(), End::Close),
+                Unit::Swallowed(size) => return Step { forward: at, consumed: at + size, end: None },
             }
         }
     }
@@ -340,7 +333,7 @@ impl Tracker {
         Ok(unit)
     }
 
-    fn end_with(&mut self, forward: Range<usize>, consumed: usize, end: End) -> Step {
+    fn end_with(&mut self, forward: usize, consumed: usize, end: End) -> Step {
         self.shut();
         Step { forward, consumed, end: Some(end) }
     }
