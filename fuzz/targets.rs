@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
+use portcullis::proto::frame::{ControlFrame, End, Kind, Rsv, Rules, Sender, Tracker, Until, Verdict, Watch};
 use portcullis::proto::{fields, forwarded, host, origin, request_id, target, via, websocket};
 use portcullis::types::Scheme;
 
@@ -117,6 +118,90 @@ pub fn handshake(data: &[u8]) {
     }
     let id = request_id::RequestIds::new(1).settle(&mut headers.clone());
     assert!(request_id::is_valid(id.as_bytes()));
+}
+
+/// Whatever a direction brings: any split is judged the same, what goes on is the input without the swallowed frames,
+/// in order by itself, and ends where a Close may stand unless payload is due.
+pub fn frames(data: &[u8]) {
+    let [choice, size, input @ ..] = data else { return };
+    let sender = if choice & 1 == 0 { Sender::Client } else { Sender::Server };
+    let rsv = [Rsv::None, Rsv::Deflate, Rsv::Any, Rsv::None][usize::from(choice >> 1 & 3)];
+    let limit = if choice & 8 == 0 { u64::MAX } else { 100 };
+    let rules = Rules { rsv, max_frame_size: limit, max_message_size: limit.saturating_mul(2) };
+    let swallow = choice & 16 != 0;
+    let whole = judged(sender, &rules, input, usize::MAX, swallow);
+    assert_eq!(judged(sender, &rules, input, usize::from(*size) + 1, swallow), whole);
+    assert_eq!(judged(sender, &rules, input, 1, swallow), whole);
+    let (forwarded, told, end) = whole;
+    if !told.pongs_swallowed {
+        assert!(input.starts_with(&forwarded));
+    }
+    let (again, told_again, end_again) = judged(sender, &rules, &forwarded, usize::MAX, false);
+    assert_eq!(again, forwarded);
+    assert_eq!((told_again.messages, told_again.controls), (told.messages, told.controls));
+    assert_eq!(matches!(end_again, Some(End::Close)), matches!(end, Some(End::Close)));
+}
+
+/// What a tracker has told while it judged.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    messages: Vec<(bool, u64)>,
+    /// Those that went on.
+    controls: Vec<Vec<u8>>,
+    swallow_empty_pongs: bool,
+    pongs_swallowed: bool,
+}
+
+impl Watch for Told {
+    fn message(&mut self, kind: Kind, size: u64) {
+        self.messages.push((kind == Kind::Text, size));
+    }
+
+    fn ping(&mut self, payload: &[u8]) {
+        assert!(ControlFrame::pong(payload, Some(7)).is_ok(), "every ping can be answered");
+        self.controls.push(payload.to_vec());
+    }
+
+    fn pong(&mut self, payload: &[u8]) -> Verdict {
+        if self.swallow_empty_pongs && payload.is_empty() {
+            self.pongs_swallowed = true;
+            return Verdict::Swallow;
+        }
+        self.controls.push(payload.to_vec());
+        Verdict::Pass
+    }
+
+    fn close(&mut self, code: Option<u16>, reason: &[u8]) {
+        assert!(reason.len() <= 123 && (code.is_some() || reason.is_empty()));
+        self.controls.push(reason.to_vec());
+    }
+}
+
+fn judged(
+    sender: Sender,
+    rules: &Rules,
+    input: &[u8],
+    piece: usize,
+    swallow_empty_pongs: bool,
+) -> (Vec<u8>, Told, Option<End>) {
+    let mut tracker = Tracker::new(sender);
+    let mut told = Told { swallow_empty_pongs, ..Told::default() };
+    let (mut forwarded, mut end) = (Vec::new(), None);
+    for piece in input.chunks(piece) {
+        let mut buffer = [vec![0; tracker.withheld()], piece.to_vec()].concat();
+        let mut rest = &mut buffer[..];
+        while !rest.is_empty() {
+            let step = tracker.feed(rules, rest, Until::Input, &mut told);
+            assert!(step.consumed > 0, "every step gets on");
+            forwarded.extend_from_slice(&rest[..step.forward]);
+            end = end.or(step.end);
+            assert!(step.end.is_none() || tracker.at_boundary());
+            rest = &mut rest[step.consumed..];
+        }
+        assert!(tracker.withheld() < 131);
+    }
+    told.swallow_empty_pongs = false;
+    (forwarded, told, end)
 }
 
 /// Lines of `name: value`; a digit at the front stands for a name that matters here.

@@ -55,6 +55,41 @@ const FIELDS: &[&str] = &[
     "5",
 ];
 
+/// First bytes of frames, lengths and payloads, masked and not, in an order that is often legal.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    const PIECES: &[&[u8]] = &[
+        &[0x81, 0x00],
+        &[0x82, 0x03, 1, 2, 3],
+        &[0x01, 0x01, 7],
+        &[0x80, 0x00],
+        &[0x00, 0x02, 8, 9],
+        &[0x89, 0x04, 1, 2, 3, 4],
+        &[0x8A, 0x00],
+        &[0x88, 0x02, 0x03, 0xE8],
+        &[0xC1, 0x01, 0],
+        &[0x82, 126, 0, 126],
+        &[0x81, 0x80, 1, 2, 3, 4],
+        &[0x02, 0x81, 1, 2, 3, 4, 5],
+        &[0x80, 0x82, 0, 0, 0, 0, 1, 2],
+        &[0x8A, 0x80, 9, 9, 9, 9],
+        &[0x89, 0xFD, 0, 0, 0, 0],
+        &[0x88, 0x82, 0, 0, 0, 0, 0x0F, 0xA0],
+        &[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4],
+        &[0; 63],
+    ];
+    let legal = |parity: u8, range: std::ops::Range<usize>| {
+        let pieces = prop::collection::vec(prop::sample::select(&PIECES[range]), 0..12);
+        (any::<u8>(), any::<u8>(), pieces)
+            .prop_map(move |(choice, size, pieces)| [&[choice & !1 | parity, size][..], &pieces.concat()].concat())
+    };
+    prop_oneof![
+        1 => prop::collection::vec(any::<u8>(), 0..64),
+        2 => legal(1, 0..10),
+        2 => legal(0, 10..18),
+        1 => legal(0, 0..18),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
@@ -87,5 +122,10 @@ proptest! {
     #[test]
     fn handshakes_hold(data in input(FIELDS)) {
         targets::handshake(&data);
+    }
+
+    #[test]
+    fn frames_hold(data in frames()) {
+        targets::frames(&data);
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod fields;
 pub mod forwarded;
+pub mod frame;
 pub mod host;
 pub mod location;
 mod managed;
