@@ -76,22 +76,26 @@ fn signal(pid: u32, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).expect("a living process");
 }
 
-/// More events than one look at the sockets brings: the client's request is seen in the first look, the stray answer
-/// on the pooled connection only in the second. What is known of the connection is then out of date, and only the
-/// socket itself can tell.
+/// More events than one look at the sockets brings, and none of the others wakes anybody: the client's request is seen
+/// in the first look and sent on before the second, which alone would have told of the stray answer on the pooled
+/// connection. What is known of the connection is out of date then, and only the socket itself can tell.
 #[tokio::test]
 async fn rsp_06_a_stray_answer_that_the_runtime_has_not_noticed_yet_is_given_to_nobody() {
-    const CROWD: usize = 1500;
+    // The runtime takes 1024 events at once.
+    const CROWD: usize = 1100;
     let (stray, wait) = tokio::sync::watch::channel(false);
     let (sent, mut written) = tokio::sync::mpsc::unbounded_channel();
     let backend = Backend::scripted(move |mut peer: Peer| {
         let (mut wait, sent) = (wait.clone(), sent.clone());
         async move {
-            if peer.number > 0 {
+            let head = peer.head().await?;
+            if head.target() == "/n/held" {
+                return peer.until_over().await;
+            }
+            peer.nonce(&head).await?;
+            if peer.number > CROWD {
                 return peer.serve().await;
             }
-            let head = peer.head().await?;
-            peer.nonce(&head).await?;
             let _ = wait.wait_for(|go| *go).await;
             peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale").await?;
             let _ = sent.send(());
@@ -99,18 +103,21 @@ async fn rsp_06_a_stray_answer_that_the_runtime_has_not_noticed_yet_is_given_to_
         }
     });
     let stage = Setup::new().b1(backend).start();
-    let mut client = stage.clear().await;
-    let first = Request::get("/n");
-    assert_eq!(client.ask(&first).await.text(), first.nonce);
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
         let mut other = stage.clear().await;
-        other.send("G").await;
+        // Nobody reads what comes behind a request that is not answered yet.
+        other.send(Request::get("/n/held").to_h1()).await;
         crowd.push(other);
     }
-    // Everyone has been accepted and read once.
-    assert_eq!(stage.clear().await.ask(&Request::get("/denied")).await.status, 403);
-    assert_eq!(stage.b1.connections(), 1);
+    eventually("the crowd at the backend", || stage.b1.requests().len() == CROWD).await;
+    for other in &mut crowd {
+        other.send("G").await;
+    }
+    let mut client = stage.clear().await;
+    let first = Request::get("/n");
+    assert_eq!(client.ask(&first).await.text(), first.nonce);
+    assert_eq!(stage.b1.connections(), CROWD + 1);
 
     stop(stage.gateway.pid()).await;
     let second = Request::get("/n");
@@ -120,6 +127,7 @@ async fn rsp_06_a_stray_answer_that_the_runtime_has_not_noticed_yet_is_given_to_
     }
     stray.send(true).expect("a waiting backend");
     written.recv().await.expect("the stray answer is out");
+    // Loopback delivers at once; the pause is for the machine that does not.
     pause(50).await;
     signal(stage.gateway.pid(), rustix::process::Signal::CONT);
     let answer = client.answer().await;
