@@ -156,6 +156,7 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
             if finishing && stop.poll_ended(cx).is_ready() {
                 return Poll::Ready(End::Cut(EndReason::Drained));
             }
+            downstream.stalls.poll(cx);
             return match clockwork.poll_expired(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Expiry::Stall) => Poll::Ready(End::Cut(EndReason::ClientStalled)),
@@ -175,12 +176,17 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
         End::Served(Ok(())) | End::Idle => connection.into_stream(),
         End::Served(Err(error)) => {
             downstream.note_refused(&error);
-            connection.into_stream()
+            let (mut stream, early) = connection.into_stream()?;
+            if downstream.ends_by_close() && !error.is_parse() {
+                stream.abort();
+                return None;
+            }
+            Some((stream, early))
         }
         End::Cut(reason) => {
             downstream.cut(reason);
-            if reason == EndReason::ClientStalled {
-                // What is unsent is of no use to anyone: RST instead of a FIN behind data that nobody reads.
+            if reason == EndReason::ClientStalled || downstream.ends_by_close() {
+                // RST: what is unsent is of no use to anyone, and a FIN would look like an answer's end.
                 if let Some((mut stream, _)) = connection.into_stream() {
                     stream.abort();
                 }

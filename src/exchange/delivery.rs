@@ -8,9 +8,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::entry::Entry;
+use super::stalls::Stallable;
 use crate::http::{AnswerBody, BodyError};
 use crate::proto::fields;
 use crate::telemetry::end::EndReason;
+use crate::types::HttpVersion;
 use crate::upstream::{ResponseBody, ResponseBodyFault};
 
 /// A body from an upstream. Dropped before its end, the entry says that the client left.
@@ -21,7 +23,18 @@ pub struct Delivery {
 
 impl Delivery {
     pub fn answer(body: ResponseBody, entry: Rc<Entry>) -> AnswerBody {
-        AnswerBody::Stream(Box::pin(Self { body, entry }))
+        let downstream = entry.downstream().clone();
+        let limit = entry.client_stall();
+        let delivery = Self { body, entry };
+        match downstream.version {
+            HttpVersion::Http1 => AnswerBody::Stream(Box::pin(delivery)),
+            HttpVersion::Http2 => AnswerBody::Stream(Box::pin(Stallable::new(delivery, downstream, limit))),
+        }
+    }
+
+    /// The client does not read it.
+    pub(super) fn give_up(self) {
+        self.entry.end(EndReason::ClientStalled);
     }
 }
 

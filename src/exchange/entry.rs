@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::{HOST, ORIGIN, USER_AGENT};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::outbound;
 use super::plan::Found;
@@ -33,6 +33,7 @@ pub struct Entry {
     sent: Cell<u64>,
     received: RefCell<Rc<Cell<u64>>>,
     upstream_time: Cell<Option<Duration>>,
+    client_stall: Cell<Duration>,
     tunnel: Cell<Option<TunnelEnd>>,
     said: Said,
     learned: RefCell<Learned>,
@@ -42,6 +43,7 @@ pub struct Entry {
 struct Said {
     method: Method,
     uri: Uri,
+    version: Version,
     host: Option<HeaderValue>,
     origin: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
@@ -69,6 +71,7 @@ impl Entry {
         let said = Said {
             method: head.method.clone(),
             uri: head.uri.clone(),
+            version: head.version,
             host: head.headers.get(HOST).cloned(),
             origin: head.headers.get(ORIGIN).cloned(),
             user_agent: head.headers.get(USER_AGENT).cloned(),
@@ -83,6 +86,7 @@ impl Entry {
             sent: Cell::default(),
             received: RefCell::default(),
             upstream_time: Cell::default(),
+            client_stall: Cell::new(Duration::from_secs(30)),
             tunnel: Cell::default(),
             said,
             learned: RefCell::default(),
@@ -117,8 +121,25 @@ impl Entry {
         self.sent.set(self.sent.get() + bytes);
     }
 
+    pub fn downstream(&self) -> &Rc<Downstream> {
+        &self.downstream
+    }
+
+    /// The route's limit for a client that does not read.
+    pub fn set_client_stall(&self, limit: Duration) {
+        self.client_stall.set(limit);
+        self.downstream.activity.set_client_stall(limit);
+    }
+
+    pub fn client_stall(&self) -> Duration {
+        self.client_stall.get()
+    }
+
     /// The head of an answer is on its way to the client.
     pub fn answered(&self, status: StatusCode) {
+        if self.said.version == Version::HTTP_10 {
+            self.downstream.set_ends_by_close();
+        }
         self.status.set(Some(status));
         self.upstream_time.set(Some(self.started.elapsed()));
     }

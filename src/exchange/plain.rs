@@ -46,7 +46,7 @@ pub async fn forward(
         response_timeout: route.timeouts.response,
         response_body_idle: route.timeouts.response_body_idle,
     };
-    errand.downstream.activity.set_client_stall(route.timeouts.client_stall);
+    entry.set_client_stall(route.timeouts.client_stall);
     match group.send(Request::from_parts(head, body), &options).await {
         Ok(answered) => {
             entry.set_server(&group.definition.servers[answered.server].url);

@@ -18,6 +18,7 @@ use crate::transport::Scratch;
 use crate::types::{HttpVersion, Peer};
 use crate::upstream::Group;
 
+use super::stalls::Stalls;
 use super::websocket::Tunnel;
 
 /// What the requests of one worker share.
@@ -116,6 +117,8 @@ pub struct Downstream {
     pub activity: Rc<Activity>,
     /// Unique in this process, for logs.
     pub number: u64,
+    pub stalls: Stalls,
+    ends_by_close: Cell<bool>,
     tunnel: RefCell<Option<Tunnel>>,
     cut: Cell<Option<EndReason>>,
 }
@@ -130,8 +133,20 @@ impl Downstream {
         activity: Rc<Activity>,
     ) -> Self {
         let number = tools.numbers.take();
-        let (tunnel, cut) = (RefCell::new(None), Cell::new(None));
-        Self { tools, listener, peer, local_port, tls, version, activity, number, tunnel, cut }
+        Self {
+            tools,
+            listener,
+            peer,
+            local_port,
+            tls,
+            version,
+            activity,
+            number,
+            stalls: Stalls::default(),
+            ends_by_close: Cell::default(),
+            tunnel: RefCell::default(),
+            cut: Cell::default(),
+        }
     }
 
     /// Whether the peer's forwarded fields are believed.
@@ -168,6 +183,16 @@ impl Downstream {
             detail: Some(&error.to_string()),
             ..AccessRecord::default()
         });
+    }
+
+    /// An answer has begun whose only mark of its end may be the connection's.
+    pub(super) fn set_ends_by_close(&self) {
+        self.ends_by_close.set(true);
+    }
+
+    /// Whether an orderly end of the connection would make a broken answer look whole.
+    pub fn ends_by_close(&self) -> bool {
+        self.ends_by_close.get()
     }
 
     /// The connection is being cut; its open requests end with this reason.

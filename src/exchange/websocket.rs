@@ -40,7 +40,7 @@ pub async fn open(
     let group = errand.generation.group(errand.upstream);
     let timeouts = &route.timeouts;
     let request = Request::from_parts(head, RequestBody::Empty);
-    downstream.activity.set_client_stall(timeouts.client_stall);
+    entry.set_client_stall(timeouts.client_stall);
     let asked = group.handshake(request, timeouts.response, timeouts.response_body_idle).await;
     let (answer, server) = match asked {
         Ok(answered) => answered,

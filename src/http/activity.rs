@@ -33,7 +33,7 @@ pub struct Activity {
     head_since: Cell<Option<Instant>>,
     /// Since when nothing could be written although there was something to write.
     stalled_since: Cell<Option<Instant>>,
-    /// The strictest `client_stall` of the requests seen so far.
+    /// `client_stall` of the request seen last.
     client_stall: Cell<Duration>,
     bytes_read: Cell<u64>,
     bytes_written: Cell<u64>,
@@ -105,6 +105,16 @@ impl Activity {
     pub(super) fn note_written(&self, bytes: usize) {
         self.bytes_written.set(self.bytes_written.get() + bytes as u64);
         self.stalled_since.set(None);
+    }
+
+    /// Everything has left, also what a layer below held back after it had taken it.
+    pub(super) fn note_flushed(&self) {
+        self.stalled_since.set(None);
+    }
+
+    /// On HTTP/1.1 nobody reads while a request is being answered, so that nobody would notice a reset.
+    pub(super) fn is_unread(&self) -> bool {
+        self.version == HttpVersion::Http1 && self.open_requests.get() > 0
     }
 
     pub(super) fn note_write_pending(&self) {

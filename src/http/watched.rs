@@ -72,13 +72,72 @@ impl AsyncWrite for Watched {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        if flushed.is_pending() {
-            this.activity.note_write_pending();
+        match &flushed {
+            Poll::Pending => this.activity.note_write_pending(),
+            Poll::Ready(Ok(())) => {
+                this.activity.note_flushed();
+                // hyper flushes at the end of each turn: the place to notice a client that has gone while it waited.
+                if this.activity.is_unread() && this.stream.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
+            }
+            Poll::Ready(Err(_)) => {}
         }
         flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::super::Expiry;
+    use super::*;
+    use crate::types::HttpVersion;
+
+    /// Takes every write; as `full` says, nothing of it leaves.
+    struct Buffering {
+        full: bool,
+    }
+
+    impl Transport for Buffering {
+        fn abort(&mut self) {}
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::take(&mut self.full) { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_layer_below_held_back_and_then_sent_is_no_stall_any_more() {
+        let activity = Rc::new(Activity::new(HttpVersion::Http1, Duration::from_secs(30)));
+        let mut watched = Watched::new(Box::new(Buffering { full: true }), activity.clone());
+        let expiry = || activity.deadline(Duration::ZERO, Duration::ZERO).map(|(_, expiry)| expiry);
+        poll_fn(|cx| Pin::new(&mut watched).poll_write(cx, b"answer")).await.expect("taken");
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut watched).poll_flush(cx))).await.is_pending());
+        assert_eq!(expiry(), Some(Expiry::Stall));
+        poll_fn(|cx| Pin::new(&mut watched).poll_flush(cx)).await.expect("flushed");
+        assert_eq!(expiry(), Some(Expiry::KeepAlive));
     }
 }

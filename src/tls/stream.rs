@@ -55,6 +55,10 @@ impl Transport for TlsStream {
     fn abort(&mut self) {
         self.inner.get_mut().0.abort();
     }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.get_mut().0.poll_reset(cx)
+    }
 }
 
 impl AsFd for TlsStream {

@@ -9,6 +9,7 @@ mod scratch;
 mod socket;
 
 use std::io;
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -24,11 +25,21 @@ pub use socket::Socket;
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Makes the coming drop an abnormal end (TCP: RST). Where the transport has no such thing, the drop just closes.
     fn abort(&mut self);
+
+    /// Ready once the peer has reset the stream, without reading from it; where that cannot be told, never.
+    /// For whoever does not read for a while and still has to know.
+    fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Box<T> {
     fn abort(&mut self) {
         (**self).abort();
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_reset(cx)
     }
 }
 

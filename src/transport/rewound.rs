@@ -26,6 +26,10 @@ impl<T: Transport> Transport for Rewound<T> {
     fn abort(&mut self) {
         self.stream.abort();
     }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_reset(cx)
+    }
 }
 
 impl<T: Transport> AsyncRead for Rewound<T> {

@@ -1,13 +1,14 @@
 //! TCP and unix sockets as one type.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, sockopt};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Transport;
@@ -42,6 +43,17 @@ impl Transport for Socket {
         if let Self::Tcp(stream) = self {
             // Fails only on a socket that is already gone.
             let _ = sockopt::set_socket_linger(stream.as_fd(), Some(Duration::ZERO));
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self::Tcp(stream) = self else { return Poll::Pending };
+        // Asked only to be woken: input or an end that nobody has read yet hides a reset until something else wakes us.
+        let _ = stream.poll_read_ready(cx);
+        let failed = pin!(stream.ready(Interest::ERROR)).poll(&mut Context::from_waker(Waker::noop()));
+        match failed {
+            Poll::Ready(Ok(ready)) if ready.is_error() => Poll::Ready(()),
+            _ => Poll::Pending,
         }
     }
 }
@@ -134,6 +146,21 @@ mod tests {
         near.abort();
         drop(near);
         assert_eq!(far.read(&mut [0; 1]).await.expect("a unix socket has no other end"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_noticed_without_reading_and_neither_input_nor_an_end_is_taken_for_one() {
+        let (mut near, mut far) = tcp().await;
+        assert!(poll_fn(|cx| Poll::Ready(near.poll_reset(cx))).await.is_pending());
+        sockopt::set_socket_linger(far.as_fd(), Some(Duration::ZERO)).expect("a socket option");
+        far.flush().await.expect("open");
+        drop(far);
+        poll_fn(|cx| near.poll_reset(cx)).await;
+        let (mut near, mut far) = tcp().await;
+        far.write_all(b"x").await.expect("taken");
+        far.shutdown().await.expect("shut");
+        poll_fn(|cx| Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut [0; 1]))).await.expect("input");
+        assert!(poll_fn(|cx| Poll::Ready(near.poll_reset(cx))).await.is_pending());
     }
 
     #[tokio::test]

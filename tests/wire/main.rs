@@ -5,6 +5,7 @@
 // The house rules about clocks, threads and tasks are for the gateway; this is the world outside it.
 #![allow(clippy::disallowed_methods)]
 
+mod early;
 mod handshake;
 mod harness;
 mod headers;
@@ -17,6 +18,7 @@ mod pool;
 mod response;
 mod rows;
 mod smuggling;
+mod stalls;
 mod streaming;
 mod subprotocol;
 mod syntax;

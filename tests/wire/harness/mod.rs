@@ -20,7 +20,7 @@ mod ways;
 use std::future::Future;
 use std::time::Duration;
 
-pub use self::h2::{H2, H2Stream, send_all};
+pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use backend::{Backend, Peer, accept_for};
 pub use client::{Client, TlsOptions};
 pub use frames::{Frame, OpCode};
