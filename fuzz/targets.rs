@@ -79,8 +79,8 @@ pub fn request_fields(data: &[u8]) {
 pub fn forwarded(data: &[u8]) {
     let mut headers = headers_from(data);
     let peer = IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9));
-    assert_eq!(forwarded::client_address(&headers, peer, |_| false), peer);
-    let _ = forwarded::client_address(&headers, peer, |_| true);
+    assert_eq!(forwarded::client_address(&headers, Some(peer), |_| false), Some(peer));
+    let _ = forwarded::client_address(&headers, Some(peer), |_| true);
     let _ = forwarded::effective(&headers, true, Scheme::Http, None);
     let mut trusted = headers.clone();
     let mut input = forwarded::ForwardedInput {

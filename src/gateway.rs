@@ -39,7 +39,7 @@ pub enum RunError {
 pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
     let _events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
     let (descriptors, _) = limits::raise_descriptor_limit();
-    let connections = Connections::new(limits::fit_connections(*config.server.max_connections, descriptors));
+    let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
     let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
     let access = AccessLogHandle::start(&config.log.access, config.log.format)
         .map_err(|error| RunError::System("open the access log", error))?;

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Connections at once where the configuration does not say.
+const CONNECTIONS: usize = 100_000;
+
 /// Descriptors that a proxied connection may need: the client's socket and the upstream's.
 const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 
@@ -85,11 +88,18 @@ pub fn affordable_connections(descriptors: u64) -> usize {
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }
 
-/// `wanted`, or what the descriptor limit allows where that is less; then with a warning in the log.
+/// `wanted`, or what the descriptor limit allows where that is less; then with a warning in the log. Where nobody has
+/// said what is wanted, [`CONNECTIONS`] are, and less is only worth a note.
 ///
 /// A matter of the running process, not of the file: `check` may run under another limit than the service.
-pub fn fit_connections(wanted: usize, descriptors: u64) -> usize {
+pub fn fit_connections(wanted: Option<usize>, descriptors: u64) -> usize {
     let affordable = affordable_connections(descriptors);
+    let Some(wanted) = wanted else {
+        if CONNECTIONS > affordable {
+            tracing::info!(descriptors, max_connections = affordable, "the descriptor limit decides max_connections");
+        }
+        return CONNECTIONS.min(affordable);
+    };
     if wanted > affordable {
         tracing::warn!(
             max_connections = wanted,
@@ -144,7 +154,9 @@ mod tests {
         {
             assert_eq!(affordable_connections(descriptors) as u64, connections, "{descriptors}");
         }
-        assert_eq!(fit_connections(100_000, 1024), 448);
-        assert_eq!(fit_connections(100, 1024), 100);
+        assert_eq!(fit_connections(Some(100_000), 1024), 448);
+        assert_eq!(fit_connections(Some(100), 1024), 100);
+        assert_eq!(fit_connections(None, 1024), 448);
+        assert_eq!(fit_connections(None, u64::MAX), CONNECTIONS);
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! Owns nothing but the result of each stage's `build`. A request or tunnel ends under the snapshot it began with.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Protocols, Route};
-use crate::config::report::Report;
+use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Protocols, Route, TrustedProxies};
+use crate::config::report::{Report, Spot};
 use crate::proto::via::Via;
 use crate::route::RouteTable;
 use crate::tls::{ServerPolicies, SystemRoots};
@@ -22,7 +21,7 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: TrustedProxies,
     pub forwarded: bool,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
@@ -81,8 +80,10 @@ impl Snapshot {
         if report.has_errors() {
             return None;
         }
+        let listeners = listeners.into_iter().collect::<Option<Vec<_>>>()?;
+        check_hosts(config, &listeners, report);
         Some(Self {
-            listeners: listeners.into_iter().collect::<Option<_>>()?,
+            listeners,
             table,
             routes: config.routes.clone(),
             upstreams: upstreams.into_iter().collect::<Option<_>>()?,
@@ -90,6 +91,20 @@ impl Snapshot {
             forwarded: config.server.forwarded,
             via: our_via()?,
         })
+    }
+}
+
+/// Warns of every host of a route that some TLS listener serves without a certificate for it, once per host.
+fn check_hosts(config: &Config, listeners: &[Arc<ListenerPlan>], report: &mut Report) {
+    let key = |spot: &Spot| (spot.file, spot.range.start);
+    for listener in listeners {
+        let Some(policies) = &listener.tls else { continue };
+        let served = |route: &&Route| {
+            route.listeners.is_empty() || route.listeners.iter().any(|name| name.value == listener.name)
+        };
+        let told: HashSet<_> = report.problems.iter().filter_map(|problem| problem.spot.as_ref().map(key)).collect();
+        let hosts = config.routes.iter().filter(served).flat_map(|route| &route.hosts);
+        policies.check_hosts(hosts.filter(|host| !told.contains(&key(&host.spot))), report);
     }
 }
 

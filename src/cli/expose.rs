@@ -1,75 +1,163 @@
 //! `portcullis expose`: the simple case without a file. It writes the TOML that it stands for and runs that.
+//!
+//! What is wrong with a value is found by the reader of that TOML, as in any file; each line names the option that it
+//! comes from. Only what would make no sense in a file's words is answered here.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Exit, run};
+use super::{Exit, complain, run, say};
+use crate::config::model::{Config, ListenAddress};
+use crate::config::report::Report;
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem \
-                        --origin https://app.example.com")]
+#[command(after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
+                        --cert c.pem --key k.pem --origin https://app.example.com")]
 pub struct Args {
-    /// Where the server is: ws://, wss://, http://, https://, unix:/path or ws+unix:/path
+    /// ws://, wss://, http:// or https:// HOST:PORT, unix:/path, ws+unix:/path
     #[arg(value_name = "BACKEND_URL")]
     backend: String,
-    /// Where to listen; `:8443` means every IPv4 address
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    /// `:8443` is all of IPv4 [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", hide_default_value = true)]
     listen: String,
-    /// Certificate chain (PEM); without it the listener is clear
+    /// Certificate chain (PEM); without it: no TLS
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Private key (PEM)
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// An Origin that may open WebSockets; may be given more than once [default: same-origin]
+    /// Pages that may connect [default: same-origin]
     #[arg(long = "origin", value_name = "ORIGIN")]
     origins: Vec<String>,
-    /// A subprotocol that may be offered; may be given more than once [default: all]
+    /// Names to answer to [default: see --print]
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<String>,
+    /// Subprotocols that may be offered [default: all]
     #[arg(long = "subprotocol", value_name = "NAME")]
     subprotocols: Vec<String>,
-    /// Only requests whose path begins with this, by whole segments
+    /// Only this path and what is below it
     #[arg(long, value_name = "PATH", default_value = "/")]
     path: String,
-    /// Print the configuration that this stands for, and stop
+    /// Print the file that this stands for, and stop
     #[arg(long)]
     print: bool,
 }
 
 pub fn expose(args: &Args) -> ExitCode {
-    let text = configuration(args);
+    let backend = match backend(&args.backend) {
+        Ok(backend) => backend,
+        Err(why) => {
+            complain(&format!("portcullis expose: {why}\n"));
+            return Exit::Usage.into();
+        }
+    };
     if args.print {
-        print!("{text}");
+        say(&configuration(args, &backend, false));
         return Exit::Stopped.into();
     }
-    run::serve_text("(command line)", &text, Path::new("."))
+    run::serve_text("(command line)", &configuration(args, &backend, true), warn_of_clear_text)
 }
 
-fn configuration(args: &Args) -> String {
-    let listen = match args.listen.strip_prefix(':') {
-        Some(port) => format!("0.0.0.0:{port}"),
-        None => args.listen.clone(),
+/// The server's URL, with the slash gone that browsers and shells like to put at the end.
+fn backend(text: &str) -> Result<String, String> {
+    if text.starts_with("unix:") || text.starts_with("ws+unix:") {
+        return Ok(text.to_owned());
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        return match path {
+            "" | "/" => Ok(format!("{scheme}://{server}")),
+            path => Err(format!(
+                "the server's URL cannot have a path, since the request's own goes there; write {scheme}://{server} --path {path}"
+            )),
+        };
+    }
+    if text.starts_with(['/', '.']) {
+        return Err(format!(
+            "`{text}` is not a URL; write ws+unix:{text} for a socket that speaks only WebSocket, unix:{text} for one that speaks HTTP"
+        ));
+    }
+    let port = text.strip_prefix(':').unwrap_or(text);
+    let server = if port.parse::<u16>().is_ok() { format!("127.0.0.1:{port}") } else { text.to_owned() };
+    Err(format!(
+        "`{text}` is not a URL; write ws://{server} for a server that speaks only WebSocket, http://{server} for one that speaks HTTP"
+    ))
+}
+
+/// Where to listen, in the file's words.
+fn listen(text: &str) -> String {
+    match (text.strip_prefix(':'), text.strip_prefix("localhost:")) {
+        (Some(port), _) => format!("0.0.0.0:{port}"),
+        (None, Some(port)) => format!("127.0.0.1:{port}"),
+        (None, None) => text.to_owned(),
+    }
+}
+
+/// Without TLS and listed origins, `same-origin` alone would let in every page that has its own name point to us: on
+/// this machine only the names of this machine count.
+fn hosts(args: &Args, listen: &str) -> Vec<String> {
+    let local = listen.parse::<SocketAddr>().ok().filter(|address| address.ip().is_loopback());
+    match local {
+        Some(address) if args.hosts.is_empty() && args.origins.is_empty() && args.cert.is_none() => {
+            let written = SocketAddr::new(address.ip(), 0).to_string();
+            vec!["localhost".to_owned(), written.trim_end_matches(":0").to_owned()]
+        }
+        _ => args.hosts.clone(),
+    }
+}
+
+/// `annotated`: every line says which option it comes from.
+fn configuration(args: &Args, backend: &str, annotated: bool) -> String {
+    let mut text = String::new();
+    let mut line = |toml: String, option: &str| {
+        text += &toml;
+        if annotated && !option.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "  # {option}");
+        }
+        text.push('\n');
     };
-    let mut text = format!("[[listener]]\naddress = {}\n", quote(&listen));
+    let listen = listen(&args.listen);
+    line("[[listener]]".into(), "");
+    line(format!("address = {}", quote(&listen)), "--listen");
     if let (Some(cert), Some(key)) = (&args.cert, &args.key) {
         let (cert, key) = (quote(&cert.to_string_lossy()), quote(&key.to_string_lossy()));
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "tls = {{ cert = {cert}, key = {key} }}");
+        line(format!("tls = {{ cert = {cert}, key = {key} }}"), "--cert, --key");
     }
-    let _ = writeln!(text, "\n[[route]]");
+    line("\n[[route]]".into(), "");
+    let hosts = hosts(args, &listen);
+    if !hosts.is_empty() {
+        line(format!("hosts = {}", list(&hosts)), "--host");
+    }
     if args.path != "/" {
-        let _ = writeln!(text, "path = {}", quote(&args.path));
+        line(format!("path = {}", quote(&args.path)), "--path");
     }
-    let _ = writeln!(text, "upstream = {}\n\n[route.websocket]", quote(&args.backend));
-    if args.origins.is_empty() {
-        let _ = writeln!(text, "origins = [\"same-origin\"]");
-    } else {
-        let _ = writeln!(text, "origins = {}", list(&args.origins));
+    line(format!("upstream = {}", quote(backend)), "BACKEND_URL");
+    line("\n[route.websocket]".into(), "");
+    match args.origins.as_slice() {
+        [] => line("origins = [\"same-origin\"]".into(), "--origin, or name --host"),
+        origins => line(format!("origins = {}", list(origins)), "--origin"),
     }
     if !args.subprotocols.is_empty() {
-        let _ = writeln!(text, "subprotocols = {{ allow = {} }}", list(&args.subprotocols));
+        line(format!("subprotocols = {{ allow = {} }}", list(&args.subprotocols)), "--subprotocol");
     }
     text
+}
+
+fn warn_of_clear_text(config: &Config, report: &mut Report) {
+    for listener in config.listeners.iter().filter(|listener| listener.tls.is_none()) {
+        if matches!(&listener.address.value, ListenAddress::Tcp(address) if !address.ip().is_loopback()) {
+            report
+                .warning(
+                    "clear-text",
+                    &listener.address.spot,
+                    "without TLS: whoever is on the way can read and change everything",
+                )
+                .help("give --cert and --key (`portcullis cert NAME` makes some to try), or listen on 127.0.0.1");
+        }
+    }
 }
 
 fn list(items: &[String]) -> String {

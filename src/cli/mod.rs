@@ -1,6 +1,7 @@
 //! What the operator calls: argv → command → exit code.
 //!
 //! Exit codes: 0 stopped as asked, 1 failed while running, 2 bad usage or configuration, 3 could not bind.
+//! Every `--help` fits on a screen of 80 columns and 24 lines; nothing here cares whether somebody reads the output.
 
 pub mod cert;
 mod check;
@@ -10,6 +11,7 @@ mod explain;
 mod expose;
 mod run;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -19,9 +21,11 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "portcullis",
     version,
-    about = "The gateway that understands WebSockets: wss:// in front of servers that only know ws://",
-    after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem --origin https://app.example.com\n\n\
-                  Exit codes: 0 stopped as asked, 1 failed while running, 2 bad usage or configuration, 3 could not bind",
+    about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
+    after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
+                  --cert c.pem --key k.pem --origin https://app.example.com\n\n\
+                  Exit codes: 0 stopped as asked, 1 failed while running,\n            \
+                  2 bad usage or configuration, 3 could not bind",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -31,15 +35,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve what the configuration says
+    /// Serve what a configuration file says
     Run(run::Args),
-    /// Find everything that is wrong with a configuration, without opening a port
+    /// Find everything that is wrong with a file, without opening a port
     Check(check::Args),
     /// Say which route would take a request, and what the answer would be
     Explain(explain::Args),
     /// Put wss:// in front of one server, without a file
     Expose(expose::Args),
-    /// Try it in a browser: backend, certificate, gateway and page in one process
+    /// Try it in a browser: server, certificate, gateway and page in one
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     /// Make a local CA and a certificate, for development only
@@ -67,6 +71,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Writes to stdout. A reader that has gone (`| head -1`) is no failure of ours.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes to stderr, with the same indifference.
+fn complain(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// What the process says at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -84,5 +99,30 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Bind => 3,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_help_fits_on_one_screen_and_all_but_the_plainest_show_an_example() {
+        let mut root = super::Cli::command();
+        root.build();
+        let names: Vec<_> = root.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let mut helps = vec![("portcullis".to_owned(), root.render_help().to_string())];
+        for name in names.into_iter().filter(|name| name != "help") {
+            let help = root.find_subcommand_mut(&name).expect("it was listed").render_help().to_string();
+            helps.push((name, help));
+        }
+        for (name, help) in helps {
+            // One line is the prompt's.
+            assert!(help.lines().count() <= 23, "{name} has {} lines", help.lines().count());
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+            assert!(help.contains("Example:"), "{name}");
+        }
     }
 }

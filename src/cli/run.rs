@@ -4,28 +4,54 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Exit;
+use super::{Exit, complain};
 use crate::config::model::Config;
 use crate::config::report::Report;
 use crate::config::{self, render};
 use crate::gateway::{self, RunError};
 use crate::snapshot::Snapshot;
 
+/// Where a configuration is looked for when nobody says.
+pub(super) const DEFAULT_FILE: &str = "portcullis.toml";
+
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  portcullis run --config /etc/portcullis.toml\n\n\
+                        SIGTERM or SIGINT drains and ends, a second one ends at once.\n\
+                        No file yet? `portcullis expose URL --print` writes a first one.")]
 pub struct Args {
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+/// The two ways to name the file.
+#[derive(clap::Args)]
+pub struct ConfigFile {
     /// The configuration file
-    #[arg(long, short, value_name = "FILE", default_value = "portcullis.toml")]
-    pub config: PathBuf,
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// The same, without --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    pub fn path(&self) -> &Path {
+        self.file.as_ref().unwrap_or(&self.config)
+    }
 }
 
 pub fn run(args: &Args) -> ExitCode {
-    let (config, report) = config::read(&args.config);
+    let (config, report) = read(args.file.path());
     serve(config, report)
 }
 
-/// Serves a configuration that stands in no file; `name` poses as its path in messages.
-pub fn serve_text(name: &str, text: &str, base: &Path) -> ExitCode {
-    let (config, report) = config::read_text(name, text, base);
+/// Serves a configuration that stands in no file; `name` poses as its path in messages. `look` may add to the report.
+pub fn serve_text(name: &str, text: &str, look: impl FnOnce(&Config, &mut Report)) -> ExitCode {
+    // Joined to nothing, relative paths start at the current folder and are shown as they were written.
+    let (config, mut report) = config::read_text(name, text, Path::new(""));
+    if let Some(config) = &config {
+        look(config, &mut report);
+    }
     serve(config, report)
 }
 
@@ -36,6 +62,21 @@ pub fn serve_file(_text: &str, path: &Path) -> ExitCode {
     serve(config, report)
 }
 
+/// Reads a file that the operator has named, or has not.
+pub(super) fn read(path: &Path) -> (Option<Config>, Report) {
+    let (config, mut report) = config::read(path);
+    let is_missing = std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if let Some(problem) = report.problems.first_mut().filter(|_| config.is_none() && is_missing) {
+        problem.help(if path == Path::new(DEFAULT_FILE) {
+            "name a file with --config, write a first one with `portcullis expose ws://127.0.0.1:9000 --print`, \
+             or try `portcullis demo`"
+        } else {
+            "a relative path starts at the current folder"
+        });
+    }
+    (config, report)
+}
+
 fn serve(config: Option<Config>, mut report: Report) -> ExitCode {
     let built = build(config, &mut report);
     print_report(&report);
@@ -43,11 +84,11 @@ fn serve(config: Option<Config>, mut report: Report) -> ExitCode {
     match gateway::run(&config, snapshot) {
         Ok(()) => Exit::Stopped.into(),
         Err(RunError::Bind(error)) => {
-            eprintln!("portcullis: {error}");
+            complain(&format!("portcullis: {error}\n"));
             Exit::Bind.into()
         }
         Err(RunError::System(what, error)) => {
-            eprintln!("portcullis: cannot {what}: {error}");
+            complain(&format!("portcullis: cannot {what}: {error}\n"));
             Exit::Failed.into()
         }
     }
@@ -60,8 +101,8 @@ pub(super) fn build(config: Option<Config>, report: &mut Report) -> Option<(Conf
     (!report.has_errors()).then_some((config, snapshot))
 }
 
+/// To stderr; in colour where that is a terminal and nobody objects (no-color.org).
 pub(super) fn print_report(report: &Report) {
-    if !report.problems.is_empty() {
-        eprint!("{}", render::render(report, std::io::stderr().is_terminal()));
-    }
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    complain(&render::render(report, color));
 }

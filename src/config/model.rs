@@ -32,10 +32,10 @@ pub struct Server {
     pub workers: usize,
     /// How long open requests and tunnels may go on after a stop was asked for.
     pub drain_timeout: Duration,
-    /// Connections open at once over all listeners; excess is accepted and closed at once.
-    pub max_connections: Located<usize>,
-    /// Peers whose `X-Forwarded-*` are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Connections open at once over all listeners; excess is accepted and closed at once. `None`: not written in the
+    /// file, so that the process decides (see `limits`).
+    pub max_connections: Option<usize>,
+    pub trusted_proxies: TrustedProxies,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
 }
@@ -346,7 +346,17 @@ pub enum HostHeader {
     Upstream,
 }
 
-/// Whether a peer with this address is one whose forwarded headers are believed.
-pub fn is_trusted(proxies: &[IpNet], address: IpAddr) -> bool {
-    proxies.iter().any(|net| net.contains(&address))
+/// Peers whose `X-Forwarded-*` are believed. Default: nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    pub networks: Vec<IpNet>,
+    /// Peers on unix sockets: who may connect there is decided by the socket's file.
+    pub unix: bool,
+}
+
+impl TrustedProxies {
+    /// `None`: a peer on a unix socket.
+    pub fn trust(&self, peer: Option<IpAddr>) -> bool {
+        peer.map_or(self.unix, |address| self.networks.iter().any(|net| net.contains(&address)))
+    }
 }

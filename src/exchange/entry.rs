@@ -66,8 +66,7 @@ impl Entry {
     pub fn open(downstream: &Rc<Downstream>, generation: &Generation, inbound: &Inbound) -> Rc<Self> {
         downstream.activity.request_opened();
         let head = &inbound.head;
-        let client =
-            downstream.peer.ip().map(|peer| outbound::client_address(downstream, generation, &head.headers, peer));
+        let client = outbound::client_address(downstream, generation, &head.headers);
         let said = Said {
             method: head.method.clone(),
             uri: head.uri.clone(),

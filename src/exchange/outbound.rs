@@ -6,7 +6,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Uri, Version, request};
 
 use super::entry::Entry;
-use super::tools::{Downstream, Generation, is_trusted};
+use super::tools::{Downstream, Generation};
 use crate::config::model::HostHeader;
 use crate::fault::Fault;
 use crate::proto::fields;
@@ -79,13 +79,12 @@ impl Errand<'_> {
 
     fn forward(&self, headers: &mut HeaderMap) {
         let snapshot = &self.generation.snapshot;
-        let peer = self.downstream.peer.ip();
         forwarded::set_forwarded(
             headers,
             &ForwardedInput {
-                peer,
+                peer: self.downstream.peer.ip(),
                 trusted: self.downstream.is_trusted(snapshot),
-                client: peer.map(|peer| client_address(self.downstream, self.generation, headers, peer)),
+                client: client_address(self.downstream, self.generation, headers),
                 scheme: self.downstream.listener.scheme(),
                 authority: self.authority,
                 port: self.downstream.local_port,
@@ -95,10 +94,10 @@ impl Errand<'_> {
     }
 }
 
-/// The client behind trusted proxies, or the peer.
-pub fn client_address(downstream: &Downstream, generation: &Generation, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-    debug_assert_eq!(downstream.peer.ip(), Some(peer));
-    forwarded::client_address(headers, peer, |address| is_trusted(&generation.snapshot, address))
+/// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
+pub fn client_address(downstream: &Downstream, generation: &Generation, headers: &HeaderMap) -> Option<IpAddr> {
+    let proxies = &generation.snapshot.trusted_proxies;
+    forwarded::client_address(headers, downstream.peer.ip(), |peer| proxies.trust(peer))
 }
 
 /// The Host that the client sent: an absolute target's or `:authority`, else the field.

@@ -20,12 +20,10 @@ use crate::tls::TlsInfo;
 use crate::types::HttpVersion;
 use crate::upgrade::{self, EffectiveOrigin, Handshake, HandshakeRequest, Road};
 
-use super::tools::is_trusted;
-
 /// A request head and the connection it came on.
 pub struct Asked<'a> {
     pub listener: &'a ListenerPlan,
-    /// The peer's address, before any field is believed.
+    /// The peer's address, before any field is believed; `None` on a unix socket.
     pub peer: Option<IpAddr>,
     pub tls: Option<&'a TlsInfo>,
     pub version: HttpVersion,
@@ -179,7 +177,7 @@ fn plan_handshake(
     let (Some(policy), Target::Upstream(upstream)) = (&route.websocket, &route.target) else {
         return Err(Fault::UpgradeNotAllowed);
     };
-    let trusted = asked.peer.is_some_and(|address| is_trusted(snapshot, address));
+    let trusted = snapshot.trusted_proxies.trust(asked.peer);
     let effective = forwarded::effective(&asked.head.headers, trusted, asked.listener.scheme(), authority);
     let is_named = effective.authority.as_ref().is_some_and(|authority| route::names(route, authority));
     let handshake = upgrade::decide(

@@ -1,12 +1,10 @@
 //! What a request finds around it: the worker's tools, and the connection it came on.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::Wheel;
-use crate::config::model;
 use crate::http::Activity;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
 use crate::proto::request_id::RequestIds;
@@ -151,7 +149,7 @@ impl Downstream {
 
     /// Whether the peer's forwarded fields are believed.
     pub fn is_trusted(&self, snapshot: &Snapshot) -> bool {
-        self.peer.ip().is_some_and(|address| is_trusted(snapshot, address))
+        snapshot.trusted_proxies.trust(self.peer.ip())
     }
 
     /// On HTTP/1.1: the tunnel that begins once the 101 has been written.
@@ -203,8 +201,4 @@ impl Downstream {
     pub(super) fn cut_reason(&self) -> Option<EndReason> {
         self.cut.get()
     }
-}
-
-pub(super) fn is_trusted(snapshot: &Snapshot, address: IpAddr) -> bool {
-    model::is_trusted(&snapshot.trusted_proxies, address)
 }

@@ -62,16 +62,21 @@ pub fn effective(headers: &HeaderMap, trusted: bool, scheme: Scheme, authority: 
 }
 
 /// The rightmost address that is not trusted, beginning with the peer itself. What does not parse ends the search,
-/// because nothing to the left of it can be vouched for.
-pub fn client_address(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
-    let mut client = peer.to_canonical();
+/// because nothing to the left of it can be vouched for. A peer on a unix socket is `None`, and so is the client where
+/// nothing better is known.
+pub fn client_address(
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+    is_trusted: impl Fn(Option<IpAddr>) -> bool,
+) -> Option<IpAddr> {
+    let mut client = peer.map(|peer| peer.to_canonical());
     if !is_trusted(client) {
         return client;
     }
     let lines: SmallVec<[&HeaderValue; 4]> = headers.get_all(&X_FORWARDED_FOR).iter().collect();
     for member in lines.iter().rev().flat_map(|line| members(line.as_bytes()).rev()) {
         let Some(address) = parse_node(member) else { break };
-        client = address;
+        client = Some(address);
         if !is_trusted(client) {
             break;
         }

@@ -14,6 +14,10 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+fn is_trusted(peer: Option<IpAddr>) -> bool {
+    peer.is_some_and(is_ten)
+}
+
 fn is_ten(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address.octets()[0] == 10)
 }
@@ -22,7 +26,7 @@ fn is_ten(address: IpAddr) -> bool {
 fn set(peer: &str, trusted: bool, emit_forwarded: bool, lines: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut headers = map(lines);
     let authority = parse_authority("a.test").unwrap();
-    let client = Some(client_address(&headers, ip(peer), is_ten));
+    let client = client_address(&headers, Some(ip(peer)), is_trusted);
     let input = ForwardedInput {
         peer: Some(ip(peer)),
         trusted,
@@ -175,7 +179,7 @@ fn the_client_is_the_rightmost_address_that_is_not_trusted() {
         ("::ffff:10.0.0.1", vec!["::ffff:1.2.3.4"], "1.2.3.4"),
     ] {
         let lines: Vec<_> = lines.into_iter().map(|line| ("x-forwarded-for", line)).collect();
-        assert_eq!(client_address(&map(&lines), ip(peer), is_ten), ip(client), "{lines:?}");
+        assert_eq!(client_address(&map(&lines), Some(ip(peer)), is_trusted), Some(ip(client)), "{lines:?}");
     }
 }
 
@@ -190,12 +194,21 @@ fn the_effective_origin_believes_trusted_peers_only() {
     assert_eq!(effective(&map(&[("x-forwarded-host", "a b")]), true, Scheme::Http, Some(&ours)), own);
 }
 
+#[test]
+fn behind_a_trusted_unix_socket_the_client_is_who_the_peer_says_and_without_trust_nobody() {
+    let headers = map(&[("x-forwarded-for", "9.9.9.9, 8.8.8.8, 10.0.0.1")]);
+    let with_unix = |peer: Option<IpAddr>| peer.is_none_or(is_ten);
+    assert_eq!(client_address(&headers, None, with_unix), Some(ip("8.8.8.8")));
+    assert_eq!(client_address(&headers, None, is_trusted), None);
+    assert_eq!(client_address(&map(&[]), None, with_unix), None);
+}
+
 proptest! {
     /// Without any trust the answer is the peer, whatever the fields hold.
     #[test]
     fn nobody_talks_an_untrusted_peer_into_another_address(line in "[ -~]{0,40}") {
         let headers = map(&[("x-forwarded-for", &line)]);
-        prop_assert_eq!(client_address(&headers, ip("9.9.9.9"), is_ten), ip("9.9.9.9"));
+        prop_assert_eq!(client_address(&headers, Some(ip("9.9.9.9")), is_trusted), Some(ip("9.9.9.9")));
         prop_assert_eq!(set("9.9.9.9", false, false, &[("x-forwarded-for", &line)]), set("9.9.9.9", false, false, &[]));
     }
 
@@ -216,6 +229,6 @@ proptest! {
                 break;
             }
         }
-        prop_assert_eq!(client_address(&headers, ip("10.9.9.9"), is_ten), client);
+        prop_assert_eq!(client_address(&headers, Some(ip("10.9.9.9")), is_trusted), Some(client));
     }
 }

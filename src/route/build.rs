@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::lead::lead;
 use super::{HostTable, PathTable, RegexEntry, RouteTable};
-use crate::config::model::{Config, HostPattern, PathPattern, Route};
+use crate::config::model::{Config, HostPattern, PathPattern, Route, Target};
 use crate::config::report::Report;
 use crate::proto::target::normalise;
 
@@ -55,6 +55,7 @@ impl Builder<'_> {
                 self.add(paths, index, Some(&host.value));
             }
         }
+        self.tell_overtaken(&table);
         for paths in table.exact.values_mut().chain(table.wildcards.values_mut()).chain(&mut table.any) {
             // Stable: equal leads stay in the order of the file.
             paths.regexes.sort_by_key(|entry| std::cmp::Reverse(entry.lead));
@@ -94,11 +95,7 @@ impl Builder<'_> {
 
     fn tell_clash(&mut self, earlier: usize, index: usize, host: Option<&HostPattern>) {
         let (first, route) = (&self.config.routes[earlier], &self.config.routes[index]);
-        let what = match host {
-            None => "any host".to_owned(),
-            Some(HostPattern::Exact(name)) => format!("`{name}`"),
-            Some(HostPattern::Wildcard(suffix)) => format!("`*.{suffix}`"),
-        };
+        let what = host.map_or("any host".to_owned(), |host| format!("`{}`", written(host)));
         self.report
             .error(
                 "duplicate-route",
@@ -126,6 +123,35 @@ impl Builder<'_> {
                 self.places[hidden].hidden += 1;
                 self.places[hidden].behind = Some(entry.route);
             }
+        }
+    }
+
+    /// Hosts come before paths, which surprises whoever adds `/ws` without `hosts` beside a host's own `/`: the host's
+    /// WebSockets then meet a route that refuses them. Told only where the routes without `hosts` have no `/` of their
+    /// own, since with one they are a site for all other hosts, and where the host's route goes to a server.
+    fn tell_overtaken(&mut self, table: &HostTable) {
+        let Some(any) = table.any.as_ref().filter(|any| !any.prefixes.contains_key("/")) else { return };
+        for (path, &index) in any.exact.iter().chain(&any.prefixes) {
+            let route = &self.config.routes[index];
+            let named = table.exact.values().chain(table.wildcards.values());
+            let winners = named.filter_map(|paths| paths.find(path)).filter(|winner| {
+                let winner = &self.config.routes[*winner];
+                winner.websocket.is_none() && matches!(winner.target, Target::Upstream(_))
+            });
+            let Some(winner) = winners.min().filter(|_| route.websocket.is_some()) else { continue };
+            if !self.told.insert((winner, index)) {
+                continue;
+            }
+            let winner = &self.config.routes[winner];
+            let host = winner.hosts.first().map_or("…".to_owned(), |host| written(&host.value));
+            let message = format!(
+                "{} is not used for `{host}`: a route that names the host comes first, and it has no `websocket` table",
+                describe_path(route)
+            );
+            self.report
+                .warning("overtaken-route", &route.path.spot, message)
+                .help(format!("add `hosts = [\"{host}\"]` to this route if it is meant for that host too"))
+                .also(&winner.path.spot, "this route wins there");
         }
     }
 
@@ -159,6 +185,13 @@ pub(super) fn prefix_key(prefix: &str) -> String {
     match prefix.trim_end_matches('/') {
         "" => "/".to_owned(),
         trimmed => trimmed.to_owned(),
+    }
+}
+
+fn written(host: &HostPattern) -> String {
+    match host {
+        HostPattern::Exact(name) => name.clone(),
+        HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
     }
 }
 

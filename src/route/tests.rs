@@ -64,8 +64,8 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         server: Server {
             workers: 1,
             drain_timeout: Duration::ZERO,
-            max_connections: Located::new(1, spot(0)),
-            trusted_proxies: vec![],
+            max_connections: None,
+            trusted_proxies: TrustedProxies::default(),
             forwarded: false,
         },
         log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },
@@ -220,6 +220,36 @@ fn a_route_that_can_never_win_is_warned_about() {
     assert_eq!(problems(&[(&["a.test", "b.test"], "/x"), (&["a.test"], "~ ^/x")]), []);
     let everything_redirects = config(vec![listener("clear", true)], &[(&[], "/")]);
     assert_eq!(build(&everything_redirects).1, [warning(0, usize::MAX)]);
+}
+
+#[test]
+fn a_websocket_route_without_hosts_beside_a_hosts_own_catch_all_is_warned_about() {
+    let with_websocket = |routes: &[(&[&str], &str)], which: usize| {
+        let mut config = one(routes);
+        for route in &mut config.routes {
+            route.target = Target::Upstream(0);
+        }
+        config.routes[which].websocket = Some(WebSocketPolicy {
+            origins: vec![Located::new(OriginRule::SameOrigin, spot(9))],
+            allow_missing_origin: true,
+            subprotocols: Subprotocols::default(),
+            pass_extensions: true,
+            idle_timeout: Duration::from_secs(1),
+            spot: spot(9),
+        });
+        config
+    };
+    let warning = (Severity::Warning, "overtaken-route", 0, 1);
+    assert_eq!(build(&with_websocket(&[(&[], "/ws"), (&["a.test"], "/")], 0)).1, [warning]);
+    assert_eq!(build(&with_websocket(&[(&[], "= /ws"), (&["*.a.test"], "/")], 0)).1, [warning]);
+    // The routes without hosts are a site of their own; the host has its own sockets; another path; no sockets at all.
+    assert_eq!(build(&with_websocket(&[(&[], "/ws"), (&["a.test"], "/"), (&[], "/")], 0)).1, []);
+    assert_eq!(build(&with_websocket(&[(&[], "/ws"), (&["a.test"], "/ws/x")], 0)).1, []);
+    assert_eq!(build(&with_websocket(&[(&[], "/x"), (&["a.test"], "/")], 1)).1, []);
+    // A host that is only sent elsewhere has no sockets to lose.
+    let mut moved = with_websocket(&[(&[], "/ws"), (&["a.test"], "/")], 0);
+    moved.routes[1].target = Target::Redirect { to: "/".into(), status: 308 };
+    assert_eq!(build(&moved).1, []);
 }
 
 #[test]

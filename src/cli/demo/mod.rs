@@ -22,16 +22,16 @@ use super::cert;
 
 /// Starts an example backend and page with the gateway in front of them, to try in a browser.
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Example:\n  portcullis demo                    then open https://localhost:8443/\n  \
-    portcullis demo --certs certs      with the CA of `portcullis cert`, which your browser may trust already")]
+#[command(after_help = "Example:\n  portcullis demo                  then open https://localhost:8443/\n  \
+    portcullis demo --certs certs    with the CA of `portcullis cert`, trusted already")]
 pub struct Args {
-    /// Loopback address to listen on; 127.0.0.1 brings [::1] along. Port 0 takes a free one.
+    /// Loopback address; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", value_parser = loopback)]
     pub listen: SocketAddr,
-    /// Folder with a CA made by `portcullis cert`, used and kept; by default a new CA is thrown away at the end.
+    /// Use and keep the CA in this folder [default: one to throw away]
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
-    /// Writes the configuration that the demo stands for, and does nothing else.
+    /// Print the file that this stands for, and stop
     #[arg(long)]
     pub print: bool,
 }

@@ -41,6 +41,8 @@ pub fn listen(text: &str) -> Result<Listen, Fault> {
         format!("add the port: \"{}\"", SocketAddr::new(address, 443))
     } else if let Some(port) = text.strip_prefix("localhost:") {
         format!("write the address: \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
+    } else if text.rsplit_once(':').is_some_and(|(_, port)| is_number(port) && port.parse::<u16>().is_err()) {
+        "a port is a number up to 65535".into()
     } else if text.contains("://") {
         "write address and port without a scheme: \"0.0.0.0:443\"".into()
     } else if text.starts_with('/') {
@@ -49,6 +51,10 @@ pub fn listen(text: &str) -> Result<Listen, Fault> {
         "write an address and a port, \"0.0.0.0:443\" or \"[::]:443\", or \"unix:/run/portcullis.sock\"".into()
     };
     Err(bad(format!("`{text}` is not an address to listen on")).help(help))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What an upstream URL's scheme says.
@@ -147,7 +153,7 @@ pub fn network(text: &str) -> Result<IpNet, Fault> {
     }
     let Ok(net) = text.parse::<IpNet>() else {
         return Err(Fault::new("bad-network", format!("`{text}` is not an address or network"))
-            .help("write \"10.0.0.0/8\", \"2001:db8::/32\" or one address"));
+            .help("write \"10.0.0.0/8\", \"2001:db8::/32\", one address, or \"unix\" for peers on unix sockets"));
     };
     if net.trunc() != net {
         return Err(Fault::new("bad-network", format!("`{text}` has bits set outside its mask")).help(format!(

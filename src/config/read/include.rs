@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::Draft;
@@ -19,6 +20,9 @@ const FILES: usize = 4096;
 /// The text of a file, or why there is none.
 pub fn load(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
+    if fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo()) && !is_handed_over(path) {
+        return Err("it is a pipe, and opening it would wait for somebody who writes".into());
+    }
     let file = File::open(path).map_err(|error| error.to_string())?;
     if file.metadata().is_ok_and(|about| about.is_dir()) {
         return Err("it is a directory".into());
@@ -34,9 +38,19 @@ pub fn load(path: &Path) -> Result<String, String> {
     })
 }
 
+/// Where relative paths in a file start; in one that was handed over, at the current folder.
+pub fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|_| !is_handed_over(path)).map(Path::to_owned).unwrap_or_default()
+}
+
+/// `/dev/stdin`, or what a shell makes of `<(…)`: open already, so that nothing waits but for what is being written.
+fn is_handed_over(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
+}
+
 /// Reads every file that the main file includes.
 pub fn read_all(report: &mut Report, draft: &mut Draft, main: &Path) {
-    let base = main.parent().map(Path::to_owned).unwrap_or_default();
+    let base = folder_of(main);
     let main = fs::canonicalize(main).ok();
     let mut done: Vec<PathBuf> = Vec::new();
     for pattern in std::mem::take(&mut draft.include) {

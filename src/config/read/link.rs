@@ -31,7 +31,7 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     }
     let (routes, upstreams) = resolve(draft.routes, draft.upstreams, draft.incomplete, report);
     Some(Config {
-        server: draft.server.unwrap_or_else(|| server::default_server(top)),
+        server: draft.server.unwrap_or_else(server::default_server),
         log: draft.log.unwrap_or_else(server::default_log),
         listeners: draft.listeners,
         routes,

@@ -99,7 +99,7 @@ struct DraftUpstream {
 /// Reads one file into the draft. `included_by` is the place that named it.
 fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Option<&Spot>) {
     let index = report.sources.len();
-    let base = source.path.parent().map(Path::to_owned).unwrap_or_default();
+    let base = include::folder_of(&source.path);
     let text = source.text.clone();
     report.sources.push(source);
     let (tree, damaged) = syntax::parse(&text, index, report);

@@ -7,20 +7,18 @@ use toml::de::DeValue;
 use super::address;
 use super::suggest::nearest;
 use super::tree::{Cx, Table, integer, refuse_duplicates};
-use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Server};
-use crate::config::report::{Located, Spot};
+use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Server, TrustedProxies};
+use crate::config::report::Located;
 
 const WORKERS: u32 = 512;
 const CONNECTIONS: u32 = 10_000_000;
 
 pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<String>>) -> Server {
-    let defaults = default_server(table.spot.clone());
+    let defaults = default_server();
     let server = Server {
         workers: workers(cx, &mut table).unwrap_or(defaults.workers),
         drain_timeout: table.duration(cx, "drain_timeout", defaults.drain_timeout),
-        max_connections: table
-            .integer(cx, "max_connections", 1..=CONNECTIONS)
-            .map_or(defaults.max_connections, |number| Located::new(number.value as usize, number.spot)),
+        max_connections: table.integer(cx, "max_connections", 1..=CONNECTIONS).map(|number| number.value as usize),
         trusted_proxies: trusted_proxies(cx, &mut table),
         forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
     };
@@ -33,12 +31,12 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
 }
 
 /// What holds where the file has no `[server]`.
-pub fn default_server(spot: Spot) -> Server {
+pub fn default_server() -> Server {
     Server {
         workers: cores(),
         drain_timeout: Duration::from_secs(30),
-        max_connections: Located::new(100_000, spot),
-        trusted_proxies: Vec::new(),
+        max_connections: None,
+        trusted_proxies: TrustedProxies::default(),
         forwarded: false,
     }
 }
@@ -60,10 +58,12 @@ fn workers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<usize> {
     }
 }
 
-fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<ipnet::IpNet> {
-    let Some(list) = table.strings(cx, "trusted_proxies") else { return Vec::new() };
+fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> TrustedProxies {
+    let Some(list) = table.strings(cx, "trusted_proxies") else { return TrustedProxies::default() };
+    let (sockets, list): (Vec<_>, Vec<_>) = list.value.into_iter().partition(|text| text.value == "unix");
+    refuse_duplicates(cx, &sockets, "the entry", String::clone);
     let mut networks = Vec::new();
-    for text in &list.value {
+    for text in &list {
         networks.extend(cx.check(text, address::network(text)));
     }
     refuse_duplicates(cx, &networks, "the network", ToString::to_string);
@@ -71,7 +71,8 @@ fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<ipnet::IpNet> 
         let message = "every peer is trusted: anyone can claim any client address and host";
         cx.report.warning("trusts-everyone", &network.spot, message).help("name the networks of your proxies");
     }
-    networks.into_iter().map(|network| network.value).collect()
+    let networks = networks.into_iter().map(|network| network.value).collect();
+    TrustedProxies { networks, unix: !sockets.is_empty() }
 }
 
 pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {
