@@ -1,13 +1,17 @@
 //! Stage 2: TLS on both sides. The only home of rustls' types, and of rustls-pemfile (in `pem`).
 //!
 //! Downstream: [`ServerPolicies`] are built from a listener's tables, chosen by SNI, and [`accept`] runs one TLS
-//! handshake under a deadline. Upstream: [`ClientTls`] verifies the server, always. Both give a [`TlsStream`].
+//! handshake under a deadline and gives a [`TlsStream`], over rustls' unbuffered connection (`engine`, `adapter`) so that
+//! ten thousand silent clients hold no buffers. Upstream: [`ClientTls`] verifies the server, always, and gives a
+//! [`ClientTlsStream`], over tokio-rustls.
 //! RFC 8446 (TLS 1.3), RFC 5246 (TLS 1.2), RFC 6066 3 (SNI), RFC 7301 (ALPN), RFC 9525 (names in certificates).
 //!
 //! One crypto provider (aws-lc-rs) everywhere, passed explicitly: no process-wide default is installed or needed.
 //! 0-RTT stays off: replayed requests are not worth a round trip.
 
+mod adapter;
 mod certificate;
+mod engine;
 mod pem;
 mod policy;
 mod server;
@@ -21,9 +25,10 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 
+pub use adapter::TlsStream;
 pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};
 pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
-pub use stream::{ClientTlsStream, TlsStream};
+pub use stream::ClientTlsStream;
 pub use upstream::{ClientTls, SystemRoots, UpstreamTlsError};
 
 /// aws-lc-rs with our order of key exchanges: the post-quantum hybrid first, then the curves by cost.

@@ -150,14 +150,6 @@ impl ServerPolicies {
         &self.policies[id.0].config
     }
 
-    /// `Some`: the listener has one policy, and SNI need not be known before the TLS handshake.
-    pub(super) fn only(&self) -> Option<&Arc<ServerConfig>> {
-        match &*self.policies {
-            [only] => Some(&only.config),
-            _ => None,
-        }
-    }
-
     fn longest_wildcard(&self, host: &str) -> PolicyId {
         let mut rest = host;
         while let Some((_, suffix)) = rest.split_once('.') {

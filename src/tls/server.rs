@@ -1,8 +1,8 @@
 //! One TLS handshake with a client, under a deadline.
 //!
 //! Nothing of TLS is set up before the client's first byte: a connection that never sends costs its socket only. That
-//! byte also tells plain HTTP on a TLS port, which gets a short 400 in its own language. Where the listener has several
-//! policies, the ClientHello is read first and the policy chosen by SNI; otherwise the only one takes over at once.
+//! byte also tells plain HTTP on a TLS port, which gets a short 400 in its own language. Then the ClientHello is read, for
+//! its SNI: that chooses the policy, and the connection made under it is given the same bytes again.
 //! On failure the alert is sent, the socket shut down and what the client still sends read for a moment: closing with
 //! unread bytes would reset the connection, and the client would never see the alert.
 //! Dropping the future closes the socket.
@@ -18,16 +18,18 @@ use rustls::server::Acceptor;
 use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server};
 
+use super::adapter::TlsStream;
 use super::certificate;
 use super::policy::{PolicyId, ServerPolicies};
-use super::stream::TlsStream;
 use crate::transport::Socket;
 use crate::types::HttpVersion;
 
 /// First byte of a TLS record that holds a ClientHello (RFC 8446 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
+
+/// Bytes read at once; a usual ClientHello with a post-quantum key share has about 1.7 KiB.
+const HELLO: usize = 4096;
 
 const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\
     Connection: close\r\n\r\nThis port speaks HTTPS, not HTTP";
@@ -154,45 +156,73 @@ pub async fn accept(policies: &ServerPolicies, socket: Socket, deadline: Instant
         }
     }
     // Boxed: needed for milliseconds, while the connection's own future would keep the room for it for its lifetime.
-    let (stream, policy) = match timeout_at(deadline, Box::pin(shake(policies, socket))).await {
+    let (mut stream, hello) = match timeout_at(deadline, Box::pin(shake(policies, socket))).await {
         Err(_) => return Err(TlsError::Timeout),
         Ok(Err((error, socket))) => {
-            if let Some(socket) = socket {
-                linger(socket).await;
-            }
+            linger(socket).await;
             return Err(classify(error));
         }
         Ok(Ok(done)) => done,
     };
-    let session = stream.get_ref().1;
-    let Some(alpn) = protocol(session, policies) else {
-        let mut stream = stream;
+    let Some(alpn) = protocol(stream.common(), policies) else {
         let _ = timeout_at(crate::clock::now() + LINGER, stream.shutdown()).await;
         return Err(TlsError::NoCommonProtocol);
     };
-    let sni = session.server_name().map(|name| name.to_ascii_lowercase().into());
-    let info = describe(session, sni, alpn, policy);
-    Ok(TlsAccepted { stream: TlsStream::new(stream), info })
+    let info = describe(stream.common(), hello, alpn);
+    Ok(TlsAccepted { stream, info })
 }
 
-type Shaken = Result<(server::TlsStream<Socket>, PolicyId), (io::Error, Option<Socket>)>;
+/// What a ClientHello decides.
+struct Hello {
+    sni: Option<Arc<str>>,
+    policy: PolicyId,
+}
 
-async fn shake(policies: &ServerPolicies, socket: Socket) -> Shaken {
-    let (accept, policy) = match policies.only() {
-        Some(config) => (TlsAcceptor::from(Arc::clone(config)).accept(socket), PolicyId::DEFAULT),
-        None => {
-            let mut lazy = LazyConfigAcceptor::new(Acceptor::default(), socket);
-            let start = match (&mut lazy).await {
-                Ok(start) => start,
-                Err(error) => return Err((error, lazy.take_io())),
-            };
-            let policy = policies.select(start.client_hello().server_name());
-            (start.into_stream(Arc::clone(policies.config(policy))), policy)
-        }
+type Failed = (io::Error, Socket);
+
+async fn shake(policies: &ServerPolicies, mut socket: Socket) -> Result<(TlsStream, Hello), Failed> {
+    let mut read = Vec::new();
+    let hello = match read_hello(policies, &mut socket, &mut read).await {
+        Ok(hello) => hello,
+        Err(error) => return Err((error, socket)),
     };
-    match accept.into_fallible().await {
-        Ok(stream) => Ok((stream, policy)),
-        Err((error, socket)) => Err((error, Some(socket))),
+    let mut stream = TlsStream::new(Arc::clone(policies.config(hello.policy)), socket)
+        .map_err(|(error, socket)| (io::Error::other(error), socket))?;
+    match stream.handshake(&read).await {
+        Ok(()) => Ok((stream, hello)),
+        Err(error) => Err((error, stream.into_socket())),
+    }
+}
+
+/// Reads a ClientHello (rustls allows 64 KiB) into `read`, together with whatever follows it at once.
+async fn read_hello(policies: &ServerPolicies, socket: &mut Socket, read: &mut Vec<u8>) -> io::Result<Hello> {
+    let mut acceptor = Acceptor::default();
+    loop {
+        let start = read.len();
+        read.reserve(HELLO);
+        if socket.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut fresh = &read[start..];
+        while !fresh.is_empty() {
+            if acceptor.read_tls(&mut fresh)? == 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let sni = accepted.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
+                    return Ok(Hello { policy: policies.select(sni.as_deref()), sni });
+                }
+                Err((error, mut alert)) => {
+                    let mut words = Vec::new();
+                    // Writing to memory does not fail; that to the socket comes second to the error at hand.
+                    let _ = alert.write_all(&mut words);
+                    let _ = socket.write_all(&words).await;
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+        }
     }
 }
 
@@ -247,7 +277,7 @@ fn protocol(session: &CommonState, policies: &ServerPolicies) -> Option<HttpVers
     }
 }
 
-fn describe(session: &CommonState, sni: Option<Arc<str>>, alpn: HttpVersion, policy: PolicyId) -> TlsInfo {
+fn describe(session: &CommonState, Hello { sni, policy }: Hello, alpn: HttpVersion) -> TlsInfo {
     let client_certificate = session
         .peer_certificates()
         .and_then(<[_]>::first)

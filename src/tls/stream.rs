@@ -1,9 +1,8 @@
-//! A TLS connection as a byte stream, downstream and upstream alike.
+//! A TLS connection with an upstream server as a byte stream.
 //!
-//! Ending: `poll_shutdown` sends close_notify, then FIN (RFC 8446 6.1); [`Transport::abort`] makes the drop a TCP RST
-//! without close_notify. A peer's FIN without close_notify is `Err(UnexpectedEof)` when reading, since it may be a
-//! truncation: whoever knows from the protocol above that the data was complete may forgive it.
-//! Writing buffers at most what rustls allows (64 KiB), and only while the socket is full; `poll_flush` empties it.
+//! Endings as in [`adapter`](super::adapter). Buffers are rustls' own: several KiB per connection, of which there are
+//! few, with nothing idle for long. Writing buffers at most what rustls allows (64 KiB), and only while the socket is
+//! full; `poll_flush` empties it.
 //! Boxed: the state of a TLS connection has more than 1 KiB, which every future on the way would have room for.
 
 use std::io;
@@ -15,18 +14,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::transport::{Socket, Transport};
 
-/// A TLS connection over a socket, after its TLS handshake.
+/// A TLS connection with a server, after its TLS handshake.
 #[derive(Debug)]
-pub struct TlsStream {
-    inner: Box<tokio_rustls::TlsStream<Socket>>,
+pub struct ClientTlsStream {
+    inner: Box<tokio_rustls::client::TlsStream<Socket>>,
 }
 
-/// The same, with us as the client.
-pub type ClientTlsStream = TlsStream;
-
-impl TlsStream {
-    pub(super) fn new(inner: impl Into<tokio_rustls::TlsStream<Socket>>) -> Self {
-        Self { inner: Box::new(inner.into()) }
+impl ClientTlsStream {
+    pub(super) fn new(inner: tokio_rustls::client::TlsStream<Socket>) -> Self {
+        Self { inner: Box::new(inner) }
     }
 
     /// The socket underneath, for options and for peeking: what it says about input is about TLS records, of which
@@ -51,7 +47,7 @@ impl TlsStream {
     }
 }
 
-impl Transport for TlsStream {
+impl Transport for ClientTlsStream {
     fn abort(&mut self) {
         self.inner.get_mut().0.abort();
     }
@@ -61,19 +57,19 @@ impl Transport for TlsStream {
     }
 }
 
-impl AsFd for TlsStream {
+impl AsFd for ClientTlsStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket().as_fd()
     }
 }
 
-impl AsyncRead for TlsStream {
+impl AsyncRead for ClientTlsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.inner).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for TlsStream {
+impl AsyncWrite for ClientTlsStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.inner).poll_write(cx, bytes)
     }

@@ -1,6 +1,8 @@
 //! TLS handshakes over loopback, with certificates made in memory and read from files like an operator's.
 
+mod adapter;
 mod downstream;
+mod engine;
 mod files;
 mod upstream;
 
