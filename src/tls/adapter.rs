@@ -159,6 +159,10 @@ impl Transport for TlsStream {
     fn abort(&mut self) {
         self.inner.socket.abort();
     }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.socket.poll_reset(cx)
+    }
 }
 
 impl AsFd for TlsStream {
