@@ -9,6 +9,7 @@ mod early;
 mod handshake;
 mod harness;
 mod headers;
+mod hostile;
 mod http2;
 mod interim;
 mod limits;
