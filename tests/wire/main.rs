@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod early;
+mod floods;
 mod handshake;
 mod harness;
 mod headers;
