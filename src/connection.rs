@@ -148,12 +148,13 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
             if let Poll::Ready(served) = connection.poll_served(cx) {
                 return Poll::Ready(End::Served(served));
             }
-            if !finishing && stop.poll_stopping(cx).is_ready() {
+            // Not while a handshake waits for its 101: hyper would add `close` to it.
+            if !finishing && !downstream.is_opening() && stop.poll_stopping(cx).is_ready() {
                 finishing = true;
                 connection.finish();
                 continue;
             }
-            if finishing && stop.poll_ended(cx).is_ready() {
+            if (finishing || downstream.is_opening()) && stop.poll_ended(cx).is_ready() {
                 return Poll::Ready(End::Cut(EndReason::Drained));
             }
             downstream.stalls.poll(cx);

@@ -117,6 +117,7 @@ pub struct Downstream {
     pub number: u64,
     pub stalls: Stalls,
     ends_by_close: Cell<bool>,
+    is_opening: Cell<bool>,
     tunnel: RefCell<Option<Tunnel>>,
     cut: Cell<Option<EndReason>>,
 }
@@ -142,6 +143,7 @@ impl Downstream {
             number,
             stalls: Stalls::default(),
             ends_by_close: Cell::default(),
+            is_opening: Cell::default(),
             tunnel: RefCell::default(),
             cut: Cell::default(),
         }
@@ -181,6 +183,15 @@ impl Downstream {
             detail: Some(&error.to_string()),
             ..AccessRecord::default()
         });
+    }
+
+    /// On HTTP/1.1: a handshake waits for its server. Its 101 must not say that the connection closes.
+    pub fn is_opening(&self) -> bool {
+        self.is_opening.get()
+    }
+
+    pub(super) fn set_opening(&self, opening: bool) {
+        self.is_opening.set(opening);
     }
 
     /// An answer has begun whose only mark of its end may be the connection's.
