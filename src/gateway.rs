@@ -48,6 +48,10 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| RunError::System("start the control plane", error))?;
 
+    // Before anything is announced: whoever waits for that may stop us the moment after.
+    let signals =
+        runtime.block_on(async { Signals::new() }).map_err(|error| RunError::System("receive signals", error))?;
+
     let lifecycle = Lifecycle::new();
     let snapshot = Arc::new(snapshot);
     let workers = (0..config.server.workers)
@@ -64,7 +68,7 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
             .map_err(|error| RunError::System("start accepting", error))?;
     announce(&addresses);
 
-    runtime.block_on(serve(config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
+    runtime.block_on(serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
 
     let _ = acceptor.join();
     for worker in workers {
@@ -76,18 +80,12 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 
 /// The control plane: waits for what the operator wants, until the last connection has ended or been cut.
 async fn serve(
+    mut signals: Signals,
     drain_timeout: Duration,
     lifecycle: &Lifecycle,
     stop_accepting: &watch::Sender<bool>,
     access: &AccessLogHandle,
 ) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "cannot receive signals");
-            return lifecycle.end();
-        }
-    };
     loop {
         match signals.next().await {
             Request::Drain => break,
