@@ -349,6 +349,12 @@ impl<'t> Table<'t> {
         }
     }
 
+    /// Whether an unknown key looks like this one: what is missing was meant to be there.
+    pub fn misspells(&self, key: &str) -> bool {
+        let mut unknown = self.entries.iter().map(|(name, _)| name.get_ref()).filter(|name| !self.section.has(name));
+        unknown.any(|name| nearest(name, [key]).is_some())
+    }
+
     fn unknown_help(&self, name: &str) -> Option<String> {
         if self.section.later.contains(&name) {
             return Some(format!("`{name}` is not in this release"));
