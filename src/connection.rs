@@ -76,8 +76,8 @@ pub async fn run(arrival: Arrival, tools: Rc<Tools>) {
         }
     };
     let Some((stream, early)) = leftover else { return };
-    match downstream.take_tunnel() {
-        Some(tunnel) => tunnel.open(stream, early, (permit, load, open)),
+    match downstream.take_handover() {
+        Some(handover) => handover(stream, early, Box::new((permit, load, open))),
         None => close(stream, &downstream).await,
     }
 }

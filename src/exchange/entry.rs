@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::header::{HOST, ORIGIN, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
-use super::outbound;
 use super::plan::Found;
 use super::tools::{Downstream, Generation};
 use crate::clock::{self, Instant};
@@ -66,7 +65,7 @@ impl Entry {
     pub fn open(downstream: &Rc<Downstream>, generation: &Generation, inbound: &Inbound) -> Rc<Self> {
         downstream.activity.request_opened();
         let head = &inbound.head;
-        let client = outbound::client_address(downstream, generation, &head.headers);
+        let client = downstream.client_address(&generation.snapshot, &head.headers);
         let said = Said {
             method: head.method.clone(),
             uri: head.uri.clone(),
