@@ -89,7 +89,7 @@ pub fn affordable_connections(descriptors: u64) -> usize {
 }
 
 /// `wanted`, or what the descriptor limit allows where that is less; then with a warning in the log. Where nobody has
-/// said what is wanted, [`CONNECTIONS`] are, and less is only worth a note.
+/// said what is wanted, as many as the default says, and less is only worth a note.
 ///
 /// A matter of the running process, not of the file: `check` may run under another limit than the service.
 pub fn fit_connections(wanted: Option<usize>, descriptors: u64) -> usize {

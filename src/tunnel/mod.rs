@@ -1,6 +1,6 @@
 //! The tunnel: an upgraded connection's bytes, both directions, from the 101 to the end.
 //!
-//! [`splice`] is the whole of it: one small hand-written future per tunnel, spawned as a task of its own, so that no
+//! [`splice()`] is the whole of it: one small hand-written future per tunnel, spawned as a task of its own, so that no
 //! state of the handshake stays in memory for the day that a socket may live. While nothing moves it holds no buffer.
 //! A `Direction` carries the bytes of one way; all of them pass through it, so that whoever
 //! counts or judges frames sits there. RFC 6455 7.1.1 (who closes first), RFC 9112 9.6 (no reset that overtakes data).

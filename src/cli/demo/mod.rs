@@ -1,7 +1,7 @@
 //! `portcullis demo`: everything in one process, to try it in a browser.
 //!
 //! Makes a throw-away certificate, starts a backend that speaks only `ws://` ([`backend`]) with a page to try it from
-//! ([`page`]), writes the configuration for it and runs the gateway with that. The gateway gets nothing but the text
+//! (`page`), writes the configuration for it and runs the gateway with that. The gateway gets nothing but the text
 //! that `--print` shows: the demo knows no short cuts. Listens on loopback only.
 
 pub mod backend;

@@ -1,6 +1,6 @@
 //! `portcullis explain`: one request, asked of the same decision that serves requests, with its reasons.
 //!
-//! Nothing is decided here: [`plan::plan`] answers, and what it answered from is looked up again to be told. Exit code
+//! Nothing is decided here: `exchange::plan` answers, and what it answered from is looked up again to be told. Exit code
 //! 0 says that there is an answer, whatever it is; `question` reads the request, `story` tells what becomes of it.
 
 mod question;
