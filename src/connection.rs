@@ -153,7 +153,8 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
                 connection.finish();
                 continue;
             }
-            if finishing && stop.poll_ended(cx).is_ready() {
+            // Tunnels end by themselves, within the time that the worker still has.
+            if finishing && stop.poll_ended(cx).is_ready() && !downstream.has_tunnels() {
                 return Poll::Ready(End::Cut(EndReason::Drained));
             }
             downstream.stalls.poll(cx);

@@ -241,6 +241,12 @@ pub struct WebSocketPolicy {
     pub pass_extensions: bool,
     /// No byte either way. Default 10 min.
     pub idle_timeout: Duration,
+    /// Frames are judged and counted. Default true; false: bytes pass unread.
+    pub checked_frames: bool,
+    /// Payload bytes of one data frame, as on the wire. `None`, the default: no limit.
+    pub max_frame_size: Option<u64>,
+    /// Payload bytes of one message over all its frames, as on the wire. `None`, the default: no limit.
+    pub max_message_size: Option<u64>,
     pub spot: Spot,
 }
 

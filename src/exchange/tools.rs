@@ -119,6 +119,16 @@ pub struct Downstream {
     ends_by_close: Cell<bool>,
     tunnel: RefCell<Option<Tunnel>>,
     cut: Cell<Option<EndReason>>,
+    tunnels: Cell<usize>,
+}
+
+/// A tunnel on a stream of a connection, for as long as it is held.
+pub struct OpenTunnel(Rc<Downstream>);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.set(self.0.tunnels.get() - 1);
+    }
 }
 
 impl Downstream {
@@ -144,7 +154,18 @@ impl Downstream {
             ends_by_close: Cell::default(),
             tunnel: RefCell::default(),
             cut: Cell::default(),
+            tunnels: Cell::default(),
         }
+    }
+
+    pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
+        self.tunnels.set(self.tunnels.get() + 1);
+        OpenTunnel(self.clone())
+    }
+
+    /// Whether tunnels run on streams of this connection, which they need until they have said Close.
+    pub fn has_tunnels(&self) -> bool {
+        self.tunnels.get() > 0
     }
 
     /// Whether the peer's forwarded fields are believed.

@@ -241,6 +241,12 @@ impl<'t> Table<'t> {
         cx.check(&text, units::size(&text))
     }
 
+    /// A size; `None` for `"none"` as for nothing.
+    pub fn size_or_none(&mut self, cx: &mut Cx<'_>, key: &'static str) -> Option<Located<u64>> {
+        let none = self.take(key).is_some_and(|node| node.value.as_str() == Some("none"));
+        if none { None } else { self.size(cx, key) }
+    }
+
     /// One of a few words.
     pub fn word<T: Copy>(&mut self, cx: &mut Cx<'_>, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let text = self.take(key)?.string(cx, key, "a string")?;

@@ -18,10 +18,25 @@ pub fn policy(cx: &mut Cx<'_>, mut table: Table<'_>, has_hosts: bool) -> WebSock
         subprotocols: subprotocols(cx, &mut table),
         pass_extensions: table.word(cx, "extensions", &extensions).unwrap_or(true),
         idle_timeout: table.duration(cx, "idle_timeout", Duration::from_secs(600)),
+        checked_frames: table.word(cx, "frames", &[("checked", true), ("opaque", false)]).unwrap_or(true),
+        max_frame_size: None,
+        max_message_size: None,
         spot,
     };
+    let max_frame_size = frame_limit(cx, &mut table, "max_frame_size", policy.checked_frames);
+    let max_message_size = frame_limit(cx, &mut table, "max_message_size", policy.checked_frames);
     table.close(cx);
-    policy
+    WebSocketPolicy { max_frame_size, max_message_size, ..policy }
+}
+
+/// A size, or `"none"`; not beside opaque frames, which nobody measures.
+fn frame_limit(cx: &mut Cx<'_>, table: &mut Table<'_>, key: &'static str, checked: bool) -> Option<u64> {
+    let size = table.size_or_none(cx, key)?;
+    if !checked {
+        cx.error("opaque-frames", &size.spot, format!("`{key}` cannot be held to while `frames = \"opaque\"`"))
+            .help("leave `frames` out, or the limit");
+    }
+    Some(size.value)
 }
 
 fn origins(cx: &mut Cx<'_>, table: &mut Table<'_>, has_hosts: bool) -> Vec<Located<OriginRule>> {
