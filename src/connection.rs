@@ -76,8 +76,8 @@ pub async fn run(arrival: Arrival, tools: Rc<Tools>) {
         }
     };
     let Some((stream, early)) = leftover else { return };
-    match downstream.take_tunnel() {
-        Some(tunnel) => tunnel.open(stream, early, (permit, load, open)),
+    match downstream.take_handover() {
+        Some(handover) => handover(stream, early, Box::new((permit, load, open))),
         None => close(stream, &downstream).await,
     }
 }
@@ -148,13 +148,15 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
             if let Poll::Ready(served) = connection.poll_served(cx) {
                 return Poll::Ready(End::Served(served));
             }
-            if !finishing && stop.poll_stopping(cx).is_ready() {
+            // Not while a handshake waits for its 101: hyper would add `close` to it.
+            if !finishing && !downstream.is_opening() && stop.poll_stopping(cx).is_ready() {
                 finishing = true;
                 connection.finish();
                 continue;
             }
             // Tunnels end by themselves, within the time that the worker still has.
-            if finishing && stop.poll_ended(cx).is_ready() && !downstream.has_tunnels() {
+            let is_ended = (finishing || downstream.is_opening()) && stop.poll_ended(cx).is_ready();
+            if is_ended && !downstream.has_tunnels() {
                 return Poll::Ready(End::Cut(EndReason::Drained));
             }
             downstream.stalls.poll(cx);

@@ -48,6 +48,10 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| RunError::System("start the control plane", error))?;
 
+    // Before anything is announced: whoever waits for that may stop us the moment after.
+    let signals =
+        runtime.block_on(async { Signals::new() }).map_err(|error| RunError::System("receive signals", error))?;
+
     let lifecycle = Lifecycle::new();
     let snapshot = Arc::new(snapshot);
     let workers = (0..config.server.workers)
@@ -62,9 +66,6 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
     let (stop_accepting, acceptor) =
         start_accepting(bound, workers.iter().map(|worker| worker.port.clone()).collect(), connections)
             .map_err(|error| RunError::System("start accepting", error))?;
-    // Whoever waits for the announcement may stop us right behind it.
-    let signals =
-        runtime.block_on(async { Signals::new() }).map_err(|error| RunError::System("receive signals", error))?;
     announce(&addresses);
 
     runtime.block_on(serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));

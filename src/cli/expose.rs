@@ -16,7 +16,7 @@ use crate::config::report::Report;
 #[command(after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
                         --cert c.pem --key k.pem --origin https://app.example.com")]
 pub struct Args {
-    /// ws://, wss://, http:// or https:// HOST:PORT, unix:/path, ws+unix:/path
+    /// ws|wss|http|https://HOST:PORT, unix:/PATH or ws+unix:/PATH
     #[arg(value_name = "BACKEND_URL")]
     backend: String,
     /// `:8443` is all of IPv4 [default: 127.0.0.1:8443]

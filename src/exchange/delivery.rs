@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::entry::Entry;
-use super::stalls::Stallable;
+use super::stalls::{Delivered, Stallable};
 use crate::http::{AnswerBody, BodyError};
 use crate::proto::fields;
 use crate::telemetry::end::EndReason;
@@ -23,17 +23,19 @@ pub struct Delivery {
 
 impl Delivery {
     pub fn answer(body: ResponseBody, entry: Rc<Entry>) -> AnswerBody {
-        let downstream = entry.downstream().clone();
+        let version = entry.downstream().version;
+        let stalls = entry.downstream().stalls.clone();
         let limit = entry.client_stall();
         let delivery = Self { body, entry };
-        match downstream.version {
+        match version {
             HttpVersion::Http1 => AnswerBody::Stream(Box::pin(delivery)),
-            HttpVersion::Http2 => AnswerBody::Stream(Box::pin(Stallable::new(delivery, downstream, limit))),
+            HttpVersion::Http2 => AnswerBody::Stream(Box::pin(Stallable::new(delivery, stalls, limit))),
         }
     }
+}
 
-    /// The client does not read it.
-    pub(super) fn give_up(self) {
+impl Delivered for Delivery {
+    fn give_up(self) {
         self.entry.end(EndReason::ClientStalled);
     }
 }

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{HOST, ORIGIN, USER_AGENT};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
-use super::outbound;
 use super::plan::Found;
 use super::tools::{Downstream, Generation};
 use crate::clock::{self, Instant};
@@ -35,7 +36,7 @@ pub struct Entry {
     upstream_time: Cell<Option<Duration>>,
     client_stall: Cell<Duration>,
     tunnel: Cell<Option<TunnelEnd>>,
-    said: Said,
+    said: RefCell<Said>,
     learned: RefCell<Learned>,
 }
 
@@ -48,6 +49,21 @@ struct Said {
     origin: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     client: Option<IpAddr>,
+}
+
+impl Said {
+    /// Field values are slices of the 8 KiB that hyper read the head into; a tunnel must not keep those alive.
+    fn detach(&mut self) {
+        for value in [&mut self.host, &mut self.origin, &mut self.user_agent].into_iter().flatten() {
+            *value = copy(value);
+        }
+        let target = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        self.uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).unwrap_or_default();
+    }
+}
+
+fn copy(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes())).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// What was found out on the way.
@@ -66,7 +82,7 @@ impl Entry {
     pub fn open(downstream: &Rc<Downstream>, generation: &Generation, inbound: &Inbound) -> Rc<Self> {
         downstream.activity.request_opened();
         let head = &inbound.head;
-        let client = outbound::client_address(downstream, generation, &head.headers);
+        let client = downstream.client_address(&generation.snapshot, &head.headers);
         let said = Said {
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -87,7 +103,7 @@ impl Entry {
             upstream_time: Cell::default(),
             client_stall: Cell::new(Duration::from_secs(30)),
             tunnel: Cell::default(),
-            said,
+            said: RefCell::new(said),
             learned: RefCell::default(),
         })
     }
@@ -136,7 +152,7 @@ impl Entry {
 
     /// The head of an answer is on its way to the client.
     pub fn answered(&self, status: StatusCode) {
-        if self.said.version == Version::HTTP_10 {
+        if self.said.borrow().version == Version::HTTP_10 {
             self.downstream.set_ends_by_close();
         }
         self.status.set(Some(status));
@@ -165,6 +181,9 @@ impl Entry {
         self.answered(status);
         self.write(AccessEvent::TunnelOpen, None);
         self.event.set(AccessEvent::TunnelClose);
+        self.said.borrow_mut().detach();
+        let mut learned = self.learned.borrow_mut();
+        learned.request_id = learned.request_id.as_ref().map(copy);
     }
 
     pub fn tunnel_ended(&self, end: TunnelEnd) {
@@ -180,7 +199,7 @@ impl Entry {
         if !downstream.tools.access.is_on() {
             return;
         }
-        let learned = self.learned.borrow();
+        let (said, learned) = (self.said.borrow(), self.learned.borrow());
         let text =
             |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
         let request_id = text(&learned.request_id).unwrap_or_default();
@@ -195,15 +214,15 @@ impl Entry {
             request: &request_id,
             connection: downstream.number,
             listener: downstream.listener.name.as_str(),
-            client: self.said.client,
+            client: said.client,
             peer: Some(&downstream.peer),
-            host: match (&learned.authority, &self.said.host) {
+            host: match (&learned.authority, &said.host) {
                 (Some(authority), _) => Some(authority.as_bytes()),
                 (None, host) => host.as_ref().map(HeaderValue::as_bytes),
             },
-            method: self.said.method.as_str(),
-            path: self.said.uri.path().as_bytes(),
-            query: self.said.uri.query().map(str::as_bytes),
+            method: said.method.as_str(),
+            path: said.uri.path().as_bytes(),
+            query: said.uri.query().map(str::as_bytes),
             protocol: Some(downstream.version),
             tls: downstream.tls.as_ref().map(|tls| tls.version),
             route: learned.route.as_ref().map(Name::as_str),
@@ -219,8 +238,8 @@ impl Entry {
             duration: Some(self.started.elapsed()),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             end,
-            origin: self.said.origin.as_ref().map(HeaderValue::as_bytes),
-            user_agent: self.said.user_agent.as_ref().map(HeaderValue::as_bytes),
+            origin: said.origin.as_ref().map(HeaderValue::as_bytes),
+            user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
             detail: learned.detail.as_deref(),
         });
     }

@@ -14,12 +14,13 @@ mod websocket;
 
 use std::rc::Rc;
 
-use http::header::LOCATION;
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, LOCATION};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::fault::Fault;
 use crate::http::{AnswerBody, Inbound};
 use crate::telemetry::end::EndReason;
+use crate::types::HttpVersion;
 
 use entry::Entry;
 use outbound::Errand;
@@ -30,12 +31,26 @@ pub use tools::{Downstream, Generation, Numbers, Tools};
 pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<AnswerBody> {
     let generation = downstream.tools.generation();
     let entry = Entry::open(&downstream, &generation, &inbound);
-    match serve(&downstream, &generation, &entry, inbound).await {
+    let is_head = inbound.head.method == Method::HEAD;
+    let mut answer = match serve(&downstream, &generation, &entry, inbound).await {
         Ok(answer) => answer,
         Err(fault) => {
             entry.failed(&fault);
             fault.answer(downstream.version)
         }
+    };
+    if is_head {
+        strip_body(&mut answer);
+    }
+    answer
+}
+
+/// Answers to HEAD have no body (RFC 9110 9.3.2); on h2 hyper would send it.
+fn strip_body(answer: &mut Response<AnswerBody>) {
+    if let AnswerBody::Full(body) = answer.body() {
+        let length = HeaderValue::from(body.len());
+        *answer.body_mut() = AnswerBody::Empty;
+        answer.headers_mut().insert(CONTENT_LENGTH, length);
     }
 }
 
@@ -79,7 +94,10 @@ async fn serve(
         }
         Plan::Handshake { upstream, onward, handshake } => {
             let route = found.route.map(|route| &snapshot.routes[route]).ok_or(Fault::NoRoute)?;
-            websocket::open(errand(upstream, &onward), downstream, entry, route, handshake, inbound).await
+            downstream.set_opening(downstream.version == HttpVersion::Http1);
+            let opened = websocket::open(errand(upstream, &onward), downstream, entry, route, handshake, inbound).await;
+            downstream.set_opening(false);
+            opened
         }
     }
 }

@@ -1,7 +1,5 @@
 //! A request's head on its way upstream: what is removed, what is set, for plain requests and handshakes alike.
 
-use std::net::IpAddr;
-
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Uri, Version, request};
 
@@ -84,7 +82,7 @@ impl Errand<'_> {
             &ForwardedInput {
                 peer: self.downstream.peer.ip(),
                 trusted: self.downstream.is_trusted(snapshot),
-                client: client_address(self.downstream, self.generation, headers),
+                client: self.downstream.client_address(snapshot, headers),
                 scheme: self.downstream.listener.scheme(),
                 authority: self.authority,
                 port: self.downstream.local_port,
@@ -92,12 +90,6 @@ impl Errand<'_> {
             },
         );
     }
-}
-
-/// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
-pub fn client_address(downstream: &Downstream, generation: &Generation, headers: &HeaderMap) -> Option<IpAddr> {
-    let proxies = &generation.snapshot.trusted_proxies;
-    forwarded::client_address(headers, downstream.peer.ip(), |peer| proxies.trust(peer))
 }
 
 /// The Host that the client sent: an absolute target's or `:authority`, else the field.

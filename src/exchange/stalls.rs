@@ -17,15 +17,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use slab::Slab;
 
-use super::delivery::Delivery;
-use super::tools::Downstream;
 use crate::clock::{self, Instant};
 use crate::http::BodyError;
 
 /// The answers that one connection has open.
 #[derive(Default)]
 pub struct Stalls {
-    answers: RefCell<Slab<Rc<Answer>>>,
+    answers: RefCell<Slab<Rc<dyn Waiting>>>,
     /// No answer can have stalled before; `None` while nobody waits for a window.
     due: Cell<Option<Instant>>,
     timer: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
@@ -33,9 +31,22 @@ pub struct Stalls {
     waker: RefCell<Option<Waker>>,
 }
 
-struct Answer {
+/// A body that says so when it is given up.
+pub(super) trait Delivered: Body<Data = Bytes, Error = BodyError> + Unpin {
+    /// The client does not read it.
+    fn give_up(self);
+}
+
+/// An answer, whatever its body is.
+trait Waiting {
+    /// When it has waited for too long, if it waits.
+    fn deadline(&self) -> Option<Instant>;
+    fn give_up(&self);
+}
+
+struct Answer<B> {
     /// `None` once it has been given up.
-    delivery: RefCell<Option<Delivery>>,
+    delivery: RefCell<Option<B>>,
     /// When the piece was handed over that hyper has not come back from.
     handed_over: Cell<Option<Instant>>,
     limit: Duration,
@@ -77,10 +88,7 @@ impl Stalls {
             }
         }
         for answer in stalled {
-            answer.handed_over.set(None);
-            if let Some(delivery) = answer.delivery.take() {
-                delivery.give_up();
-            }
+            answer.give_up();
         }
         next
     }
@@ -95,29 +103,36 @@ impl Stalls {
     }
 }
 
-impl Answer {
+impl<B: Delivered> Waiting for Answer<B> {
     fn deadline(&self) -> Option<Instant> {
         self.handed_over.get().map(|since| since + self.limit)
+    }
+
+    fn give_up(&self) {
+        self.handed_over.set(None);
+        if let Some(delivery) = self.delivery.take() {
+            delivery.give_up();
+        }
     }
 }
 
 /// A delivery that may be given up while nobody asks for it.
-pub(super) struct Stallable {
-    answer: Rc<Answer>,
-    downstream: Rc<Downstream>,
+pub(super) struct Stallable<B> {
+    answer: Rc<Answer<B>>,
+    stalls: Rc<Stalls>,
     key: usize,
 }
 
-impl Stallable {
-    pub(super) fn new(delivery: Delivery, downstream: Rc<Downstream>, limit: Duration) -> Self {
+impl<B: Delivered + 'static> Stallable<B> {
+    pub(super) fn new(delivery: B, stalls: Rc<Stalls>, limit: Duration) -> Self {
         let (delivery, handed_over) = (RefCell::new(Some(delivery)), Cell::new(None));
         let answer = Rc::new(Answer { delivery, handed_over, limit });
-        let key = downstream.stalls.answers.borrow_mut().insert(answer.clone());
-        Self { answer, downstream, key }
+        let key = stalls.answers.borrow_mut().insert(answer.clone());
+        Self { answer, stalls, key }
     }
 }
 
-impl Body for Stallable {
+impl<B: Delivered> Body for Stallable<B> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -132,7 +147,7 @@ impl Body for Stallable {
             Poll::Ready(Some(Ok(_))) => {
                 let now = clock::now();
                 answer.handed_over.set(Some(now));
-                self.downstream.stalls.expect(now + answer.limit);
+                self.stalls.expect(now + answer.limit);
             }
             // The upstream's turn, or the end.
             Poll::Pending | Poll::Ready(_) => answer.handed_over.set(None),
@@ -149,9 +164,9 @@ impl Body for Stallable {
     }
 }
 
-impl Drop for Stallable {
+impl<B> Drop for Stallable<B> {
     fn drop(&mut self) {
-        let answer = self.downstream.stalls.answers.borrow_mut().try_remove(self.key);
+        let answer = self.stalls.answers.borrow_mut().try_remove(self.key);
         drop(answer);
     }
 }

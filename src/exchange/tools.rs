@@ -1,23 +1,28 @@
 //! What a request finds around it: the worker's tools, and the connection it came on.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
 
 use crate::clock::Wheel;
 use crate::http::Activity;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
+use crate::proto::forwarded;
 use crate::proto::request_id::RequestIds;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::transport::Scratch;
+use crate::transport::{Scratch, Transport};
 use crate::types::{HttpVersion, Peer};
 use crate::upstream::Group;
 
 use super::stalls::Stalls;
-use super::websocket::Tunnel;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -103,6 +108,9 @@ fn random() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// Takes the stream, the bytes that came behind the request, and what has to be held until the end.
+pub type Handover = Box<dyn FnOnce(Box<dyn Transport>, Bytes, Box<dyn Any>)>;
+
 /// A downstream connection as its requests see it.
 pub struct Downstream {
     pub tools: Rc<Tools>,
@@ -115,9 +123,10 @@ pub struct Downstream {
     pub activity: Rc<Activity>,
     /// Unique in this process, for logs.
     pub number: u64,
-    pub stalls: Stalls,
+    pub stalls: Rc<Stalls>,
     ends_by_close: Cell<bool>,
-    tunnel: RefCell<Option<Tunnel>>,
+    is_opening: Cell<bool>,
+    handover: RefCell<Option<Handover>>,
     cut: Cell<Option<EndReason>>,
     tunnels: Cell<usize>,
 }
@@ -150,9 +159,10 @@ impl Downstream {
             version,
             activity,
             number,
-            stalls: Stalls::default(),
+            stalls: Rc::default(),
             ends_by_close: Cell::default(),
-            tunnel: RefCell::default(),
+            is_opening: Cell::default(),
+            handover: RefCell::default(),
             cut: Cell::default(),
             tunnels: Cell::default(),
         }
@@ -173,13 +183,18 @@ impl Downstream {
         snapshot.trusted_proxies.trust(self.peer.ip())
     }
 
-    /// On HTTP/1.1: the tunnel that begins once the 101 has been written.
-    pub fn take_tunnel(&self) -> Option<Tunnel> {
-        self.tunnel.take()
+    /// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
+    pub fn client_address(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Option<IpAddr> {
+        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.trust(peer))
     }
 
-    pub(super) fn put_tunnel(&self, tunnel: Tunnel) {
-        *self.tunnel.borrow_mut() = Some(tunnel);
+    /// On HTTP/1.1: what is to become of the stream once the 101 has been written.
+    pub fn take_handover(&self) -> Option<Handover> {
+        self.handover.take()
+    }
+
+    pub(super) fn put_handover(&self, handover: Handover) {
+        *self.handover.borrow_mut() = Some(handover);
     }
 
     /// hyper has refused what came by itself: its one line in the access log.
@@ -202,6 +217,15 @@ impl Downstream {
             detail: Some(&error.to_string()),
             ..AccessRecord::default()
         });
+    }
+
+    /// On HTTP/1.1: a handshake waits for its server. Its 101 must not say that the connection closes.
+    pub fn is_opening(&self) -> bool {
+        self.is_opening.get()
+    }
+
+    pub(super) fn set_opening(&self, opening: bool) {
+        self.is_opening.set(opening);
     }
 
     /// An answer has begun whose only mark of its end may be the connection's.

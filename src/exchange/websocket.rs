@@ -78,7 +78,7 @@ pub async fn open(
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             *response.extensions_mut() = spelling::websocket();
             entry.tunnel_opened(StatusCode::SWITCHING_PROTOCOLS);
-            downstream.put_tunnel(tunnel);
+            downstream.put_handover(Box::new(move |stream, early, held| tunnel.open(stream, early, held)));
         }
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;

@@ -31,6 +31,8 @@ pub(super) fn lead(pattern: &str) -> (String, bool) {
         match chars.peek() {
             // The character before may be missing.
             Some((_, '?' | '*' | '{')) => return (lead, false),
+            // So may what is repeated twice: `a+*` is `(a+)*`.
+            Some((plus, '+')) if rest[plus + 1..].starts_with(['?', '*', '{', '+']) => return (lead, false),
             _ => lead.push(literal),
         }
     }
@@ -59,6 +61,8 @@ mod tests {
             ("^/ab*c", "/a", false),
             ("^/ab{2}c", "/a", false),
             ("^/ab+c", "/ab", false),
+            ("^/ab+*c", "/a", false),
+            ("^/ab+{0}c", "/a", false),
             ("^/(ws|chat)$", "", false),
             ("^/a|/b", "", false),
             ("(?i)^/ws", "", false),

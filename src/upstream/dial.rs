@@ -7,35 +7,28 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::definition::Definition;
 use super::failure::Failure;
-use super::group::Group;
 use crate::config::model::ServerAddress;
 use crate::tls::ClientTlsStream;
 use crate::transport::{Socket, Transport};
 
-impl Group {
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: usize) -> Result<UpstreamStream, Failure> {
-        let connected = tokio::time::timeout(self.definition.connect_timeout, self.connect(server))
-            .await
-            .unwrap_or(Err(Failure::ConnectTimeout));
-        match &connected {
-            Ok(_) => self.note_reached(server),
-            Err(_) => self.note_unreachable(server),
-        }
-        connected
-    }
+/// Connects to one of the upstream's servers.
+pub(super) async fn dial(upstream: &Definition, server: usize) -> Result<UpstreamStream, Failure> {
+    tokio::time::timeout(upstream.connect_timeout, connect(upstream, server))
+        .await
+        .unwrap_or(Err(Failure::ConnectTimeout))
+}
 
-    async fn connect(&self, server: usize) -> Result<UpstreamStream, Failure> {
-        let definition = &self.definition.servers[server];
-        let socket = connect_socket(&definition.address).await.map_err(Failure::Connect)?;
-        let (Some(name), Some(tls)) = (&definition.tls_name, &self.definition.tls) else {
-            return Ok(UpstreamStream::Clear(socket));
-        };
-        match tls.connect(name, socket).await {
-            Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream))),
-            Err(error) => Err(Failure::Tls(error.to_string())),
-        }
+async fn connect(upstream: &Definition, server: usize) -> Result<UpstreamStream, Failure> {
+    let definition = &upstream.servers[server];
+    let socket = connect_socket(&definition.address).await.map_err(Failure::Connect)?;
+    let (Some(name), Some(tls)) = (&definition.tls_name, &upstream.tls) else {
+        return Ok(UpstreamStream::Clear(socket));
+    };
+    match tls.connect(name, socket).await {
+        Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream))),
+        Err(error) => Err(Failure::Tls(error.to_string())),
     }
 }
 

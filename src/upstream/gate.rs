@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::body::{BodyError, RequestBody};
+use super::request_body::{BodyError, RequestBody};
 
 /// How long a server may take to say 100 before the body is sent all the same.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -15,11 +15,12 @@ use http::{Request, Response, StatusCode, response};
 use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
 
-use super::body::{RequestBody, ResponseBody};
+use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
 use super::group::Group;
-use super::pool::{Connection, SharedWire, client_builder};
+use super::request_body::RequestBody;
+use super::response_body::ResponseBody;
 use super::send::Failed;
 use crate::lifecycle;
 

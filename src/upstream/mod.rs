@@ -5,18 +5,23 @@
 //! settings. Connections for WebSocket are dialled for one handshake and never pooled.
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
-mod body;
+mod connection;
+mod definition;
 mod dial;
 mod failure;
 mod gate;
 mod group;
 mod handshake;
 mod pool;
+mod request_body;
+mod response_body;
 mod send;
 
-pub use body::{BodyError, RequestBody, ResponseBody, ResponseBodyFault};
+pub use definition::{Definition, ServerDefinition};
 pub use dial::UpstreamStream;
 pub use failure::Failure;
-pub use group::{Definition, Group, ServerDefinition};
+pub use group::Group;
 pub use handshake::{HandshakeAnswer, Switched};
+pub use request_body::{BodyError, RequestBody};
+pub use response_body::{ResponseBody, ResponseBodyFault};
 pub use send::{Answered, Failed, SendOptions};

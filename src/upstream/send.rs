@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use smallvec::SmallVec;
 
-use super::body::{BodyError, RequestBody, ResponseBody};
 use super::failure::Failure;
 use super::gate::Gate;
 use super::group::Group;
 use super::pool::Lease;
+use super::request_body::{BodyError, RequestBody};
+use super::response_body::ResponseBody;
 use crate::clock::{self, IdleTimer, Instant};
 
 /// What one request asks of its group.

@@ -108,6 +108,12 @@ async fn ht2_15_rapid_resets_end_in_a_goaway_or_in_bounded_work() {
     let head = block(&[GET, HTTPS, A, N]);
     let mut id = 1;
     let mut canary = Vec::new();
+    let mut quiet = Duration::ZERO;
+    for _ in 0..5 {
+        let start = Instant::now();
+        stage.assert_serving().await;
+        quiet = quiet.max(start.elapsed());
+    }
     for _ in 0..100 {
         let mut frames = Vec::new();
         for _ in 0..100 {
@@ -127,7 +133,8 @@ async fn ht2_15_rapid_resets_end_in_a_goaway_or_in_bounded_work() {
     let got = raw.outcome(id).await;
     assert!(matches!(got, Outcome::GoAway(11) | Outcome::Closed | Outcome::Status(_)), "{got:?}");
     assert!(stage.b1.connections() <= 300, "{} upstream connections", stage.b1.connections());
-    assert!(canary.iter().all(|time| *time < Duration::from_secs(1)), "{canary:?}");
+    let limit = (quiet * 10).max(Duration::from_millis(100));
+    assert!(canary.iter().all(|time| *time < limit), "{canary:?}, {quiet:?} before");
     stage.assert_serving().await;
 }
 
@@ -340,9 +347,9 @@ async fn h2w_17_a_stream_that_is_not_read_stops_its_backend_and_only_it() {
         }
         last = now;
     }
-    assert!(last < BLOCKS / 2, "{last} blocks of 64 KiB went nowhere");
+    assert!(last < BLOCKS / 4, "{last} blocks of 64 KiB went nowhere");
     let grown = stage.gateway.rss().saturating_sub(before);
-    assert!(grown < 8 * 1024, "{grown} KiB");
+    assert!(grown < 4 * 1024, "{grown} KiB");
     h2.tunnel(&Handshake::to("/ws")).await.echo("others go on").await;
     let (all, end) = pump.rest().await;
     assert_eq!(end, End::Fin);

@@ -145,3 +145,16 @@ async fn int_08_an_answer_to_head_has_the_length_and_no_body() {
         }
     }
 }
+
+#[tokio::test]
+async fn int_08_the_gateways_own_answers_to_head_have_no_body_either() {
+    let stage = Stage::standard().await;
+    for way in Way::ALL {
+        for (path, status, length) in [("/denied", 403, 7), ("/nowhere", 404, 14)] {
+            let answer = way.ask(&stage, &Request::new("HEAD", path)).await;
+            assert_eq!((answer.status, answer.text()), (status, String::new()), "{way:?}");
+            assert_eq!(answer.get("content-length"), Some(&*length.to_string()), "{way:?} {path}");
+            assert_eq!(way.ask(&stage, &Request::get(path)).await.body.len(), length, "{way:?} {path}");
+        }
+    }
+}

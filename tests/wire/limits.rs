@@ -131,24 +131,29 @@ async fn lim_03_an_idle_connection_is_closed_without_a_word() {
     }
 }
 
-#[tokio::test]
-async fn lim_06_silent_connections_on_the_tls_port_slow_nobody_and_are_cut() {
-    let stage = Setup::new().listener_timeouts("tls_handshake = \"2s\"").start();
-    let mut silent = Vec::new();
-    for _ in 0..200 {
-        silent.push(Client::clear(stage.gateway.address("tls")).await);
-    }
+/// What ten requests over TLS take, a tenth of a second apart.
+async fn canary(stage: &Stage) -> Vec<Duration> {
     let mut times = Vec::new();
     for _ in 0..10 {
         let start = Instant::now();
         let request = Request::get("/n");
-        assert_eq!(Way::Tls.ask(&stage, &request).await.text(), request.nonce);
+        assert_eq!(Way::Tls.ask(stage, &request).await.text(), request.nonce);
         times.push(start.elapsed());
         pause(100).await;
     }
-    // An unoptimised build on a busy machine still makes this many TLS handshakes a second with ease.
-    let slow = percentile(times, 80);
-    assert!(slow < Duration::from_millis(300), "{slow:?}");
+    times
+}
+
+#[tokio::test]
+async fn lim_06_silent_connections_on_the_tls_port_slow_nobody_and_are_cut() {
+    let stage = Setup::new().listener_timeouts("tls_handshake = \"2s\"").start();
+    let quiet = percentile(canary(&stage).await, 80);
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(Client::clear(stage.gateway.address("tls")).await);
+    }
+    let slow = percentile(canary(&stage).await, 80);
+    assert!(slow < (quiet * 3).max(Duration::from_millis(100)), "{slow:?}, {quiet:?} before");
     for mut client in silent {
         // An alert may be said before the end.
         client.rest().await;

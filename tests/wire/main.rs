@@ -6,9 +6,11 @@
 #![allow(clippy::disallowed_methods)]
 
 mod early;
+mod floods;
 mod handshake;
 mod harness;
 mod headers;
+mod hostile;
 mod http2;
 mod interim;
 mod limits;

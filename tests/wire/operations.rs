@@ -11,10 +11,15 @@ use crate::harness::{
 async fn ops_01_an_upstream_that_is_down_is_502_at_once() {
     let stage = Setup::new().upstream_url(&format!("http://127.0.0.1:{}", Backend::closed_port())).start();
     for way in Way::ALL {
-        let start = Instant::now();
-        way.ask(&stage, &Request::get("/n")).await.assert_refused(502, "upstream-unreachable");
-        way.refused(&stage, &Handshake::to("/ws"), 502, "upstream-unreachable").await;
-        assert!(start.elapsed() < Duration::from_secs(2), "{way:?}: {:?}", start.elapsed());
+        // The best of a few: a busy machine may be slow once, a gateway that waits is so each time.
+        let mut best = Duration::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            way.ask(&stage, &Request::get("/n")).await.assert_refused(502, "upstream-unreachable");
+            way.refused(&stage, &Handshake::to("/ws"), 502, "upstream-unreachable").await;
+            best = best.min(start.elapsed() / 2);
+        }
+        assert!(best < Duration::from_millis(200), "{way:?}: {best:?}");
     }
 }
 

@@ -118,17 +118,24 @@ async fn tun_03_frames_cut_at_every_byte_arrive_the_same() {
 async fn tun_05_small_messages_meet_no_delayed_acknowledgement() {
     for way in Way::ALL {
         let stage = Stage::standard().await;
-        let mut tunnel = way.tunnel(&stage, &Handshake::to("/ws")).await;
-        let mut times = Vec::new();
-        for _ in 0..1000 {
-            let start = Instant::now();
-            tunnel.echo("x").await;
-            times.push(start.elapsed());
-        }
-        // A stall would be 40 ms each time; the 95th percentile keeps a busy machine out of it.
-        let slow = percentile(times, 95);
-        assert!(slow < Duration::from_millis(20), "{way:?}: {slow:?}");
+        // What the machine itself costs at the moment: the same without the gateway.
+        let mut direct = Client::clear(stage.b1.address).await;
+        direct.open(&Handshake::to("/ws")).await;
+        let quiet = echoes(&mut Tunnel::H1(direct)).await;
+        let slow = echoes(&mut way.tunnel(&stage, &Handshake::to("/ws")).await).await;
+        assert!(slow < (quiet * 5).max(Duration::from_millis(20)), "{way:?}: {slow:?}, {quiet:?} without the gateway");
     }
+}
+
+/// The 99th percentile of 1000 echoes of one byte.
+async fn echoes(tunnel: &mut Tunnel) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..1000 {
+        let start = Instant::now();
+        tunnel.echo("x").await;
+        times.push(start.elapsed());
+    }
+    percentile(times, 99)
 }
 
 /// Bytes that are no legal frame of a client's, and with what the tunnel ends.
@@ -345,7 +352,8 @@ fn pumping(count: usize, written: Arc<AtomicUsize>) -> Backend {
 
 #[tokio::test]
 async fn tun_15_a_client_that_stops_reading_stops_the_backend_and_costs_no_memory() {
-    const BLOCKS: usize = 1024;
+    // 256 MiB.
+    const BLOCKS: usize = 4096;
     for way in [Way::Clear, Way::Tls] {
         let written = Arc::new(AtomicUsize::new(0));
         let stage = Setup::new().b1(pumping(BLOCKS, written.clone())).start();
@@ -362,13 +370,15 @@ async fn tun_15_a_client_that_stops_reading_stops_the_backend_and_costs_no_memor
             }
             last = now;
         }
-        assert!(last < BLOCKS / 2, "{way:?}: {last} blocks of 64 KiB went nowhere");
+        assert!(last < BLOCKS / 8, "{way:?}: {last} blocks of 64 KiB went nowhere");
+        pause(3000).await;
+        assert_eq!(written.load(Ordering::SeqCst), last, "{way:?}: something trickles on");
         let grown = stage.gateway.rss().saturating_sub(before);
         assert!(grown < 8 * 1024, "{way:?}: {grown} KiB");
         let (all, end) = tunnel.rest().await;
         assert_eq!(end, End::Fin);
         assert_eq!(digest(&all), digest(&[blocks(BLOCKS), gone()].concat()), "{way:?}: {} bytes", all.len());
-        assert!(all.len() > 60 * MIB);
+        assert!(all.len() > 256 * MIB);
     }
 }
 
@@ -409,15 +419,15 @@ async fn tun_15_a_backend_that_stops_reading_stops_the_client() {
 #[tokio::test]
 async fn tun_19_silence_both_ways_ends_the_tunnel_at_its_idle_timeout() {
     for way in Way::ALL {
-        let stage = Setup::new().websocket("idle_timeout = \"1s\"").start();
+        let stage = Setup::new().websocket("idle_timeout = \"3s\"").start();
         let mut tunnel = way.tunnel(&stage, &Handshake::to("/ws")).await;
-        pause(600).await;
+        pause(1000).await;
         tunnel.echo("not idle").await;
         let start = Instant::now();
         let (rest, _) = tunnel.rest().await;
         assert_eq!(rest, Frame::close(1001, "going away").bytes(), "{way:?}");
         let took = start.elapsed();
-        assert!(took > Duration::from_millis(800) && took < Duration::from_secs(4), "{way:?}: {took:?}");
+        assert!(took > Duration::from_millis(2400) && took < Duration::from_millis(3600), "{way:?}: {took:?}");
         let record = stage.b1.records().remove(0);
         // The client's answer is waited for.
         assert!(holds_within(Duration::from_secs(4), || record.is_over()).await);
@@ -474,7 +484,7 @@ async fn tun_22_nothing_is_left_of_tunnels_that_are_over() {
     cycles(&stage, 500).await;
     eventually("descriptors back to where they were", || stage.gateway.descriptors() <= descriptors).await;
     let warm = stage.gateway.rss();
-    cycles(&stage, 1000).await;
+    cycles(&stage, 2000).await;
     eventually("descriptors back to where they were", || stage.gateway.descriptors() <= descriptors).await;
     let after = stage.gateway.rss();
     assert!(after < warm + warm / 10 + 2048, "{warm} KiB, then {after} KiB");

@@ -36,7 +36,7 @@ const THROW_AWAY_LIFE: Duration = Duration::from_secs(7 * DAY.as_secs());
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "Example:\n  portcullis cert localhost app.test '*.app.test' 192.168.1.20")]
 pub struct Args {
-    /// Host names, `*.` names, IP addresses; `localhost` brings 127.0.0.1 and ::1
+    /// Host names, `*.` names, addresses; localhost brings its addresses
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
     /// Where the files go; a CA there is used again

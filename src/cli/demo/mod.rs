@@ -23,12 +23,12 @@ use super::cert;
 /// Starts an example backend and page with the gateway in front of them, to try in a browser.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "Example:\n  portcullis demo                  then open https://localhost:8443/\n  \
-    portcullis demo --certs certs    with the CA of `portcullis cert`, trusted already")]
+    portcullis demo --certs certs    with a CA that is trusted already")]
 pub struct Args {
-    /// Loopback address; port 0 takes a free one
+    /// On this machine only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", value_parser = loopback)]
     pub listen: SocketAddr,
-    /// Use and keep the CA in this folder [default: one to throw away]
+    /// A folder of `portcullis cert`, used and kept
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
     /// Print the file that this stands for, and stop

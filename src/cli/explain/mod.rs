@@ -24,7 +24,7 @@ use crate::types::Scheme;
 #[command(after_help = "Example:\n  portcullis explain wss://chat.example.com/ws --origin https://evil.example\n\n\
                         Exit codes: 0 there is an answer, whatever it is; 2 bad usage or configuration")]
 pub struct Args {
-    /// ws:// and wss:// ask with a WebSocket handshake, http:// and https:// do not
+    /// wss:// and ws:// ask with a handshake, https:// and http:// without
     #[arg(value_name = "URL")]
     url: String,
     /// The Origin that the page would have
@@ -33,7 +33,7 @@ pub struct Args {
     /// A subprotocol to offer; more than once for more
     #[arg(long = "subprotocol", value_name = "NAME")]
     subprotocols: Vec<String>,
-    /// The method; only for http:// and https:// [default: GET]
+    /// The method of a plain request [default: GET]
     #[arg(long)]
     method: Option<Method>,
     /// As if a verified client certificate were shown

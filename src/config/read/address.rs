@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::fault::Fault;
 use super::names::{self, Host};
 use super::suggest::nearest;
-use super::tree::Fault;
 
 /// The longest path that fits into a unix socket's address, in bytes, without the NUL at its end.
 pub const UNIX_PATH: usize = 107;

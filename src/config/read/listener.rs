@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::{self, Listen, UNIX_PATH};
+use super::address::{self, Listen};
 use super::tree::{Cx, Table, refuse_duplicates};
 use super::units::show_size;
-use super::{route, tls};
+use super::{common, tls};
 use crate::config::keys;
 use crate::config::model::{ListenAddress, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols};
-use crate::config::report::{Located, Spot};
+use crate::config::report::Located;
 use crate::types::Name;
 
 const KIB: u64 = 1 << 10;
@@ -28,7 +28,7 @@ pub fn listener(cx: &mut Cx<'_>, mut table: Table<'_>) -> Listener {
         table.missing(cx, "`address`", "add for example `address = \"0.0.0.0:443\"`");
     }
     let address = text.as_ref().and_then(|text| listen_address(cx, text));
-    let name = route::name(cx, &mut table).unwrap_or_else(|| match &text {
+    let name = common::name(cx, &mut table).unwrap_or_else(|| match &text {
         Some(text) => Name::new(text.as_str()),
         None => Name::from("listener"),
     });
@@ -56,20 +56,9 @@ fn listen_address(cx: &mut Cx<'_>, text: &Located<String>) -> Option<Located<Lis
     match listen.value {
         Listen::Tcp(address) => Some(Located::new(ListenAddress::Tcp(address), listen.spot)),
         Listen::Unix(path) => {
-            unix(cx, path, &listen.spot).map(|path| Located::new(ListenAddress::Unix(path), listen.spot))
+            common::unix(cx, path, &listen.spot).map(|path| Located::new(ListenAddress::Unix(path), listen.spot))
         }
     }
-}
-
-/// The resolved path of a unix socket, if the system can hold it.
-pub fn unix(cx: &mut Cx<'_>, path: String, spot: &Spot) -> Option<PathBuf> {
-    let path = cx.path(Located::new(path, spot.clone()))?.value;
-    if path.as_os_str().len() > UNIX_PATH {
-        cx.error("bad-path", spot, format!("the path of a unix socket has at most {UNIX_PATH} bytes"))
-            .help(format!("this one comes to {}", path.display()));
-        return None;
-    }
-    Some(path)
 }
 
 fn protocols(cx: &mut Cx<'_>, table: &mut Table<'_>, tls: bool) -> Protocols {

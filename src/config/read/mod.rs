@@ -5,6 +5,8 @@
 //! way; a configuration comes out only when none of them is an error.
 
 mod address;
+mod common;
+mod fault;
 mod include;
 mod link;
 mod listener;

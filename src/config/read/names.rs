@@ -6,7 +6,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::tree::Fault;
+use super::fault::Fault;
 use crate::config::model::{HostPattern, OriginRule};
 
 /// A host, as a name or an address.

@@ -4,7 +4,7 @@
 //! refused; RFC 3986, sections 5.2.4 and 6.2.2), so a pattern that is not in that form could never match: it is
 //! refused here, with the form that would.
 
-use super::tree::Fault;
+use super::fault::Fault;
 use crate::config::model::PathPattern;
 
 /// Compiled size of a regular expression, in bytes: far more than a path needs, far less than would hurt.

@@ -6,14 +6,12 @@ use super::address;
 use super::names;
 use super::paths;
 use super::tree::{Cx, Node, Table, refuse_duplicates};
-use super::{DraftRoute, UpstreamReference, tls, upstream, websocket};
+use super::{DraftRoute, UpstreamReference, common, tls, upstream, websocket};
 use crate::config::keys;
 use crate::config::model::{HostPattern, PathPattern, Route, RouteTimeouts, Target};
 use crate::config::report::{Located, Spot};
 use crate::types::Name;
 
-/// Long names make logs and metrics unreadable.
-const NAME_LENGTH: usize = 128;
 const REDIRECTS: [u32; 5] = [301, 302, 303, 307, 308];
 
 pub fn route(cx: &mut Cx<'_>, mut table: Table<'_>) -> DraftRoute {
@@ -22,7 +20,7 @@ pub fn route(cx: &mut Cx<'_>, mut table: Table<'_>) -> DraftRoute {
     let has_hosts = table.has("hosts");
     let path_text = table.string(cx, "path").unwrap_or_else(|| Located::new("/".to_owned(), spot.clone()));
     let path = cx.check(&path_text, paths::pattern(&path_text));
-    let given_name = name(cx, &mut table);
+    let given_name = common::name(cx, &mut table);
     let strip_prefix = strip_prefix(cx, &mut table, path.as_ref());
     let listeners = listeners(cx, &mut table);
     let client_certificate = table.boolean(cx, "client_certificate", false);
@@ -45,17 +43,6 @@ pub fn route(cx: &mut Cx<'_>, mut table: Table<'_>) -> DraftRoute {
     };
     table.close(cx);
     DraftRoute { route, named: given_name.is_some(), upstream }
-}
-
-/// The key `name` of a listener or route.
-pub fn name(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Name> {
-    let text = table.string(cx, "name")?;
-    if text.trim().is_empty() || text.len() > NAME_LENGTH || text.chars().any(char::is_control) {
-        cx.error("bad-name", &text.spot, "this cannot be a name")
-            .help(format!("a name has 1 to {NAME_LENGTH} bytes and no control characters"));
-        return None;
-    }
-    Some(Name::new(text.as_str()))
 }
 
 fn default_name(hosts: &[Located<HostPattern>], path: &str) -> Name {

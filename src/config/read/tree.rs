@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::fault::Fault;
 use super::suggest::nearest;
 use super::units;
 use crate::config::keys::{SECTIONS, Section};
@@ -27,32 +28,6 @@ pub struct Cx<'r> {
     pub base: PathBuf,
     /// The file has syntax errors: what seems to be missing may only be unreadable.
     pub broken: bool,
-}
-
-/// Something wrong with one value, found by a function that knows no places.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub code: &'static str,
-    pub message: String,
-    pub help: Option<String>,
-    /// The bytes of the value that are wrong; `None`: all of them.
-    pub within: Option<Range<usize>>,
-}
-
-impl Fault {
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), help: None, within: None }
-    }
-
-    pub fn help(mut self, text: impl Into<String>) -> Self {
-        self.help = Some(text.into());
-        self
-    }
-
-    pub fn within(mut self, range: Range<usize>) -> Self {
-        self.within = Some(range);
-        self
-    }
 }
 
 impl Cx<'_> {
@@ -353,6 +328,12 @@ impl<'t> Table<'t> {
             let help = self.unknown_help(name);
             cx.error("unknown-key", &spot, format!("unknown key `{name}` in {}", self.header)).help = help;
         }
+    }
+
+    /// Whether an unknown key looks like this one: what is missing was meant to be there.
+    pub fn misspells(&self, key: &str) -> bool {
+        let mut unknown = self.entries.iter().map(|(name, _)| name.get_ref()).filter(|name| !self.section.has(name));
+        unknown.any(|name| nearest(name, [key]).is_some())
     }
 
     fn unknown_help(&self, name: &str) -> Option<String> {

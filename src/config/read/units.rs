@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::tree::Fault;
+use super::fault::Fault;
 
 /// Nothing here waits longer than a year; what is written larger is a slip.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::address::{self, Kind, Place};
-use super::listener::unix;
+use super::common::unix;
 use super::names::Host;
 use super::tls;
 use super::tree::{Cx, Node, Table, refuse_duplicates};

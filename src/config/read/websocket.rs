@@ -41,6 +41,7 @@ fn frame_limit(cx: &mut Cx<'_>, table: &mut Table<'_>, key: &'static str, checke
 
 fn origins(cx: &mut Cx<'_>, table: &mut Table<'_>, has_hosts: bool) -> Vec<Located<OriginRule>> {
     let written = table.has("origins");
+    let misspelt = !written && table.misspells("origins");
     let help = "leave `origins` out for \"same-origin\", or write [\"*\"] to allow every origin";
     let mut rules = Vec::new();
     for text in table.some_strings(cx, "origins", help).map(|list| list.value).unwrap_or_default() {
@@ -58,7 +59,7 @@ fn origins(cx: &mut Cx<'_>, table: &mut Table<'_>, has_hosts: bool) -> Vec<Locat
                     .warning("any-origin", &rule.spot, message)
                     .help("list the origins of your pages, unless nothing here depends on who asks");
             }
-            OriginRule::SameOrigin if !has_hosts => {
+            OriginRule::SameOrigin if !has_hosts && !misspelt => {
                 let message = "\"same-origin\" on a route without `hosts` accepts any host name that a page claims";
                 cx.report
                     .warning("same-origin-any-host", &rule.spot, message)

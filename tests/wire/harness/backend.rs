@@ -227,6 +227,11 @@ impl Peer {
         }
     }
 
+    /// The standard behaviour from a head on that is read already.
+    pub async fn serve_from(&mut self, head: Head) -> io::Result<()> {
+        if self.handle(&head).await? { self.serve().await } else { Ok(()) }
+    }
+
     /// The standard behaviour for a request whose head is read; false when the connection is used up.
     pub async fn handle(&mut self, head: &Head) -> io::Result<bool> {
         let _ = self.request_body(head).await?;

@@ -180,6 +180,17 @@ impl Client {
         }
     }
 
+    /// The statuses of the next answers, fewer where the connection ends.
+    pub async fn try_statuses(&mut self, count: usize) -> Vec<u16> {
+        let mut statuses = Vec::new();
+        while statuses.len() < count
+            && let Ok(answer) = self.try_answer("GET").await
+        {
+            statuses.push(answer.status);
+        }
+        statuses
+    }
+
     pub async fn finish(&mut self) {
         within("a FIN", self.stream.finish()).await.expect("an open connection");
     }

@@ -120,6 +120,11 @@ impl RawH2 {
         let _ = within("room to write", self.stream.write(bytes)).await;
     }
 
+    /// Writes bytes; false when the other side has hung up.
+    pub async fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write(bytes).await.is_ok()
+    }
+
     pub fn encode(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
         out.extend([kind, flags]);

@@ -1,0 +1,69 @@
+//! The load tool: `backend` and `relay` stand behind or beside a proxy, `load` drives it, `tls-limit` is a lower bound
+//! without any socket, `cert` makes what TLS needs. `benches/compare` puts them together; each also runs by hand.
+//!
+//! Every program is one thread, so that `taskset` decides where it runs and the proxy never shares a core with it.
+//! What a unit of work costs is read from the proxy's own processes by the load (see `measure.rs`), inside the same
+//! window in which the units are counted.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod backend;
+mod cert;
+mod dial;
+mod load;
+mod measure;
+mod pacer;
+mod relay;
+mod tls_limit;
+mod ws;
+
+use std::process::ExitCode;
+
+use args::Args;
+
+const USAGE: &str = "usage: portcullis-load COMMAND [--NAME VALUE]…
+
+  backend    --listen ADDRESS                    WebSocket echo, pump, sink and fan-out; /1k and /1m over HTTP/1.1
+  relay      --listen ADDRESS --to ADDRESS       accept, connect, copy both ways: what nobody can be cheaper than
+  tls-limit  [--count 1000]                      full TLS handshakes in memory: the server's CPU time for each
+  cert       DIRECTORY                           a P-256 certificate for localhost, and the CA that signed it
+  load echo      messages up and down open tunnels           --size BYTES
+  load get       GET over keep-alive connections             --path /1k
+  load sessions  connect, upgrade, close, again and again    [--resume] [--count N: as fast as --connections allows]
+  load idle      hold tunnels                                --levels 1000,9000 [--settle SECONDS]
+  load fanout    one message to every subscriber             --size BYTES --rate MESSAGES
+
+load options: --target ADDRESS   --tls CA.pem   --name localhost   --kx x25519|hybrid   --connections N
+  --rate PER_SECOND (open loop: counted from the intended send time; without it each connection waits for its answer)
+  --warm SECONDS   --seconds SECONDS   --pids PID,PID (whose CPU time and memory to read)
+  --stalled N (echo: so many more tunnels whose client never reads)
+";
+
+fn main() -> ExitCode {
+    let mut args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(problem) => return usage(&problem),
+    };
+    let command = args.positional(0).unwrap_or_default().to_owned();
+    let result = match command.as_str() {
+        "backend" => backend::run(&mut args),
+        "relay" => relay::run(&mut args),
+        "tls-limit" => tls_limit::run(&mut args),
+        "cert" => cert::run(&mut args),
+        "load" => load::run(&mut args),
+        _ => return usage("no such command"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("portcullis-load {command}: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    eprintln!("portcullis-load: {problem}\n{USAGE}");
+    ExitCode::from(2)
+}
