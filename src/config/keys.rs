@@ -215,12 +215,12 @@ pub static WEBSOCKET: Section = Section {
         key("subprotocols", Words("every offer passes")),
         key("extensions", Value("\"pass\"")),
         key("idle_timeout", Value("\"10m\"")),
+        key("max_lifetime", Value("\"none\"")),
         key("frames", Value("\"checked\"")),
         key("max_frame_size", Value("\"none\"")),
         key("max_message_size", Value("\"none\"")),
     ],
     later: &[
-        "max_lifetime",
         "ping_interval",
         "ping_upstream",
         "messages_per_second",

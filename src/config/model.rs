@@ -241,6 +241,8 @@ pub struct WebSocketPolicy {
     pub pass_extensions: bool,
     /// No byte either way. Default 10 min.
     pub idle_timeout: Duration,
+    /// How old a tunnel gets, give or take a tenth. `None`, the default: any age.
+    pub max_lifetime: Option<Duration>,
     /// Frames are judged and counted. Default true; false: bytes pass unread.
     pub checked_frames: bool,
     /// Payload bytes of one data frame, as on the wire. `None`, the default: no limit.

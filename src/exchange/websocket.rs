@@ -101,6 +101,7 @@ fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOption
     if let Some(policy) = policy {
         options.idle_timeout = policy.idle_timeout;
         options.half_close_timeout = Duration::min(options.half_close_timeout, policy.idle_timeout);
+        options.max_lifetime = policy.max_lifetime;
         // The answer has been checked, so the list is one.
         let extensions = extension_names(answer).unwrap_or_default();
         options.frames = policy.checked_frames.then(|| Rules {

@@ -131,6 +131,8 @@ end_reasons! {
     IdleTimeout = "idle-timeout" by Gateway,
     /// One direction closed and the other silent.
     HalfCloseTimeout = "half-close-timeout" by Gateway,
+    /// As old as `max_lifetime` allows.
+    MaxLifetime = "max-lifetime" by Gateway,
     /// A frame that breaks RFC 6455.
     FrameViolationDownstream = "frame-violation-by-client" by Downstream,
     FrameViolationUpstream = "frame-violation-by-upstream" by Upstream,

@@ -4,11 +4,12 @@
 //! [`Lane::pass`], and frames of the gateway's own come from here. One box per tunnel, none where frames are opaque.
 //! When a Close is due is decided by the splice (see `closing`). RFC 6455 5.4, 5.5.1, 7.1.
 
-use super::Way;
 use super::closing::Closing;
+use super::{FrameRecord, Way};
 use crate::proto::frame::{
     ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Rules, Sender, Tracker, Until, Violation, Watch,
 };
+use crate::telemetry::end::Side;
 
 /// Both ways' frames.
 #[derive(Debug)]
@@ -112,8 +113,22 @@ impl Frames {
         self.notes.close
     }
 
+    pub fn record(&self) -> FrameRecord {
+        FrameRecord {
+            messages_up: self.messages(Way::Up),
+            messages_down: self.messages(Way::Down),
+            closed_by: self.notes.close.map(|(_, closer)| match closer {
+                Closer::Peer(Way::Up) => Side::Downstream,
+                Closer::Peer(Way::Down) => Side::Upstream,
+                Closer::Gateway => Side::Gateway,
+            }),
+            close_code: self.notes.close.and_then(|(code, _)| code),
+            violation: self.notes.violation.map(|(violation, _)| violation),
+        }
+    }
+
     /// Messages that have gone on whole.
-    pub fn messages(&self, way: Way) -> u64 {
+    fn messages(&self, way: Way) -> u64 {
         let tracker = &self.watched(way).tracker;
         tracker.messages(Kind::Text) + tracker.messages(Kind::Binary)
     }
@@ -224,9 +239,11 @@ fn close_frame(way: Way, code: u16) -> ControlFrame {
 
 /// Frames to a server have a mask that nobody can foresee (RFC 6455 10.3).
 fn mask(way: Way) -> Option<u32> {
-    let mut mask = [0; 4];
-    (way == Way::Up).then(|| {
-        aws_lc_rs::rand::fill(&mut mask).expect("AWS-LC ends the process rather than run out of random bytes");
-        u32::from_ne_bytes(mask)
-    })
+    (way == Way::Up).then(|| u32::from_ne_bytes(random()))
+}
+
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("AWS-LC ends the process rather than run out of random bytes");
+    bytes
 }

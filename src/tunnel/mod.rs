@@ -33,6 +33,8 @@ pub struct TunnelOptions {
     pub idle_timeout: Duration,
     /// One direction has ended and nothing moves in the other. Default 30 s; a shorter `idle_timeout` rules it too.
     pub half_close_timeout: Duration,
+    /// How old it gets, give or take a tenth at random. `None`, the default: any age.
+    pub max_lifetime: Option<Duration>,
     /// What frames are held to. `None`: bytes pass unread. Default [`Rules::default`].
     pub frames: Option<Rules>,
 }
@@ -42,6 +44,7 @@ impl Default for TunnelOptions {
         Self {
             idle_timeout: Duration::from_secs(600),
             half_close_timeout: Duration::from_secs(30),
+            max_lifetime: None,
             frames: Some(Rules::default()),
         }
     }

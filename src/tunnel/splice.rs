@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 use super::closing::{Act, Closing, STEP, View};
 use super::direction::{Direction, Flow, SinkLoss, SourceEnd};
-use super::frames::{Closer, Frames};
-use super::{Early, FrameRecord, TunnelEnd, TunnelOptions, TunnelTools, Way};
+use super::frames::{Closer, Frames, random};
+use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
 use crate::lifecycle::Stop;
 use crate::proto::frame::{MAX_CONTROL_FRAME, Violation};
-use crate::telemetry::end::{EndReason, Side};
+use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
 
 /// Close has gone both ways, and nobody hangs up.
@@ -46,6 +46,7 @@ pub fn splice(
         down,
         frames,
         idle: milliseconds(options.idle_timeout),
+        lifetime: options.max_lifetime.map_or(u32::MAX, jittered),
         half_closed: milliseconds(options.half_close_timeout.min(options.idle_timeout)),
         tools: tools.clone(),
         stop,
@@ -83,6 +84,8 @@ pub struct Splice {
     idle: u32,
     /// Milliseconds of silence once one direction has ended.
     half_closed: u32,
+    /// Milliseconds of age; the greatest value is none.
+    lifetime: u32,
     tools: TunnelTools,
     stop: Stop,
     opened: Instant,
@@ -265,13 +268,15 @@ impl Splice {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<EndReason> {
         let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
-        let due = closing.unwrap_or_else(|| self.last_activity + self.limit());
+        let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
+        let due = closing.unwrap_or_else(|| old.min(self.last_activity + self.limit()));
         match &mut self.deadline {
             None => self.deadline = Some(self.tools.wheel.register(due, cx.waker())),
             Some(entry) => {
                 if entry.poll_fired(cx) {
                     if clock::now() >= due {
-                        return Some(self.silence());
+                        let is_old = self.lifetime < u32::MAX && due == old;
+                        return Some(if is_old { EndReason::MaxLifetime } else { self.silence() });
                     }
                     entry.rearm(due, cx.waker());
                 }
@@ -313,24 +318,15 @@ impl Splice {
             bytes_up: self.up.carried,
             bytes_down: self.down.carried,
             duration: clock::now().saturating_duration_since(self.opened),
-            frames: self.frames.as_deref().map(frame_record),
+            frames: self.frames.as_deref().map(Frames::record),
         }
     }
 }
 
-fn frame_record(frames: &Frames) -> FrameRecord {
-    let first = frames.first_close();
-    FrameRecord {
-        messages_up: frames.messages(Way::Up),
-        messages_down: frames.messages(Way::Down),
-        closed_by: first.map(|(_, closer)| match closer {
-            Closer::Peer(Way::Up) => Side::Downstream,
-            Closer::Peer(Way::Down) => Side::Upstream,
-            Closer::Gateway => Side::Gateway,
-        }),
-        close_code: first.and_then(|(code, _)| code),
-        violation: frames.violation().map(|(violation, _)| violation),
-    }
+/// A tenth more or less, in steps of a thousandth.
+fn jittered(lifetime: Duration) -> u32 {
+    let share = u32::from(u16::from_ne_bytes(random())) % 201;
+    milliseconds((lifetime / 1_000).saturating_mul(900 + share))
 }
 
 /// 49 days at most.

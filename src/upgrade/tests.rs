@@ -51,6 +51,7 @@ fn policy(origins: &[&str]) -> WebSocketPolicy {
         subprotocols: Subprotocols::default(),
         pass_extensions: true,
         idle_timeout: Duration::from_secs(600),
+        max_lifetime: None,
         checked_frames: true,
         max_frame_size: None,
         max_message_size: None,

@@ -18,6 +18,7 @@ pub fn policy(cx: &mut Cx<'_>, mut table: Table<'_>, has_hosts: bool) -> WebSock
         subprotocols: subprotocols(cx, &mut table),
         pass_extensions: table.word(cx, "extensions", &extensions).unwrap_or(true),
         idle_timeout: table.duration(cx, "idle_timeout", Duration::from_secs(600)),
+        max_lifetime: table.duration_or_none(cx, "max_lifetime"),
         checked_frames: table.word(cx, "frames", &[("checked", true), ("opaque", false)]).unwrap_or(true),
         max_frame_size: None,
         max_message_size: None,

@@ -250,6 +250,25 @@ async fn early_bytes_are_judged_like_all_others() {
     assert!(down_log.borrow().written.starts_with(&good));
 }
 
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_tunnel_that_is_old_enough_ends_however_busy_it_is() {
+    let chatter = || std::iter::repeat_n([Read::Bytes(frame(true, 0x82, b"x")), Read::Later], 50).flatten().collect();
+    let mut ages = Vec::new();
+    for _ in 0..20 {
+        let options = TunnelOptions { max_lifetime: Some(Duration::from_secs(100)), ..CHECKED };
+        let (end, down, up) = run((chatter(), vec![]), (vec![], vec![]), options).await;
+        assert_eq!((end.reason, record(&end).messages_up), (EndReason::MaxLifetime, 50));
+        assert_eq!((closes(&up.borrow().written).0, closes(&down.borrow().written).0), (vec![1001], vec![1001]));
+        assert!(end.duration >= Duration::from_secs(90) && end.duration <= Duration::from_secs(112), "{end:?}");
+        ages.push(end.duration);
+    }
+    ages.dedup();
+    assert!(ages.len() > 5, "no two alike");
+    let options = TunnelOptions { max_lifetime: Some(Duration::from_secs(100)), ..super::OPTIONS };
+    let (end, down, _) = run((vec![], vec![]), (vec![], vec![]), options).await;
+    assert_eq!((end.reason, end.frames, down.borrow().shut), (EndReason::MaxLifetime, None, true));
+}
+
 #[test]
 fn following_frames_costs_one_small_box() {
     assert!(size_of::<Frames>() <= 304, "{}", size_of::<Frames>());

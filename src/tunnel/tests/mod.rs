@@ -34,8 +34,12 @@ impl Bench {
 }
 
 /// Bytes pass unread.
-const OPTIONS: TunnelOptions =
-    TunnelOptions { idle_timeout: Duration::from_secs(600), half_close_timeout: Duration::from_secs(30), frames: None };
+const OPTIONS: TunnelOptions = TunnelOptions {
+    idle_timeout: Duration::from_secs(600),
+    half_close_timeout: Duration::from_secs(30),
+    max_lifetime: None,
+    frames: None,
+};
 
 /// Frames are judged.
 const CHECKED: TunnelOptions = TunnelOptions {
