@@ -235,6 +235,7 @@ impl Entry {
             messages_out: frames.map(|frames| frames.messages_down),
             closed_by: frames.and_then(|frames| frames.closed_by),
             close_code: frames.and_then(|frames| frames.close_code),
+            round_trip: frames.and_then(|frames| frames.round_trip),
             duration: Some(self.started.elapsed()),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             end,

@@ -101,6 +101,8 @@ fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOption
     if let Some(policy) = policy {
         options.idle_timeout = policy.idle_timeout;
         options.half_close_timeout = Duration::min(options.half_close_timeout, policy.idle_timeout);
+        options.ping_interval = policy.ping_interval;
+        options.ping_upstream = policy.ping_upstream;
         options.max_lifetime = policy.max_lifetime;
         // The answer has been checked, so the list is one.
         let extensions = extension_names(answer).unwrap_or_default();

@@ -236,6 +236,8 @@ fn a_websocket_route_without_hosts_beside_a_hosts_own_catch_all_is_warned_about(
             pass_extensions: true,
             idle_timeout: Duration::from_secs(1),
             max_lifetime: None,
+            ping_interval: None,
+            ping_upstream: false,
             checked_frames: true,
             max_frame_size: None,
             max_message_size: None,

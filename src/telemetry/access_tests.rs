@@ -86,6 +86,7 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
         messages_out: None,
         closed_by: None,
         close_code: None,
+        round_trip: None,
         duration: Some(Duration::from_micros(1_250)),
         upstream_time: Some(Duration::from_micros(900)),
         detail: None,

@@ -133,6 +133,9 @@ end_reasons! {
     HalfCloseTimeout = "half-close-timeout" by Gateway,
     /// As old as `max_lifetime` allows.
     MaxLifetime = "max-lifetime" by Gateway,
+    /// Nothing came for an interval after our ping.
+    DeadPeerDownstream = "dead-peer-downstream" by Downstream,
+    DeadPeerUpstream = "dead-peer-upstream" by Upstream,
     /// A frame that breaks RFC 6455.
     FrameViolationDownstream = "frame-violation-by-client" by Downstream,
     FrameViolationUpstream = "frame-violation-by-upstream" by Upstream,

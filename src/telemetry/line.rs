@@ -41,6 +41,7 @@ pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'
     line.number("messages_out", record.messages_out);
     line.optional("closed_by", record.closed_by.map(|side| side.as_str()));
     line.number("close_code", record.close_code.map(u64::from));
+    line.number("rtt_us", record.round_trip.map(microseconds));
     line.number("duration_us", record.duration.map(microseconds));
     line.number("upstream_us", record.upstream_time.map(microseconds));
     line.optional("end", record.end.map(|end| end.code()));

@@ -66,6 +66,8 @@ pub struct AccessRecord<'a> {
     pub closed_by: Option<Side>,
     /// The code of that Close.
     pub close_code: Option<u16>,
+    /// From our last ping that was answered to its pong.
+    pub round_trip: Option<Duration>,
     pub duration: Option<Duration>,
     /// Until the head of the upstream's answer.
     pub upstream_time: Option<Duration>,

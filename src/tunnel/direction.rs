@@ -19,7 +19,7 @@ use crate::transport::{Scratch, Transport};
 const ROUNDS: usize = 4;
 
 /// What a server that is gone without a Close is told of to its client (RFC 6455 7.4.1).
-const SERVER_GONE: u16 = 1011;
+pub(super) const SERVER_GONE: u16 = 1011;
 
 /// How far a direction is. Only ever moves down this list, from `Open` to one of the others and on to `Over`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,10 @@ pub(super) enum Flow {
 /// What happened in one turn.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    /// Bytes went on to the sink.
+    /// Bytes of the source's went on to the sink.
     pub moved: bool,
+    /// Bytes of a ping of ours.
+    pub own: u64,
     /// There is more to do; the task has to be woken again by itself.
     pub unfinished: bool,
     pub source_end: Option<SourceEnd>,
@@ -148,7 +150,7 @@ impl Direction {
             turn.sink_loss = Some(self.lose_sink(&error));
             turn.unfinished = self.flow != Flow::Over;
         }
-        turn.moved = self.carried != carried;
+        turn.moved = self.carried - carried > turn.own;
         turn
     }
 
@@ -172,6 +174,11 @@ impl Direction {
                         && let Some(close) = lane.as_mut().and_then(Lane::take_close)
                     {
                         self.write(cx, sink, &close)?;
+                    } else if self.flow == Flow::Open
+                        && let Some(ping) = lane.as_mut().and_then(Lane::take_ping)
+                    {
+                        turn.own = ping.len() as u64;
+                        self.write(cx, sink, &ping)?;
                     } else if self.poll_source(cx, source, sink, scratch, lane, turn)?.is_pending() {
                         return self.flush(cx, sink).map(drop);
                     }

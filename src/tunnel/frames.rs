@@ -5,9 +5,10 @@
 //! When a Close is due is decided by the splice (see `closing`). RFC 6455 5.4, 5.5.1, 7.1.
 
 use super::closing::Closing;
+use super::probes::Probes;
 use super::{FrameRecord, Way};
 use crate::proto::frame::{
-    ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Rules, Sender, Tracker, Until, Violation, Watch,
+    ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Rules, Sender, Tracker, Until, Verdict, Violation, Watch,
 };
 use crate::telemetry::end::Side;
 
@@ -20,6 +21,8 @@ pub(super) struct Frames {
     notes: Notes,
     /// How far the gateway itself is with ending the tunnel.
     pub closing: Closing,
+    /// Only where the route pings.
+    pub probes: Option<Box<Probes>>,
 }
 
 /// One way's.
@@ -30,6 +33,8 @@ struct Watched {
     wanted: Option<u16>,
     /// The sender's own Close has come.
     close_came: bool,
+    /// A ping of ours goes out next, if this is a place for it.
+    ping: bool,
 }
 
 /// What is told at the end.
@@ -49,13 +54,14 @@ pub(super) enum Closer {
 
 impl Frames {
     pub fn new(rules: Rules) -> Box<Self> {
-        let watched = |sender| Watched { tracker: Tracker::new(sender), wanted: None, close_came: false };
+        let watched = |sender| Watched { tracker: Tracker::new(sender), wanted: None, close_came: false, ping: false };
         Box::new(Self {
             rules,
             up: watched(Sender::Client),
             down: watched(Sender::Server),
             notes: Notes::default(),
             closing: Closing::Open,
+            probes: None,
         })
     }
 
@@ -65,7 +71,8 @@ impl Frames {
             Way::Up => &mut self.up,
             Way::Down => &mut self.down,
         };
-        Lane { way, rules: &self.rules, watched, notes: &mut self.notes, sink_listens }
+        let probes = self.probes.as_deref_mut();
+        Lane { way, rules: &self.rules, watched, notes: &mut self.notes, probes, sink_listens }
     }
 
     fn watched(&self, way: Way) -> &Watched {
@@ -83,6 +90,13 @@ impl Frames {
         };
         if !watched.tracker.close_passed() {
             watched.wanted = Some(code);
+        }
+    }
+
+    pub fn want_ping(&mut self, way: Way) {
+        match way {
+            Way::Up => self.up.ping = true,
+            Way::Down => self.down.ping = true,
         }
     }
 
@@ -124,6 +138,7 @@ impl Frames {
             }),
             close_code: self.notes.close.and_then(|(code, _)| code),
             violation: self.notes.violation.map(|(violation, _)| violation),
+            round_trip: self.probes.as_ref().and_then(|probes| probes.round_trip),
         }
     }
 
@@ -141,6 +156,7 @@ pub(super) struct Lane<'a> {
     rules: &'a Rules,
     watched: &'a mut Watched,
     notes: &'a mut Notes,
+    probes: Option<&'a mut Probes>,
     sink_listens: bool,
 }
 
@@ -157,10 +173,14 @@ impl Lane<'_> {
     /// If the buffer has no room for a control frame behind `filled`.
     pub fn pass(&mut self, buffer: &mut [u8], filled: usize) -> usize {
         assert!(filled + MAX_CONTROL_FRAME <= buffer.len(), "room for a control frame");
+        if let Some(probes) = &mut self.probes {
+            probes.heard(self.way);
+        }
         let (mut at, mut kept, mut close) = (0, 0, None);
         while at < filled {
             let until = if self.watched.wanted.is_some() { Until::Boundary } else { Until::Input };
-            let mut ear = Ear { way: self.way, close_came: &mut self.watched.close_came, notes: self.notes };
+            let probes = self.probes.as_deref_mut();
+            let mut ear = Ear { way: self.way, close_came: &mut self.watched.close_came, notes: self.notes, probes };
             let step = self.watched.tracker.feed(self.rules, &mut buffer[at..filled], until, &mut ear);
             if at != kept {
                 // Something was swallowed in between.
@@ -202,6 +222,15 @@ impl Lane<'_> {
         }
     }
 
+    /// The ping that is wanted, if this is a place for it; else it is forgotten.
+    pub fn take_ping(&mut self) -> Option<ControlFrame> {
+        if !std::mem::take(&mut self.watched.ping) || self.watched.tracker.may_inject().is_err() {
+            return None;
+        }
+        let payload = self.probes.as_mut()?.ask(self.way);
+        ControlFrame::ping(&payload, mask(self.way)).ok()
+    }
+
     /// The source is gone: what the sink is told that has heard no Close. That is what it was about to hear, or what it
     /// has done wrong; a client that could still answer hears `code`; a server hears nothing, the end says it.
     pub fn source_gone(&mut self, code: u16) -> Option<ControlFrame> {
@@ -217,9 +246,21 @@ struct Ear<'a> {
     way: Way,
     close_came: &'a mut bool,
     notes: &'a mut Notes,
+    probes: Option<&'a mut Probes>,
 }
 
 impl Watch for Ear<'_> {
+    fn ping(&mut self, payload: &[u8]) {
+        if let Some(probes) = &mut self.probes {
+            probes.passed(self.way, payload);
+        }
+    }
+
+    fn pong(&mut self, payload: &[u8]) -> Verdict {
+        let is_ours = self.probes.as_mut().is_some_and(|probes| probes.answered(self.way, payload));
+        if is_ours { Verdict::Swallow } else { Verdict::Pass }
+    }
+
     fn close(&mut self, code: Option<u16>, _: &[u8]) {
         *self.close_came = true;
         self.notes.close.get_or_insert((code, Closer::Peer(self.way)));

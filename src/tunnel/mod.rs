@@ -12,6 +12,7 @@
 mod closing;
 mod direction;
 mod frames;
+mod probes;
 mod splice;
 
 use std::rc::Rc;
@@ -35,6 +36,10 @@ pub struct TunnelOptions {
     pub half_close_timeout: Duration,
     /// How old it gets, give or take a tenth at random. `None`, the default: any age.
     pub max_lifetime: Option<Duration>,
+    /// How long a side may be silent before it is pinged, and again before it is given up. Needs `frames`. Default never.
+    pub ping_interval: Option<Duration>,
+    /// The server is pinged as well as the client. Default false.
+    pub ping_upstream: bool,
     /// What frames are held to. `None`: bytes pass unread. Default [`Rules::default`].
     pub frames: Option<Rules>,
 }
@@ -45,6 +50,8 @@ impl Default for TunnelOptions {
             idle_timeout: Duration::from_secs(600),
             half_close_timeout: Duration::from_secs(30),
             max_lifetime: None,
+            ping_interval: None,
+            ping_upstream: false,
             frames: Some(Rules::default()),
         }
     }
@@ -85,6 +92,8 @@ pub struct FrameRecord {
     /// The code of that Close, if it had one.
     pub close_code: Option<u16>,
     pub violation: Option<Violation>,
+    /// From our last ping that was answered to its pong.
+    pub round_trip: Option<Duration>,
 }
 
 /// Which direction.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::closing::{Act, Closing, STEP, View};
-use super::direction::{Direction, Flow, SinkLoss, SourceEnd};
+use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, SourceEnd};
 use super::frames::{Closer, Frames, random};
+use super::probes::{Due, Probes};
 use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
 use crate::lifecycle::Stop;
@@ -37,6 +38,9 @@ pub fn splice(
 ) -> Splice {
     let opened = clock::now();
     let mut frames = options.frames.map(Frames::new);
+    if let (Some(frames), Some(interval)) = (&mut frames, options.ping_interval) {
+        frames.probes = Some(Box::new(Probes::new(interval, options.ping_upstream, opened)));
+    }
     let up = direction(&early.downstream, Way::Up, frames.as_deref_mut());
     let down = direction(&early.upstream, Way::Down, frames.as_deref_mut());
     Splice {
@@ -225,7 +229,7 @@ impl Splice {
             return false;
         }
         frames.want_close(Way::Up, GOING_AWAY);
-        frames.want_close(Way::Down, GOING_AWAY);
+        frames.want_close(Way::Down, if reason == EndReason::DeadPeerUpstream { SERVER_GONE } else { GOING_AWAY });
         frames.closing = Closing::Parting { answers: true, until: clock::now() + STEP };
         self.cause = Some(reason);
         self.deadline = None;
@@ -266,16 +270,46 @@ impl Splice {
         act
     }
 
+    /// Those who are asked whether they are still there: while nobody is about to leave.
+    fn probes(&mut self) -> Option<&mut Probes> {
+        let is_open = self.up.flow == Flow::Open && self.down.flow == Flow::Open;
+        let is_open = is_open && self.closes_passed() == (false, false);
+        self.frames.as_mut().filter(|_| is_open).and_then(|frames| frames.probes.as_deref_mut())
+    }
+
+    /// Asks who is silent; the reason where one side is dead.
+    fn probe(&mut self, now: Instant) -> Option<EndReason> {
+        match self.probes()?.due(now) {
+            Due::Nothing => None,
+            Due::Ask(way) => {
+                if let Some(frames) = &mut self.frames {
+                    frames.want_ping(way);
+                }
+                None
+            }
+            Due::Dead(Way::Down) => Some(EndReason::DeadPeerDownstream),
+            Due::Dead(Way::Up) => Some(EndReason::DeadPeerUpstream),
+        }
+    }
+
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<EndReason> {
         let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
         let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
-        let due = closing.unwrap_or_else(|| old.min(self.last_activity + self.limit()));
+        let probe = self.probes().map(|probes| probes.next());
+        let quiet = old.min(self.last_activity + self.limit());
+        let due = closing.unwrap_or_else(|| probe.map_or(quiet, |probe| probe.min(quiet)));
         match &mut self.deadline {
             None => self.deadline = Some(self.tools.wheel.register(due, cx.waker())),
             Some(entry) => {
                 if entry.poll_fired(cx) {
-                    if clock::now() >= due {
-                        let is_old = self.lifetime < u32::MAX && due == old;
+                    let now = clock::now();
+                    if closing.is_none() && now < quiet && now >= due {
+                        self.deadline = None;
+                        cx.waker().wake_by_ref();
+                        return self.probe(now);
+                    }
+                    if now >= due {
+                        let is_old = self.lifetime < u32::MAX && now >= old;
                         return Some(if is_old { EndReason::MaxLifetime } else { self.silence() });
                     }
                     entry.rearm(due, cx.waker());

@@ -52,6 +52,8 @@ fn policy(origins: &[&str]) -> WebSocketPolicy {
         pass_extensions: true,
         idle_timeout: Duration::from_secs(600),
         max_lifetime: None,
+        ping_interval: None,
+        ping_upstream: false,
         checked_frames: true,
         max_frame_size: None,
         max_message_size: None,

@@ -433,6 +433,70 @@ async fn tun_19_silence_both_ways_ends_the_tunnel_at_its_idle_timeout() {
     }
 }
 
+/// A pong that answers a frame.
+fn pong(ping: &Frame) -> Vec<u8> {
+    assert_eq!((ping.opcode, ping.payload.len()), (OpCode::PING, 8), "a ping of the gateway's");
+    Frame::new(OpCode(10), ping.payload.clone()).masked().bytes()
+}
+
+#[tokio::test]
+async fn tun_20_a_silent_client_is_pinged_and_given_up_when_it_does_not_answer() {
+    for way in Way::ALL {
+        let stage = Setup::new().websocket("ping_interval = \"1s\"").start();
+        let mut tunnel = way.tunnel(&stage, &Handshake::to("/ws")).await;
+        for _ in 0..2 {
+            let ping = tunnel.frame().await;
+            tunnel.send(pong(&ping)).await;
+        }
+        tunnel.echo("alive").await;
+        assert!(!stage.b1.bytes().windows(2).any(|bytes| bytes == [0x8a, 0x88]), "the pongs stay here");
+        let start = Instant::now();
+        pong(&tunnel.frame().await);
+        let (rest, _) = tunnel.rest().await;
+        assert_eq!(rest, Frame::close(1001, "going away").bytes(), "{way:?}");
+        assert!(start.elapsed() > Duration::from_millis(1900), "{way:?}: {:?}", start.elapsed());
+        drop(tunnel);
+        let line = stage.gateway.logged(1).await.remove(0);
+        assert_eq!((&line["end"], &line["close_code"]), (&"dead-peer-downstream".into(), &1001.into()));
+        assert!(line["rtt_us"].as_u64().is_some_and(|micros| micros < 1_000_000), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn tun_20_a_silent_server_is_given_up_with_1011_where_the_route_pings_it() {
+    let stage = Setup::new()
+        .b1(agreeing(async |mut peer: Peer| peer.until_over().await))
+        .websocket("ping_interval = \"1s\"\nping_upstream = true")
+        .start();
+    for way in Way::ALL {
+        let mut tunnel = way.tunnel(&stage, &Handshake::to("/ws")).await;
+        loop {
+            let frame = tunnel.frame().await;
+            match frame.close_code() {
+                Some(code) => break assert_eq!(code, 1011, "{way:?}"),
+                None => tunnel.send(pong(&frame)).await,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tun_20_a_tunnel_of_the_maximal_age_is_closed_with_1001() {
+    for way in Way::ALL {
+        let stage = Setup::new().websocket("max_lifetime = \"2s\"").start();
+        let mut tunnel = way.tunnel(&stage, &Handshake::to("/ws")).await;
+        let start = Instant::now();
+        pause(1000).await;
+        tunnel.echo("busy").await;
+        assert_eq!(tunnel.frame().await.close_code(), Some(1001), "{way:?}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{way:?}: {:?}", start.elapsed());
+        tunnel.send(Frame::close(1001, "").masked().bytes()).await;
+        tunnel.rest().await;
+        drop(tunnel);
+        assert_eq!(stage.gateway.logged(1).await[0]["end"], "max-lifetime");
+    }
+}
+
 #[tokio::test]
 async fn tun_21_the_timeouts_of_requests_do_not_touch_a_silent_tunnel() {
     for way in Way::ALL {

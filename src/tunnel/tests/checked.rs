@@ -269,6 +269,82 @@ async fn a_tunnel_that_is_old_enough_ends_however_busy_it_is() {
     assert_eq!((end.reason, end.frames, down.borrow().shut), (EndReason::MaxLifetime, None, true));
 }
 
+/// The opcodes of whole frames, and the payload of the last one (unmasked as it stands).
+fn last_ping(bytes: &[u8]) -> Vec<u8> {
+    assert_eq!((bytes[0], bytes[1]), (0x89, 8), "a ping of ours to a client");
+    bytes[2..10].to_vec()
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_side_that_is_silent_is_pinged_and_given_up_and_any_byte_is_a_sign_of_life() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bench = Bench::start();
+    let (client, mut far_client) = tokio::io::duplex(256);
+    let (upstream, mut far_upstream) = tokio::io::duplex(256);
+    let options = TunnelOptions { ping_interval: Some(Duration::from_secs(20)), ..CHECKED };
+    let tunnel = splice(
+        Box::new(super::scripted::Duplex(client)),
+        Box::new(super::scripted::Duplex(upstream)),
+        Early::default(),
+        options,
+        &bench.tools,
+        bench.phase.stop(),
+    );
+    let tunnel = tokio::task::spawn_local(tunnel);
+    let start = tokio::time::Instant::now();
+    let mut ping = [0; 10];
+    for round in 1..=4 {
+        far_client.read_exact(&mut ping).await.expect("a ping");
+        let gone = start.elapsed().as_secs();
+        assert!(gone >= 20 * round && gone < 21 * round + 1, "{gone}");
+        far_client.write_all(&frame(true, 0x8A, &last_ping(&ping))).await.expect("taken");
+    }
+    // Half a frame is a sign of life as well, and leaves no place for the next ping.
+    far_client.read_exact(&mut ping).await.expect("a ping");
+    far_client.write_all(&frame(true, 0x82, b"payload")[..8]).await.expect("taken");
+    let mut got = [0; 8];
+    far_upstream.read_exact(&mut got).await.expect("the first that the server hears: no pong");
+    assert_eq!(got, frame(true, 0x82, b"payload")[..8]);
+    let from = tokio::time::Instant::now();
+    far_client.read_exact(&mut ping).await.expect("a ping");
+    assert!(from.elapsed().as_secs() >= 20);
+    last_ping(&ping);
+    let mut rest = Vec::new();
+    far_client.read_to_end(&mut rest).await.expect("an end");
+    assert!(from.elapsed().as_secs() >= 40 && from.elapsed().as_secs() <= 43, "{:?}", from.elapsed());
+    assert_eq!(closes(&rest), (vec![1001], true));
+    let end = tunnel.await.expect("no panic");
+    assert_eq!(end.reason, EndReason::DeadPeerDownstream);
+    assert!(record(&end).round_trip.is_some());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn pings_of_ours_do_not_keep_a_tunnel_from_its_idle_timeout_and_the_server_is_asked_where_the_route_says_so() {
+    let options = TunnelOptions {
+        ping_interval: Some(Duration::from_secs(400)),
+        ping_upstream: true,
+        idle_timeout: Duration::from_secs(600),
+        ..CHECKED
+    };
+    let (end, down, up) = run((vec![], vec![]), (vec![], vec![]), options).await;
+    assert_eq!(end.reason, EndReason::IdleTimeout);
+    assert!(end.duration <= Duration::from_secs(602), "{end:?}");
+    assert_eq!((down.borrow().written[0], up.borrow().written[0]), (0x89, 0x89));
+    assert_eq!((up.borrow().written[1], closes(&up.borrow().written)), (0x88, (vec![1001], true)));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn none_of_our_pings_goes_out_while_one_of_the_servers_is_unanswered_but_its_silence_counts() {
+    let theirs = frame(false, 0x89, b"theirs");
+    let options = TunnelOptions { ping_interval: Some(Duration::from_secs(10)), ..CHECKED };
+    let (end, down, _) = run((vec![], vec![]), (vec![Read::Bytes(theirs.clone())], vec![]), options).await;
+    assert_eq!(end.reason, EndReason::DeadPeerDownstream);
+    assert!(down.borrow().written.starts_with(&theirs));
+    assert_eq!(closes(&down.borrow().written[theirs.len()..]), (vec![1001], true));
+    assert_eq!(down.borrow().written[theirs.len()], 0x88, "no ping of ours");
+    assert!(end.duration >= Duration::from_secs(20) && end.duration <= Duration::from_secs(23), "{end:?}");
+}
+
 #[test]
 fn following_frames_costs_one_small_box() {
     assert!(size_of::<Frames>() <= 304, "{}", size_of::<Frames>());

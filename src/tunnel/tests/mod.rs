@@ -38,6 +38,8 @@ const OPTIONS: TunnelOptions = TunnelOptions {
     idle_timeout: Duration::from_secs(600),
     half_close_timeout: Duration::from_secs(30),
     max_lifetime: None,
+    ping_interval: None,
+    ping_upstream: false,
     frames: None,
 };
 
