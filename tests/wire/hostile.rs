@@ -349,6 +349,8 @@ async fn ops_10_a_second_signal_does_not_wait_for_the_deadline() {
     let mut stage = Setup::new().server("drain_timeout = \"60s\"").start();
     let mut tunnel = Way::Clear.tunnel(&stage, &Handshake::to("/ws")).await;
     stage.gateway.terminate();
+    // Two signals that are pending together are one.
+    eventually("the drain", || stage.gateway.stderr().contains("draining")).await;
     tunnel.echo("draining").await;
     stage.gateway.terminate();
     tunnel.rest().await;
