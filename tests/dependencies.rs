@@ -18,7 +18,7 @@ fn every_licence_is_one_that_deny_toml_allows() {
     let refused: Vec<_> = tree()
         .into_iter()
         .filter(|package| package.name != env!("CARGO_PKG_NAME"))
-        .filter(|package| !Licence { words: words(&package.license), allowed: &allowed }.is_allowed())
+        .filter(|package| !Licence { words: words(&package.license), allowed: &allowed }.judge())
         .map(|package| format!("{} {}: {}", package.name, package.version, package.license))
         .collect();
     assert!(refused.is_empty(), "not allowed by deny.toml:\n{}", refused.join("\n"));
@@ -106,7 +106,7 @@ fn words(expression: &str) -> Vec<String> {
 }
 
 impl Licence<'_> {
-    fn is_allowed(mut self) -> bool {
+    fn judge(mut self) -> bool {
         let allowed = self.any();
         assert!(self.words.is_empty(), "not an SPDX expression");
         allowed
@@ -178,6 +178,6 @@ fn a_licence_expression_is_read_as_spdx_means_it() {
         ("Apache-2.0 WITH LLVM-exception OR Zlib", true),
         ("Apache-2.0", false),
     ] {
-        assert_eq!(Licence { words: words(expression), allowed: &allowed }.is_allowed(), expected, "{expression}");
+        assert_eq!(Licence { words: words(expression), allowed: &allowed }.judge(), expected, "{expression}");
     }
 }
