@@ -154,7 +154,9 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
                 connection.finish();
                 continue;
             }
-            if (finishing || downstream.is_opening()) && stop.poll_ended(cx).is_ready() {
+            // Tunnels end by themselves, within the time that the worker still has.
+            let is_ended = (finishing || downstream.is_opening()) && stop.poll_ended(cx).is_ready();
+            if is_ended && !downstream.has_tunnels() {
                 return Poll::Ready(End::Cut(EndReason::Drained));
             }
             downstream.stalls.poll(cx);

@@ -109,7 +109,7 @@ async fn serve(
         () = second_stop(&mut signals) => tracing::warn!(connections = lifecycle.open(), "cut by a second signal"),
     }
     end(lifecycle, stop_accepting);
-    lifecycle.wait_empty(clock::now() + LAST_WORDS).await;
+    lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
     tracing::info!("stopped");
 }
 

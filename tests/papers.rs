@@ -672,7 +672,7 @@ fn promises(text: &str) -> String {
 #[test]
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
-    assert!(later.contains("ping_interval"), "{later:?}");
+    assert!(later.contains("messages_per_second"), "{later:?}");
     let words = pattern(r"(?i)\b(metrics?|dashboard|reload\w*|health checks?|sticky|hot swap)\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
@@ -688,7 +688,7 @@ fn what_later_releases_bring_is_promised_nowhere() {
     let (output, code) = shell(
         root(),
         "printf '[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"ws://127.0.0.1:1\"\\n[route.websocket]\\n\
-         ping_interval = \"20s\"\\n' | portcullis check --config /dev/stdin",
+         messages_per_second = 100\\n' | portcullis check --config /dev/stdin",
     );
     assert!(code == Some(2) && output.contains("is not in this release"), "{output}");
 }

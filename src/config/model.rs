@@ -241,6 +241,18 @@ pub struct WebSocketPolicy {
     pub pass_extensions: bool,
     /// No byte either way. Default 10 min.
     pub idle_timeout: Duration,
+    /// How old a tunnel gets, give or take a tenth. `None`, the default: any age.
+    pub max_lifetime: Option<Duration>,
+    /// How long a side may be silent before it is pinged, and again before it is given up. `None`, the default: never.
+    pub ping_interval: Option<Duration>,
+    /// The server is pinged as well as the client. Default false.
+    pub ping_upstream: bool,
+    /// Frames are judged and counted. Default true; false: bytes pass unread.
+    pub checked_frames: bool,
+    /// Payload bytes of one data frame, as on the wire. `None`, the default: no limit.
+    pub max_frame_size: Option<u64>,
+    /// Payload bytes of one message over all its frames, as on the wire. `None`, the default: no limit.
+    pub max_message_size: Option<u64>,
     pub spot: Spot,
 }
 

@@ -188,6 +188,9 @@ impl Entry {
 
     pub fn tunnel_ended(&self, end: TunnelEnd) {
         self.tunnel.set(Some(end));
+        if let Some(violation) = end.frames.and_then(|frames| frames.violation) {
+            self.learned.borrow_mut().detail = Some(violation.to_string());
+        }
         self.end(end.reason);
     }
 
@@ -201,6 +204,7 @@ impl Entry {
             |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
         let request_id = text(&learned.request_id).unwrap_or_default();
         let tunnel = self.tunnel.get();
+        let frames = tunnel.and_then(|tunnel| tunnel.frames);
         let is_open = event == AccessEvent::TunnelOpen;
         let sent = tunnel.map_or(self.sent.get(), |tunnel| tunnel.bytes_down);
         let received = tunnel.map_or(self.received.borrow().get(), |tunnel| tunnel.bytes_up);
@@ -227,6 +231,11 @@ impl Entry {
             status: self.status.get().map(|status| status.as_u16()),
             bytes_in: (!is_open).then_some(received),
             bytes_out: (!is_open).then_some(sent),
+            messages_in: frames.map(|frames| frames.messages_up),
+            messages_out: frames.map(|frames| frames.messages_down),
+            closed_by: frames.and_then(|frames| frames.closed_by),
+            close_code: frames.and_then(|frames| frames.close_code),
+            round_trip: frames.and_then(|frames| frames.round_trip),
             duration: Some(self.started.elapsed()),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             end,

@@ -128,6 +128,16 @@ pub struct Downstream {
     is_opening: Cell<bool>,
     handover: RefCell<Option<Handover>>,
     cut: Cell<Option<EndReason>>,
+    tunnels: Cell<usize>,
+}
+
+/// A tunnel on a stream of a connection, for as long as it is held.
+pub struct OpenTunnel(Rc<Downstream>);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.set(self.0.tunnels.get() - 1);
+    }
 }
 
 impl Downstream {
@@ -154,7 +164,18 @@ impl Downstream {
             is_opening: Cell::default(),
             handover: RefCell::default(),
             cut: Cell::default(),
+            tunnels: Cell::default(),
         }
+    }
+
+    pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
+        self.tunnels.set(self.tunnels.get() + 1);
+        OpenTunnel(self.clone())
+    }
+
+    /// Whether tunnels run on streams of this connection, which they need until they have said Close.
+    pub fn has_tunnels(&self) -> bool {
+        self.tunnels.get() > 0
     }
 
     /// Whether the peer's forwarded fields are believed.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::entry::Entry;
 use super::outbound::Errand;
@@ -14,7 +14,9 @@ use crate::config::model::{Route, WebSocketPolicy};
 use crate::fault::Fault;
 use crate::http::{AnswerBody, Inbound};
 use crate::lifecycle;
+use crate::proto::frame::{Rsv, Rules};
 use crate::proto::spelling;
+use crate::proto::websocket::extension_names;
 use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
 use crate::tunnel::{self, Early, TunnelOptions, TunnelTools};
@@ -66,11 +68,11 @@ pub async fn open(
     let Switched { head: answer, stream: upstream, early } = switched;
     let agreed = upgrade::check_answer(&handshake, answer.status, answer.version, &answer.headers)?;
 
-    let options = options(route.websocket.as_ref());
-    let tunnel =
-        Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
     let mut response = Response::new(AnswerBody::Empty);
     *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
+    let options = options(route.websocket.as_ref(), response.headers());
+    let tunnel =
+        Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
     match downstream.version {
         HttpVersion::Http1 => {
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -81,9 +83,10 @@ pub async fn open(
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
             entry.tunnel_opened(StatusCode::OK);
+            let held = downstream.hold_tunnel();
             lifecycle::spawn_local("h2 tunnel opening", async move {
                 match stream.open().await {
-                    Ok(stream) => tunnel.open(Box::new(stream), Bytes::new(), ()),
+                    Ok(stream) => tunnel.open(Box::new(stream), Bytes::new(), held),
                     Err(_) => tunnel.entry.end(EndReason::ClientClosed),
                 }
             });
@@ -92,11 +95,22 @@ pub async fn open(
     Ok(response)
 }
 
-fn options(policy: Option<&WebSocketPolicy>) -> TunnelOptions {
+/// `answer`: what the client is told, with the extensions that were agreed on.
+fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOptions {
     let mut options = TunnelOptions::default();
     if let Some(policy) = policy {
         options.idle_timeout = policy.idle_timeout;
         options.half_close_timeout = Duration::min(options.half_close_timeout, policy.idle_timeout);
+        options.ping_interval = policy.ping_interval;
+        options.ping_upstream = policy.ping_upstream;
+        options.max_lifetime = policy.max_lifetime;
+        // The answer has been checked, so the list is one.
+        let extensions = extension_names(answer).unwrap_or_default();
+        options.frames = policy.checked_frames.then(|| Rules {
+            rsv: Rsv::agreed(extensions.iter().map(String::as_str)),
+            max_frame_size: policy.max_frame_size.unwrap_or(u64::MAX),
+            max_message_size: policy.max_message_size.unwrap_or(u64::MAX),
+        });
     }
     options
 }

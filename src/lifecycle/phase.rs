@@ -113,21 +113,31 @@ impl Lifecycle {
         self.shared.guards.load(Ordering::Acquire)
     }
 
+    /// Waits until no guard is held or until `deadline`, whatever the phase: for the last words of those who are cut.
+    pub async fn wait_gone(&self, deadline: Instant) {
+        tokio::select! {
+            biased;
+            () = self.gone() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    }
+
+    async fn gone(&self) {
+        loop {
+            let notified = self.shared.empty.notified();
+            if self.open() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
     /// Waits until no guard is held, until `deadline` or until [`Phase::Ended`], and says how many are left.
     pub async fn wait_empty(&self, deadline: Instant) -> usize {
         let mut phases = self.shared.phase.subscribe();
-        let empty = async {
-            loop {
-                let notified = self.shared.empty.notified();
-                if self.open() == 0 {
-                    return;
-                }
-                notified.await;
-            }
-        };
         tokio::select! {
             biased;
-            () = empty => {}
+            () = self.gone() => {}
             _ = phases.wait_for(|phase| *phase == Phase::Ended) => {}
             () = tokio::time::sleep_until(deadline) => {}
         }

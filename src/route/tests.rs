@@ -235,6 +235,12 @@ fn a_websocket_route_without_hosts_beside_a_hosts_own_catch_all_is_warned_about(
             subprotocols: Subprotocols::default(),
             pass_extensions: true,
             idle_timeout: Duration::from_secs(1),
+            max_lifetime: None,
+            ping_interval: None,
+            ping_upstream: false,
+            checked_frames: true,
+            max_frame_size: None,
+            max_message_size: None,
             spot: spot(9),
         });
         config

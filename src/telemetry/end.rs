@@ -131,6 +131,17 @@ end_reasons! {
     IdleTimeout = "idle-timeout" by Gateway,
     /// One direction closed and the other silent.
     HalfCloseTimeout = "half-close-timeout" by Gateway,
+    /// As old as `max_lifetime` allows.
+    MaxLifetime = "max-lifetime" by Gateway,
+    /// Nothing came for an interval after our ping.
+    DeadPeerDownstream = "dead-peer-downstream" by Downstream,
+    DeadPeerUpstream = "dead-peer-upstream" by Upstream,
+    /// A frame that breaks RFC 6455.
+    FrameViolationDownstream = "frame-violation-by-client" by Downstream,
+    FrameViolationUpstream = "frame-violation-by-upstream" by Upstream,
+    /// Over `max_frame_size` or `max_message_size`.
+    MessageTooBigDownstream = "message-too-big-by-client" by Downstream,
+    MessageTooBigUpstream = "message-too-big-by-upstream" by Upstream,
 
     // The gateway itself.
     /// Cut at the end of the drain.

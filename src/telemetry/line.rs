@@ -37,6 +37,11 @@ pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'
     line.number("status", record.status.map(u64::from));
     line.number("bytes_in", record.bytes_in);
     line.number("bytes_out", record.bytes_out);
+    line.number("messages_in", record.messages_in);
+    line.number("messages_out", record.messages_out);
+    line.optional("closed_by", record.closed_by.map(|side| side.as_str()));
+    line.number("close_code", record.close_code.map(u64::from));
+    line.number("rtt_us", record.round_trip.map(microseconds));
     line.number("duration_us", record.duration.map(microseconds));
     line.number("upstream_us", record.upstream_time.map(microseconds));
     line.optional("end", record.end.map(|end| end.code()));
@@ -121,6 +126,13 @@ pub(super) fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessReco
     }
     line.number("in", record.bytes_in);
     line.number("out", record.bytes_out);
+    line.number("messages_in", record.messages_in);
+    line.number("messages_out", record.messages_out);
+    line.number("close", record.close_code.map(u64::from));
+    if let Some(side) = record.closed_by {
+        line.plain("by=");
+        line.out.extend_from_slice(side.as_str().as_bytes());
+    }
     if let Some(duration) = record.duration {
         display(line.word(), format_args!("{:.1}ms", duration.as_secs_f64() * 1_000.0));
     }

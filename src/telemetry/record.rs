@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use super::end::EndReason;
+use super::end::{EndReason, Side};
 use crate::types::{HttpVersion, Peer};
 
 /// What a line tells.
@@ -58,6 +58,16 @@ pub struct AccessRecord<'a> {
     pub bytes_in: Option<u64>,
     /// To the client: body bytes of an answer, or a tunnel's bytes down.
     pub bytes_out: Option<u64>,
+    /// Whole messages from the client.
+    pub messages_in: Option<u64>,
+    /// Whole messages to the client.
+    pub messages_out: Option<u64>,
+    /// Who said Close first.
+    pub closed_by: Option<Side>,
+    /// The code of that Close.
+    pub close_code: Option<u16>,
+    /// From our last ping that was answered to its pong.
+    pub round_trip: Option<Duration>,
     pub duration: Option<Duration>,
     /// Until the head of the upstream's answer.
     pub upstream_time: Option<Duration>,

@@ -11,16 +11,23 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 
+use super::frames::Lane;
+use crate::proto::frame::MAX_CONTROL_FRAME;
 use crate::transport::{Scratch, Transport};
 
 /// Scratch-fulls that one direction moves per turn before other tasks get theirs.
 const ROUNDS: usize = 4;
+
+/// What a server that is gone without a Close is told of to its client (RFC 6455 7.4.1).
+pub(super) const SERVER_GONE: u16 = 1011;
 
 /// How far a direction is. Only ever moves down this list, from `Open` to one of the others and on to `Over`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     /// Bytes go on as they come.
     Open,
+    /// Everything has been said: what is left goes on, the sink's write side is closed, and the source is discarded.
+    Leaving,
     /// The source has ended well; what is left goes on, then the sink's write side is closed.
     Ending,
     /// The source broke; what is left goes on, then the sink is aborted.
@@ -34,12 +41,16 @@ pub(super) enum Flow {
 /// What happened in one turn.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    /// Bytes went on to the sink.
+    /// Bytes of the source's went on to the sink.
     pub moved: bool,
+    /// Bytes of a ping of ours.
+    pub own: u64,
     /// There is more to do; the task has to be woken again by itself.
     pub unfinished: bool,
     pub source_end: Option<SourceEnd>,
     pub sink_loss: Option<SinkLoss>,
+    /// The source is gone, and the sink has been told so with a Close.
+    pub told: bool,
 }
 
 /// How a source ended.
@@ -73,9 +84,9 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    pub fn new(early: Bytes) -> Self {
+    pub fn new(early: &[u8]) -> Self {
         // A copy, since a slice of a head's block would keep the whole block alive.
-        let leftover = (!early.is_empty()).then(|| Box::new(Bytes::copy_from_slice(&early)));
+        let leftover = (!early.is_empty()).then(|| Box::new(Bytes::copy_from_slice(early)));
         Self { leftover, carried: 0, flow: Flow::Open, unflushed: false, source_broken: false }
     }
 
@@ -90,16 +101,35 @@ impl Direction {
         self.leftover = None;
     }
 
-    /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes.
-    pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) {
+    /// The sink shall hear no more: the source is only read to its end.
+    pub fn discard(&mut self) {
+        self.flow = if self.flow == Flow::Open { Flow::Discarding } else { Flow::Over };
+        self.leftover = None;
+    }
+
+    /// Ends the sink's side as soon as it has what is left, and reads the source to its end.
+    pub fn leave(&mut self) {
+        if self.flow == Flow::Open {
+            self.flow = Flow::Leaving;
+        }
+    }
+
+    /// Whether the sink has taken everything.
+    pub fn is_delivered(&self) -> bool {
+        self.leftover.is_none()
+    }
+
+    /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes of
+    /// ours, or of a frame that is not `whole`.
+    pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, whole: bool) {
         match self.flow {
-            Flow::Open | Flow::Ending if self.leftover.is_none() => {
+            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() => {
                 // Whether it is taken makes no difference: the drop follows.
                 if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
                     let _ = Pin::new(sink).poll_shutdown(cx);
                 }
             }
-            Flow::Open | Flow::Ending | Flow::Breaking => sink.abort(),
+            Flow::Open | Flow::Leaving | Flow::Ending | Flow::Breaking => sink.abort(),
             Flow::Discarding | Flow::Over => {}
         }
         self.give_up();
@@ -112,14 +142,15 @@ impl Direction {
         source: &mut dyn Transport,
         sink: &mut dyn Transport,
         scratch: &Scratch,
+        mut lane: Option<Lane<'_>>,
     ) -> Turn {
         let mut turn = Turn::default();
         let carried = self.carried;
-        if let Err(error) = self.advance(cx, source, sink, scratch, &mut turn) {
+        if let Err(error) = self.advance(cx, source, sink, scratch, &mut lane, &mut turn) {
             turn.sink_loss = Some(self.lose_sink(&error));
             turn.unfinished = self.flow != Flow::Over;
         }
-        turn.moved = self.carried != carried;
+        turn.moved = self.carried - carried > turn.own;
         turn
     }
 
@@ -130,6 +161,7 @@ impl Direction {
         source: &mut dyn Transport,
         sink: &mut dyn Transport,
         scratch: &Scratch,
+        lane: &mut Option<Lane<'_>>,
         turn: &mut Turn,
     ) -> io::Result<()> {
         for _ in 0..ROUNDS {
@@ -138,9 +170,24 @@ impl Direction {
             }
             match self.flow {
                 Flow::Open | Flow::Discarding => {
-                    if self.poll_source(cx, source, sink, scratch, turn)?.is_pending() {
+                    if self.flow == Flow::Open
+                        && let Some(close) = lane.as_mut().and_then(Lane::take_close)
+                    {
+                        self.write(cx, sink, &close)?;
+                    } else if self.flow == Flow::Open
+                        && let Some(ping) = lane.as_mut().and_then(Lane::take_ping)
+                    {
+                        turn.own = ping.len() as u64;
+                        self.write(cx, sink, &ping)?;
+                    } else if self.poll_source(cx, source, sink, scratch, lane, turn)?.is_pending() {
                         return self.flush(cx, sink).map(drop);
                     }
+                }
+                Flow::Leaving => {
+                    if self.flush(cx, sink)?.is_pending() || Pin::new(&mut *sink).poll_shutdown(cx)?.is_pending() {
+                        return Ok(());
+                    }
+                    self.flow = Flow::Discarding;
                 }
                 Flow::Ending => {
                     if self.flush(cx, sink)?.is_ready() && Pin::new(&mut *sink).poll_shutdown(cx)?.is_ready() {
@@ -169,30 +216,47 @@ impl Direction {
         source: &mut dyn Transport,
         sink: &mut dyn Transport,
         scratch: &Scratch,
+        lane: &mut Option<Lane<'_>>,
         turn: &mut Turn,
     ) -> io::Result<Poll<()>> {
         let mut lease = scratch.borrow();
-        let mut buffer = ReadBuf::new(&mut lease);
-        match Pin::new(source).poll_read(cx, &mut buffer) {
+        // What is withheld goes back to the front; behind what is read there is room for a Close.
+        let (front, back) = lane.as_ref().map_or((0, 0), |lane| (lane.withheld(), MAX_CONTROL_FRAME));
+        let room = lease.len() - back;
+        let mut buffer = ReadBuf::new(&mut lease[front..room]);
+        let (read, well) = match Pin::new(source).poll_read(cx, &mut buffer) {
             Poll::Pending => return Ok(Poll::Pending),
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => {
-                turn.source_end = Some(self.end_source(is_common_end(&error)));
-                return Ok(Poll::Ready(()));
+            Poll::Ready(Ok(())) => (buffer.filled().len(), true),
+            Poll::Ready(Err(error)) => (0, is_common_end(&error)),
+        };
+        if read == 0 {
+            let was_open = self.flow == Flow::Open;
+            turn.source_end = Some(self.end_source(well));
+            if was_open && let Some(close) = lane.as_mut().and_then(|lane| lane.source_gone(SERVER_GONE)) {
+                // In place of the broken end; see the module `closing`.
+                self.flow = Flow::Ending;
+                turn.told = true;
+                self.write(cx, sink, &close)?;
             }
+            return Ok(Poll::Ready(()));
         }
-        let bytes = buffer.filled();
-        if bytes.is_empty() {
-            turn.source_end = Some(self.end_source(true));
-        } else if self.flow == Flow::Open {
-            self.write(cx, sink, bytes)?;
+        match lane {
+            Some(lane) => {
+                let forward = lane.pass(&mut lease, front + read);
+                if self.flow == Flow::Open {
+                    self.write(cx, sink, &lease[..forward])?;
+                }
+            }
+            None if self.flow == Flow::Open => self.write(cx, sink, &lease[..read])?,
+            None => {}
         }
         Ok(Poll::Ready(()))
     }
 
     fn end_source(&mut self, well: bool) -> SourceEnd {
         if !well || self.source_broken {
-            self.flow = Flow::Breaking;
+            // A sink that has had its end, or is lost, cannot be broken.
+            self.flow = if self.flow == Flow::Discarding { Flow::Over } else { Flow::Breaking };
             return SourceEnd::Broken;
         }
         self.flow = if self.flow == Flow::Discarding { Flow::Over } else { Flow::Ending };
@@ -247,7 +311,7 @@ impl Direction {
         self.leftover = None;
         self.unflushed = false;
         self.flow = match self.flow {
-            Flow::Open => Flow::Discarding,
+            Flow::Open | Flow::Leaving => Flow::Discarding,
             // The source has ended and has nothing more to be read.
             _ => Flow::Over,
         };

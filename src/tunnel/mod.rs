@@ -2,13 +2,17 @@
 //!
 //! [`splice()`] is the whole of it: one small hand-written future per tunnel, spawned as a task of its own, so that no
 //! state of the handshake stays in memory for the day that a socket may live. While nothing moves it holds no buffer.
-//! A `Direction` carries the bytes of one way; all of them pass through it, so that whoever
-//! counts or judges frames sits there. RFC 6455 7.1.1 (who closes first), RFC 9112 9.6 (no reset that overtakes data).
+//! A `Direction` carries the bytes of one way; all of them pass through it. Where frames are checked it hands them to its
+//! `frames::Lane`, which judges them before they go on and puts in what the gateway says itself; `closing` is how the
+//! gateway ends a tunnel. RFC 6455 5 and 7 (frames, who closes first), RFC 9112 9.6 (no reset that overtakes data).
 //!
 //! Not here: the handshake, picking a server, and the record of the end, which is the caller's (it gets a
 //! [`TunnelEnd`]). Dropping the future drops both transports at once.
 
+mod closing;
 mod direction;
+mod frames;
+mod probes;
 mod splice;
 
 use std::rc::Rc;
@@ -17,7 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Wheel;
-use crate::telemetry::end::EndReason;
+use crate::proto::frame::{Rules, Violation};
+use crate::telemetry::end::{EndReason, Side};
 use crate::transport::Scratch;
 
 pub use splice::{Splice, splice};
@@ -29,11 +34,26 @@ pub struct TunnelOptions {
     pub idle_timeout: Duration,
     /// One direction has ended and nothing moves in the other. Default 30 s; a shorter `idle_timeout` rules it too.
     pub half_close_timeout: Duration,
+    /// How old it gets, give or take a tenth at random. `None`, the default: any age.
+    pub max_lifetime: Option<Duration>,
+    /// How long a side may be silent before it is pinged, and again before it is given up. Needs `frames`. Default never.
+    pub ping_interval: Option<Duration>,
+    /// The server is pinged as well as the client. Default false.
+    pub ping_upstream: bool,
+    /// What frames are held to. `None`: bytes pass unread. Default [`Rules::default`].
+    pub frames: Option<Rules>,
 }
 
 impl Default for TunnelOptions {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(600), half_close_timeout: Duration::from_secs(30) }
+        Self {
+            idle_timeout: Duration::from_secs(600),
+            half_close_timeout: Duration::from_secs(30),
+            max_lifetime: None,
+            ping_interval: None,
+            ping_upstream: false,
+            frames: Some(Rules::default()),
+        }
     }
 }
 
@@ -56,6 +76,42 @@ pub struct TunnelEnd {
     pub bytes_down: u64,
     /// From the splice's start.
     pub duration: Duration,
+    /// What was seen of its frames; `None` where they pass unread.
+    pub frames: Option<FrameRecord>,
+}
+
+/// What a tunnel has seen of its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRecord {
+    /// Messages that went up whole.
+    pub messages_up: u64,
+    /// Messages that went down whole.
+    pub messages_down: u64,
+    /// Who said Close first, if anybody did.
+    pub closed_by: Option<Side>,
+    /// The code of that Close, if it had one.
+    pub close_code: Option<u16>,
+    pub violation: Option<Violation>,
+    /// From our last ping that was answered to its pong.
+    pub round_trip: Option<Duration>,
+}
+
+/// Which direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Client to server.
+    Up,
+    /// Server to client.
+    Down,
+}
+
+impl Way {
+    fn other(self) -> Self {
+        match self {
+            Self::Up => Self::Down,
+            Self::Down => Self::Up,
+        }
+    }
 }
 
 /// What a tunnel shares with the others of its worker.

@@ -6,12 +6,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::direction::{Direction, Flow, SinkLoss, SourceEnd};
-use super::{Early, TunnelEnd, TunnelOptions, TunnelTools};
+use bytes::Bytes;
+
+use super::closing::{Act, Closing, STEP, View};
+use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, SourceEnd};
+use super::frames::{Closer, Frames, random};
+use super::probes::{Due, Probes};
+use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
 use crate::lifecycle::Stop;
+use crate::proto::frame::{MAX_CONTROL_FRAME, Violation};
 use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
+
+/// Close has gone both ways, and nobody hangs up.
+const CLOSED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The Close of a tunnel that ends for no fault of either side (RFC 6455 7.4.1).
+const GOING_AWAY: u16 = 1001;
 
 /// Joins two transports until both directions have ended, one side breaks, a deadline passes or the drain ends.
 ///
@@ -25,12 +37,20 @@ pub fn splice(
     stop: Stop,
 ) -> Splice {
     let opened = clock::now();
+    let mut frames = options.frames.map(Frames::new);
+    if let (Some(frames), Some(interval)) = (&mut frames, options.ping_interval) {
+        frames.probes = Some(Box::new(Probes::new(interval, options.ping_upstream, opened)));
+    }
+    let up = direction(&early.downstream, Way::Up, frames.as_deref_mut());
+    let down = direction(&early.upstream, Way::Down, frames.as_deref_mut());
     Splice {
         downstream,
         upstream,
-        up: Direction::new(early.downstream),
-        down: Direction::new(early.upstream),
+        up,
+        down,
+        frames,
         idle: milliseconds(options.idle_timeout),
+        lifetime: options.max_lifetime.map_or(u32::MAX, jittered),
         half_closed: milliseconds(options.half_close_timeout.min(options.idle_timeout)),
         tools: tools.clone(),
         stop,
@@ -38,6 +58,18 @@ pub fn splice(
         last_activity: opened,
         deadline: None,
         cause: None,
+    }
+}
+
+/// A direction that begins with bytes that came early, judged like all others.
+fn direction(early: &Bytes, way: Way, frames: Option<&mut Frames>) -> Direction {
+    match frames {
+        Some(frames) if !early.is_empty() => {
+            let mut buffer = [&early[..], &[0; MAX_CONTROL_FRAME]].concat();
+            let forward = frames.lane(way, true).pass(&mut buffer, early.len());
+            Direction::new(&buffer[..forward])
+        }
+        _ => Direction::new(early),
     }
 }
 
@@ -50,10 +82,14 @@ pub struct Splice {
     up: Direction,
     /// Server to client.
     down: Direction,
+    /// `None`: bytes pass unread.
+    frames: Option<Box<Frames>>,
     /// Milliseconds of silence while both directions are open; small, since there is one per tunnel.
     idle: u32,
     /// Milliseconds of silence once one direction has ended.
     half_closed: u32,
+    /// Milliseconds of age; the greatest value is none.
+    lifetime: u32,
     tools: TunnelTools,
     stop: Stop,
     opened: Instant,
@@ -71,37 +107,37 @@ impl fmt::Debug for Splice {
     }
 }
 
-/// Which direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Up,
-    Down,
-}
-
 impl Future for Splice {
     type Output = TunnelEnd;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
         let this = &mut *self;
-        if this.stop.poll_ended(cx).is_ready() {
+        if this.stop.poll_ended(cx).is_ready() && !this.part(EndReason::Drained) {
             return Poll::Ready(this.cut(cx, EndReason::Drained));
         }
-        let before = (this.up.flow, this.down.flow);
+        let before = (this.up.flow, this.down.flow, this.limit());
         let mut unfinished = this.turn(Way::Up, cx);
         unfinished |= this.turn(Way::Down, cx);
         if this.up.flow == Flow::Over && this.down.flow == Flow::Over {
-            let reason = this.cause.unwrap_or(EndReason::Internal);
-            return Poll::Ready(this.record(reason));
+            return Poll::Ready(this.record(this.cause.unwrap_or(EndReason::Internal)));
         }
-        if before != (this.up.flow, this.down.flow) {
+        if before != (this.up.flow, this.down.flow, this.limit()) {
             this.last_activity = clock::now();
             // The limit may have become shorter.
             this.deadline = None;
             // What one direction has found may let the other one go on.
             unfinished = true;
         }
+        match this.close() {
+            Act::Cut => return Poll::Ready(this.cut(cx, this.cause.unwrap_or(EndReason::Internal))),
+            Act::Say { .. } | Act::Leave => unfinished = true,
+            Act::Nothing => {}
+        }
         if let Some(reason) = this.poll_deadline(cx) {
-            return Poll::Ready(this.cut(cx, reason));
+            if !this.part(reason) {
+                return Poll::Ready(this.cut(cx, reason));
+            }
+            unfinished = true;
         }
         if unfinished {
             cx.waker().wake_by_ref();
@@ -119,7 +155,15 @@ impl Splice {
             Way::Down => (&mut self.down, &mut self.up, upstream, downstream),
         };
         let lingering = this.flow == Flow::Discarding && other.flow == Flow::Over;
-        let turn = this.poll(cx, source, sink, &self.tools.scratch);
+        let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
+        let turn = this.poll(cx, source, sink, &self.tools.scratch, lane);
+        if let Some((_, Closer::Peer(first))) = self.frames.as_ref().and_then(|frames| frames.first_close()) {
+            self.cause.get_or_insert(closed_by(first));
+        }
+        // Once the gateway ends the tunnel, or both sides have said Close, how they leave is no cause.
+        let is_said = self.frames.as_ref().is_some_and(|frames| {
+            frames.closing != Closing::Open || frames.close_passed(Way::Up) && frames.close_passed(Way::Down)
+        });
         if turn.moved {
             self.last_activity = clock::now();
         }
@@ -129,9 +173,12 @@ impl Splice {
             }
             Some(SourceEnd::Broken) => {
                 // Nothing can be delivered to a side that is gone.
-                other.give_up();
+                match turn.told {
+                    true => other.discard(),
+                    false => other.give_up(),
+                }
                 // A half-close before it was no cause; a reset after everything had been said is none either.
-                if !lingering {
+                if !lingering && !is_said {
                     self.cause = Some(reset_by(way));
                 }
             }
@@ -154,17 +201,116 @@ impl Splice {
     /// What rules the silence now.
     fn limit(&self) -> Duration {
         let both_open = self.up.flow == Flow::Open && self.down.flow == Flow::Open;
-        Duration::from_millis(u64::from(if both_open { self.idle } else { self.half_closed }))
+        let limit = match self.closes_passed() {
+            (false, false) if both_open => self.idle,
+            (true, true) => return CLOSED_TIMEOUT.min(Duration::from_millis(u64::from(self.half_closed))),
+            _ => self.half_closed,
+        };
+        Duration::from_millis(u64::from(limit))
+    }
+
+    /// Whether a Close has gone up, and down.
+    fn closes_passed(&self) -> (bool, bool) {
+        let passed = |way| self.frames.as_ref().is_some_and(|frames| frames.close_passed(way));
+        (passed(Way::Up), passed(Way::Down))
+    }
+
+    /// The gateway ends the tunnel for this reason: Close to both sides, where somebody can still hear it. False where
+    /// there is nothing but to cut.
+    fn part(&mut self, reason: EndReason) -> bool {
+        let Some(frames) = &mut self.frames else { return false };
+        if frames.closing != Closing::Open {
+            return true;
+        }
+        if self.up.flow != Flow::Open || self.down.flow != Flow::Open {
+            return false;
+        }
+        if frames.close_passed(Way::Up) && frames.close_passed(Way::Down) {
+            return false;
+        }
+        frames.want_close(Way::Up, GOING_AWAY);
+        frames.want_close(Way::Down, if reason == EndReason::DeadPeerUpstream { SERVER_GONE } else { GOING_AWAY });
+        frames.closing = Closing::Parting { answers: true, until: clock::now() + STEP };
+        self.cause = Some(reason);
+        self.deadline = None;
+        true
+    }
+
+    /// Ends the tunnel for a violation, and takes an end that has begun one step further.
+    fn close(&mut self) -> Act {
+        let Some(frames) = &mut self.frames else { return Act::Nothing };
+        if let (Closing::Open, Some((violation, offender))) = (frames.closing, frames.violation()) {
+            let until = clock::now() + STEP;
+            frames.closing = Closing::Violated { offender, code: violation.close_code(), until };
+            self.cause = Some(violated_by(offender, violation));
+            self.deadline = None;
+        }
+        if frames.closing == Closing::Open {
+            return Act::Nothing;
+        }
+        let said = |frames: &Frames, way, direction: &Direction| {
+            direction.flow != Flow::Open || !frames.wants_close(way) && direction.is_delivered()
+        };
+        let view = View {
+            now: clock::now(),
+            up_answered: frames.close_came(Way::Up) || self.up.flow != Flow::Open,
+            down_answered: frames.close_came(Way::Down) || self.down.flow != Flow::Open,
+            all_said: said(frames, Way::Up, &self.up) && said(frames, Way::Down, &self.down),
+        };
+        let act = frames.closing.advance(view);
+        match act {
+            Act::Say { way, code } => frames.want_close(way, code),
+            Act::Leave => {
+                self.up.leave();
+                self.down.leave();
+            }
+            Act::Nothing | Act::Cut => return act,
+        }
+        self.deadline = None;
+        act
+    }
+
+    /// Those who are asked whether they are still there: while nobody is about to leave.
+    fn probes(&mut self) -> Option<&mut Probes> {
+        let is_open = self.up.flow == Flow::Open && self.down.flow == Flow::Open;
+        let is_open = is_open && self.closes_passed() == (false, false);
+        self.frames.as_mut().filter(|_| is_open).and_then(|frames| frames.probes.as_deref_mut())
+    }
+
+    /// Asks who is silent; the reason where one side is dead.
+    fn probe(&mut self, now: Instant) -> Option<EndReason> {
+        match self.probes()?.due(now) {
+            Due::Nothing => None,
+            Due::Ask(way) => {
+                if let Some(frames) = &mut self.frames {
+                    frames.want_ping(way);
+                }
+                None
+            }
+            Due::Dead(Way::Down) => Some(EndReason::DeadPeerDownstream),
+            Due::Dead(Way::Up) => Some(EndReason::DeadPeerUpstream),
+        }
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<EndReason> {
-        let due = self.last_activity + self.limit();
+        let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
+        let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
+        let probe = self.probes().map(|probes| probes.next());
+        let quiet = old.min(self.last_activity + self.limit());
+        let due = closing.unwrap_or_else(|| probe.map_or(quiet, |probe| probe.min(quiet)));
         match &mut self.deadline {
             None => self.deadline = Some(self.tools.wheel.register(due, cx.waker())),
             Some(entry) => {
                 if entry.poll_fired(cx) {
-                    if clock::now() >= due {
-                        return Some(self.silence());
+                    let now = clock::now();
+                    if closing.is_none() && now < quiet && now >= due {
+                        self.deadline = None;
+                        cx.waker().wake_by_ref();
+                        return self.probe(now);
+                    }
+                    if now >= due {
+                        let is_old = self.lifetime < u32::MAX && now >= old;
+                        return Some(if is_old { EndReason::MaxLifetime } else { self.silence() });
                     }
                     entry.rearm(due, cx.waker());
                 }
@@ -176,7 +322,12 @@ impl Splice {
     /// The reason when a deadline has passed.
     fn silence(&self) -> EndReason {
         match (self.up.flow, self.down.flow) {
-            (Flow::Open, Flow::Open) => EndReason::IdleTimeout,
+            (Flow::Open, Flow::Open) => match self.closes_passed() {
+                (false, false) => EndReason::IdleTimeout,
+                // Everything has been said; only that nobody hung up was cut short.
+                (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
+                _ => EndReason::HalfCloseTimeout,
+            },
             // Only the lingering was cut short.
             (Flow::Breaking, _)
             | (_, Flow::Breaking)
@@ -188,8 +339,10 @@ impl Splice {
 
     /// Ends both sides without waiting: abnormally where bytes are left that they should have had.
     fn cut(&mut self, cx: &mut Context<'_>, reason: EndReason) -> TunnelEnd {
-        self.up.cut(cx, &mut *self.upstream);
-        self.down.cut(cx, &mut *self.downstream);
+        let whole = |way| self.frames.as_ref().is_none_or(|frames| frames.is_whole(way));
+        let (up, down) = (whole(Way::Up), whole(Way::Down));
+        self.up.cut(cx, &mut *self.upstream, up);
+        self.down.cut(cx, &mut *self.downstream, down);
         self.record(reason)
     }
 
@@ -199,8 +352,15 @@ impl Splice {
             bytes_up: self.up.carried,
             bytes_down: self.down.carried,
             duration: clock::now().saturating_duration_since(self.opened),
+            frames: self.frames.as_deref().map(Frames::record),
         }
     }
+}
+
+/// A tenth more or less, in steps of a thousandth.
+fn jittered(lifetime: Duration) -> u32 {
+    let share = u32::from(u16::from_ne_bytes(random())) % 201;
+    milliseconds((lifetime / 1_000).saturating_mul(900 + share))
 }
 
 /// 49 days at most.
@@ -219,5 +379,14 @@ fn reset_by(source_of: Way) -> EndReason {
     match source_of {
         Way::Up => EndReason::TunnelResetDownstream,
         Way::Down => EndReason::TunnelResetUpstream,
+    }
+}
+
+fn violated_by(source_of: Way, violation: Violation) -> EndReason {
+    match (source_of, violation.is_limit()) {
+        (Way::Up, false) => EndReason::FrameViolationDownstream,
+        (Way::Down, false) => EndReason::FrameViolationUpstream,
+        (Way::Up, true) => EndReason::MessageTooBigDownstream,
+        (Way::Down, true) => EndReason::MessageTooBigUpstream,
     }
 }

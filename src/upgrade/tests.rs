@@ -51,6 +51,12 @@ fn policy(origins: &[&str]) -> WebSocketPolicy {
         subprotocols: Subprotocols::default(),
         pass_extensions: true,
         idle_timeout: Duration::from_secs(600),
+        max_lifetime: None,
+        ping_interval: None,
+        ping_upstream: false,
+        checked_frames: true,
+        max_frame_size: None,
+        max_message_size: None,
         spot: Spot::default(),
     }
 }

@@ -6,16 +6,20 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use crate::clock::Wheel;
+use crate::clock::{self, Wheel};
 use crate::connection;
 use crate::exchange::{Numbers, Tools};
 use crate::lifecycle::{self, Lifecycle};
 use crate::listener::{Arrival, WorkerLoad, WorkerPort};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
+
+/// How long those who are cut may take to close.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A worker that has been started.
 pub struct Worker {
@@ -95,6 +99,8 @@ async fn serve(
             },
         }
     }
+    // Tunnels say Close, and wait a moment for the answer.
+    lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
     // Everyone who was cut gets a turn to say so in the log.
     for _ in 0..64 {
         tokio::task::yield_now().await;

@@ -11,7 +11,6 @@ const WAITING: &[(&str, &str)] = &[
     ("OPS-21", "gauges: the half that reads them waits for metrics"),
     ("TLS-07", "an identity header: the half that looks for it waits until there is one"),
     ("TLS-10", "reload: the half that keeps the old configuration"),
-    ("TUN-06", "the frame tracker: the ignored test that insists on 1002"),
     ("TUN-22", "gauges: the half that reads them waits for metrics"),
 ];
 

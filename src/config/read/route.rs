@@ -246,8 +246,7 @@ fn timeouts(cx: &mut Cx<'_>, table: &mut Table<'_>) -> RouteTimeouts {
 
 fn body_size(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<u64> {
     let mut table = table.table(cx, "limits", &keys::ROUTE_LIMITS)?;
-    let none = table.take("body_size").is_some_and(|node| node.value.as_str() == Some("none"));
-    let size = if none { None } else { table.size(cx, "body_size").map(|size| size.value) };
+    let size = table.size_or_none(cx, "body_size").map(|size| size.value);
     table.close(cx);
     size
 }

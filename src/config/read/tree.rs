@@ -204,6 +204,12 @@ impl<'t> Table<'t> {
             .map_or(default, |value| value.value)
     }
 
+    /// A duration; `None` for `"none"` as for nothing.
+    pub fn duration_or_none(&mut self, cx: &mut Cx<'_>, key: &'static str) -> Option<Duration> {
+        let none = self.take(key).is_none_or(|node| node.value.as_str() == Some("none"));
+        if none { None } else { Some(self.duration(cx, key, Duration::MAX)) }
+    }
+
     pub fn size(&mut self, cx: &mut Cx<'_>, key: &'static str) -> Option<Located<u64>> {
         let node = self.take(key)?;
         if let DeValue::Integer(number) = node.value {
@@ -214,6 +220,12 @@ impl<'t> Table<'t> {
         }
         let text = node.string(cx, key, "a size such as \"64KiB\"")?;
         cx.check(&text, units::size(&text))
+    }
+
+    /// A size; `None` for `"none"` as for nothing.
+    pub fn size_or_none(&mut self, cx: &mut Cx<'_>, key: &'static str) -> Option<Located<u64>> {
+        let none = self.take(key).is_some_and(|node| node.value.as_str() == Some("none"));
+        if none { None } else { self.size(cx, key) }
     }
 
     /// One of a few words.

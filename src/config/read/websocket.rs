@@ -18,10 +18,42 @@ pub fn policy(cx: &mut Cx<'_>, mut table: Table<'_>, has_hosts: bool) -> WebSock
         subprotocols: subprotocols(cx, &mut table),
         pass_extensions: table.word(cx, "extensions", &extensions).unwrap_or(true),
         idle_timeout: table.duration(cx, "idle_timeout", Duration::from_secs(600)),
+        max_lifetime: table.duration_or_none(cx, "max_lifetime"),
+        ping_interval: ping_interval(cx, &mut table),
+        ping_upstream: table.boolean(cx, "ping_upstream", false).value,
+        checked_frames: table.word(cx, "frames", &[("checked", true), ("opaque", false)]).unwrap_or(true),
+        max_frame_size: None,
+        max_message_size: None,
         spot,
     };
+    let max_frame_size = frame_limit(cx, &mut table, "max_frame_size", policy.checked_frames);
+    let max_message_size = frame_limit(cx, &mut table, "max_message_size", policy.checked_frames);
+    if policy.ping_interval.is_some() && !policy.checked_frames {
+        cx.error("opaque-frames", &policy.spot, "`ping_interval` has no place for a ping while `frames = \"opaque\"`")
+            .help("leave out one of the two");
+    }
     table.close(cx);
-    policy
+    WebSocketPolicy { max_frame_size, max_message_size, ..policy }
+}
+
+/// At least a second: the clock for it is a coarse one.
+fn ping_interval(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Duration> {
+    let spot = table.key_spot("ping_interval");
+    let interval = table.duration_or_none(cx, "ping_interval")?;
+    if interval < Duration::from_secs(1) {
+        cx.error("out-of-range", &spot, "`ping_interval` cannot be less than a second").help("write \"1s\" or more");
+    }
+    Some(interval)
+}
+
+/// A size, or `"none"`; not beside opaque frames, which nobody measures.
+fn frame_limit(cx: &mut Cx<'_>, table: &mut Table<'_>, key: &'static str, checked: bool) -> Option<u64> {
+    let size = table.size_or_none(cx, key)?;
+    if !checked {
+        cx.error("opaque-frames", &size.spot, format!("`{key}` cannot be held to while `frames = \"opaque\"`"))
+            .help("leave `frames` out, or the limit");
+    }
+    Some(size.value)
 }
 
 fn origins(cx: &mut Cx<'_>, table: &mut Table<'_>, has_hosts: bool) -> Vec<Located<OriginRule>> {

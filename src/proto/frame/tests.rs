@@ -369,6 +369,33 @@ fn a_close_is_injected_once_between_frames_and_ends_the_direction() {
 }
 
 #[test]
+fn behind_an_injected_close_nothing_goes_on_or_counts_and_the_answer_is_heard() {
+    #[derive(Default)]
+    struct Answer(Option<u16>, usize);
+    impl Watch for Answer {
+        fn message(&mut self, _: Kind, _: u64) {
+            self.1 += 1;
+        }
+
+        fn close(&mut self, code: Option<u16>, _: &[u8]) {
+            self.0 = code;
+        }
+    }
+    let (rules, mut watch) = (Rules::default(), Answer::default());
+    let mut tracker = Tracker::new(Sender::Client);
+    let input = [frame(Sender::Client, 0x82, b"data"), frame(Sender::Client, 0x88, &[3, 0xE9])].concat();
+    // What was withheld before the injection begins the next frame all the same.
+    tracker.feed(&rules, &mut input[..3].to_vec(), Until::Input, &mut watch);
+    assert_eq!((tracker.withheld(), tracker.inject_close()), (3, Ok(())));
+    for cut in 4..=input.len() {
+        let mut buffer = [vec![0; tracker.withheld()], input[cut - 1..cut].to_vec()].concat();
+        let step = tracker.feed(&rules, &mut buffer, Until::Input, &mut watch);
+        assert_eq!((step.forward, step.end), (0, None));
+    }
+    assert_eq!((watch.0, watch.1, tracker.frames(), tracker.messages(Kind::Binary)), (Some(1001), 0, 0, 0));
+}
+
+#[test]
 fn a_violation_leaves_room_for_one_close_and_a_close_for_none() {
     let mut tracker = Tracker::new(Sender::Server);
     tracker.feed(&Rules::default(), &mut [0xFF, 0xFF], Until::Input, &mut ());

@@ -49,7 +49,8 @@ pub trait Watch {
         Verdict::Pass
     }
 
-    /// The Close goes on, nothing after it does; its reason unmasked and not necessarily UTF-8.
+    /// The Close goes on, nothing after it does; its reason unmasked and not necessarily UTF-8. Behind an injected
+    /// Close: the sender has answered, and this goes nowhere.
     fn close(&mut self, code: Option<u16>, reason: &[u8]) {
         _ = (code, reason);
     }
@@ -132,6 +133,15 @@ impl Tracker {
         if self.flags.has(Flags::CLOSED) {
             return Step { forward: 0, consumed: buffer.len(), end: None };
         }
+        let step = self.follow(rules, buffer, until, watch);
+        if self.flags.has(Flags::MUTED) {
+            // Nothing goes on behind an injected Close; only the sender's own is still listened for.
+            return Step { forward: 0, end: step.end.filter(|end| *end == End::Boundary), ..step };
+        }
+        step
+    }
+
+    fn follow(&mut self, rules: &Rules, buffer: &mut [u8], until: Until, watch: &mut impl Watch) -> Step {
         let mut at = 0;
         if self.payload_left > 0 {
             at = self.carry(buffer.len() as u64, watch) as usize;
@@ -196,7 +206,7 @@ impl Tracker {
 
     /// Whether nothing goes on any more: a Close has passed or was injected, or a violation was found.
     pub fn is_closed(&self) -> bool {
-        self.flags.has(Flags::CLOSED)
+        self.flags.has(Flags::CLOSED) || self.flags.has(Flags::MUTED)
     }
 
     /// Whether a Close has gone on to the sink, the sender's or an injected one.
@@ -212,12 +222,12 @@ impl Tracker {
         if self.at_boundary() { Ok(()) } else { Err(NoInjection::MidFrame) }
     }
 
-    /// Allows one Close to be injected now, and throws away whatever the sender says from here on. On an error the
-    /// direction can only be cut, or has been closed already.
+    /// Allows one Close to be injected now, and throws away whatever the sender says from here on, although its own
+    /// Close is still told to [`Watch::close`]. On an error the direction can only be cut, or has been closed already.
     pub fn inject_close(&mut self) -> Result<(), NoInjection> {
         self.may_inject()?;
         self.flags.set(Flags::CLOSE_PASSED, true);
-        self.shut();
+        self.flags.set(Flags::MUTED, true);
         Ok(())
     }
 
@@ -274,7 +284,7 @@ impl Tracker {
             self.flags.set(Flags::MESSAGE, true);
         }
         self.flags.set(Flags::FIN, header.fin);
-        self.frames += 1;
+        self.count_frame();
         Ok(())
     }
 
@@ -283,13 +293,17 @@ impl Tracker {
         if !self.flags.has(Flags::FIN) {
             return;
         }
+        self.flags.set(Flags::MESSAGE, false);
+        let size = std::mem::take(&mut self.message_size);
+        if self.flags.has(Flags::MUTED) {
+            return;
+        }
         let kind = if self.flags.has(Flags::BINARY) { Kind::Binary } else { Kind::Text };
         match kind {
             Kind::Text => self.texts += 1,
             Kind::Binary => self.binaries += 1,
         }
-        self.flags.set(Flags::MESSAGE, false);
-        watch.message(kind, std::mem::take(&mut self.message_size));
+        watch.message(kind, size);
     }
 
     /// A whole control frame: `head` and as much `body` as it announces.
@@ -329,8 +343,14 @@ impl Tracker {
                 Verdict::Swallow => Unit::Swallowed(size),
             },
         };
-        self.frames += 1;
+        self.count_frame();
         Ok(unit)
+    }
+
+    /// What is thrown away does not count.
+    #[inline]
+    fn count_frame(&mut self) {
+        self.frames += u64::from(!self.flags.has(Flags::MUTED));
     }
 
     fn end_with(&mut self, forward: usize, consumed: usize, end: End) -> Step {
@@ -399,6 +419,8 @@ impl Flags {
     const CLOSED: u8 = 16;
     /// A Close has gone on.
     const CLOSE_PASSED: u8 = 32;
+    /// A Close was injected: what comes is followed, and thrown away.
+    const MUTED: u8 = 64;
 
     #[inline]
     fn has(self, flag: u8) -> bool {

@@ -1,5 +1,6 @@
 //! The splice over scripted transports (paused clock), and over loopback sockets (real clock, bounded by patience).
 
+mod checked;
 mod script;
 mod scripted;
 mod sockets;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Wheel;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
+use crate::proto::frame::{Rsv, Rules};
 use crate::transport::Scratch;
 
 use super::{TunnelOptions, TunnelTools};
@@ -31,5 +33,18 @@ impl Bench {
     }
 }
 
-const OPTIONS: TunnelOptions =
-    TunnelOptions { idle_timeout: Duration::from_secs(600), half_close_timeout: Duration::from_secs(30) };
+/// Bytes pass unread.
+const OPTIONS: TunnelOptions = TunnelOptions {
+    idle_timeout: Duration::from_secs(600),
+    half_close_timeout: Duration::from_secs(30),
+    max_lifetime: None,
+    ping_interval: None,
+    ping_upstream: false,
+    frames: None,
+};
+
+/// Frames are judged.
+const CHECKED: TunnelOptions = TunnelOptions {
+    frames: Some(Rules { rsv: Rsv::None, max_frame_size: u64::MAX, max_message_size: u64::MAX }),
+    ..OPTIONS
+};

@@ -203,7 +203,7 @@ fn an_idle_tunnel_is_small_and_holds_no_buffer() {
     assert!(size_of::<Splice>() <= 200, "{}", size_of::<Splice>());
 }
 
-struct Duplex(tokio::io::DuplexStream);
+pub(super) struct Duplex(pub tokio::io::DuplexStream);
 
 impl crate::transport::Transport for Duplex {
     fn abort(&mut self) {}
