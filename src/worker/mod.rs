@@ -21,6 +21,9 @@ use crate::telemetry::access::AccessLogHandle;
 /// How long those who are cut may take to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Names of servers that one worker looks up at once; further ones wait, within their connect timeout.
+const NAME_LOOKUPS: usize = 16;
+
 /// A worker that has been started.
 pub struct Worker {
     pub port: WorkerPort,
@@ -64,6 +67,7 @@ fn run(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(serve(numbers, snapshot, lifecycle, access, inbox));
     Ok(())

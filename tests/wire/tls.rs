@@ -82,6 +82,25 @@ async fn tls_07_only_a_good_client_certificate_gets_in() {
 }
 
 #[tokio::test]
+async fn tls_07_a_route_that_wants_a_certificate_refuses_every_way_in_without_one() {
+    let stage = Setup::new().optional_certificates().start();
+    let (request, handshake) = (Request::get("/n").host("mtls.test"), Handshake::to("/ws").host("mtls.test"));
+    let bare = TlsOptions::new("mtls.test");
+    stage.tls_as(&bare).await.ask(&request).await.assert_refused(403, "client-certificate-required");
+    let mut client = stage.tls_as(&bare).await;
+    client.send(handshake.to_h1()).await;
+    client.answer().await.assert_refused(403, "client-certificate-required");
+    let mut h2 = H2::connect_as(&stage, &bare, &Default::default()).await;
+    h2.ask(&request).await.assert_refused(403, "client-certificate-required");
+    let (answer, tunnel) = h2.open(&handshake).await.expect("an answer");
+    assert!(tunnel.is_none());
+    answer.assert_refused(403, "client-certificate-required");
+    stage.b3.assert_untouched();
+    let mut client = stage.tls_as(&TlsOptions::new("mtls.test").certificate(ClientKind::Good)).await;
+    assert_eq!(client.ask(&request).await.status, 200);
+}
+
+#[tokio::test]
 async fn tls_09_another_policys_host_is_misdirected_by_every_way_in() {
     let stage = Stage::standard().await;
     let (request, handshake) = (Request::get("/n").host("mtls.test"), Handshake::to("/ws").host("mtls.test"));

@@ -56,6 +56,7 @@ pub struct Setup {
     upstream_url: String,
     more: String,
     descriptors: Option<u32>,
+    optional_certificates: bool,
 }
 
 impl Setup {
@@ -130,6 +131,12 @@ impl Setup {
     }
 
     /// `ulimit -n` for the gateway.
+    /// mtls.test only asks for client certificates, so that requests without one arrive at its routes.
+    pub fn optional_certificates(mut self) -> Self {
+        self.optional_certificates = true;
+        self
+    }
+
     pub fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
         self
@@ -153,7 +160,8 @@ impl Setup {
         let origins = if self.websocket.contains("origins") { "" } else { "origins = [\"https://app.example\"]\n" };
         let timeouts = &self.route_timeouts;
         let mut out = format!("[server]\n{workers}{}\n\n", self.server);
-        for (name, tls) in [("clear", ""), ("tls", TLS)] {
+        let tls = if self.optional_certificates { TLS.replace("required", "optional") } else { TLS.to_owned() };
+        for (name, tls) in [("clear", ""), ("tls", tls.as_str())] {
             out += &format!("[[listener]]\nname = \"{name}\"\naddress = \"127.0.0.1:0\"\n{}\n", self.listener);
             out += &format!("[listener.timeouts]\n{}\n", self.listener_timeouts);
             out += &format!("[listener.limits]\n{}\n{tls}\n", self.listener_limits);
