@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -35,6 +36,32 @@ pub fn pss(pids: &[u32]) -> u64 {
         sum += line.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0);
     }
     sum
+}
+
+/// The highest memory that is seen between two moments, looked at ten times a second.
+pub struct Peak {
+    seen: Rc<Cell<u64>>,
+    pids: Vec<u32>,
+    watching: tokio::task::JoinHandle<()>,
+}
+
+impl Peak {
+    pub fn watch(pids: &[u32]) -> Self {
+        let (seen, pids) = (Rc::new(Cell::new(0)), pids.to_vec());
+        let (noted, watched) = (Rc::clone(&seen), pids.clone());
+        let watching = tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                noted.set(noted.get().max(pss(&watched)));
+            }
+        });
+        Self { seen, pids, watching }
+    }
+
+    pub fn stop(self) -> u64 {
+        self.watching.abort();
+        self.seen.get().max(pss(&self.pids))
+    }
 }
 
 /// Units of work that have been finished, with how long each took.
@@ -67,6 +94,13 @@ impl Stats {
         self.failed.set(self.failed.get() + 1);
     }
 
+    /// Percentiles in microseconds since the window was opened.
+    pub fn latencies(&self) -> Value {
+        let latency = self.latency.borrow();
+        let at = |quantile| latency.value_at_quantile(quantile);
+        json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": latency.max() })
+    }
+
     pub fn done(&self) -> u64 {
         self.done.get()
     }
@@ -97,8 +131,6 @@ impl<'a> Window<'a> {
         let seconds = self.began.elapsed().as_secs_f64();
         let units = self.stats.done() - self.done;
         let rate = units as f64 / seconds;
-        let latency = self.stats.latency.borrow();
-        let at = |quantile| latency.value_at_quantile(quantile);
         json!({
             "units": units,
             "seconds": seconds,
@@ -108,7 +140,7 @@ impl<'a> Window<'a> {
             "cpu_us_per_unit": cpu_ns as f64 / 1000.0 / units.max(1) as f64,
             "cpu_share": cpu_ns as f64 / 1e9 / seconds,
             "load_cpu_share": own_ns as f64 / 1e9 / seconds,
-            "latency_us": { "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": latency.max() },
+            "latency_us": self.stats.latencies(),
         })
     }
 }
