@@ -83,14 +83,14 @@ impl Dial {
         }
     }
 
-    /// A tunnel: 101 has arrived, and nothing after it has been read.
+    /// A tunnel: 101 has arrived.
     pub async fn tunnel(&self, path: &str) -> io::Result<Stream> {
         let mut stream = self.connect().await?;
         stream.write_all(&ws::opening(&self.host, path)).await?;
         stream.flush().await?;
         let mut head = Vec::with_capacity(512);
-        // The server says nothing before it is spoken to, so that the head is all there is to read.
-        while !head.ends_with(b"\r\n\r\n") {
+        // What may come right behind the head is for a reader who never reads; all others speak first.
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") {
             if stream.read_buf(&mut head).await? == 0 || head.len() > 16 * 1024 {
                 return Err(io::Error::other("no answer to the WebSocket handshake"));
             }

@@ -15,6 +15,7 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::dial::{Dial, Stream};
+use crate::ws;
 
 const STREAM_WINDOW: u32 = 6 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 15 * 1024 * 1024;
@@ -58,6 +59,8 @@ impl Session {
             .uri(format!("https://{}{path}", self.host))
             .version(Version::HTTP_2)
             .header("sec-websocket-version", "13")
+            // RFC 8441 has none; Envoy passes it on to a server that wants one, and has no tunnel without it.
+            .header("sec-websocket-key", ws::KEY)
             .extension(Protocol::from_static("websocket"))
             .body(())
             .map_err(io::Error::other)?;

@@ -47,7 +47,7 @@ pub async fn run(args: &mut Args, common: &Common) -> Result<Value, Problem> {
     let window = Window::open(&common.stats, &common.pids);
     tokio::time::sleep(Duration::from_secs_f64(messages / rate)).await;
     publish.abort();
-    Ok(window.close(Some(rate * common.connections as f64)))
+    window.close(Some(rate * common.connections as f64))
 }
 
 async fn subscribe(mut stream: Stream, stats: Rc<Stats>) {
@@ -68,5 +68,5 @@ async fn subscribe(mut stream: Stream, stats: Rc<Stats>) {
             Seen::End(_) => {}
         });
     }
-    stats.failed();
+    stats.failed("a subscription ended");
 }

@@ -47,7 +47,7 @@ impl Common {
         } else {
             tokio::time::sleep(self.length).await;
         }
-        Ok(window.close(self.rate))
+        window.close(self.rate)
     }
 }
 

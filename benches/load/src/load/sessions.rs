@@ -59,14 +59,15 @@ async fn storm(common: &Common, count: u64) -> Result<Value, Problem> {
         });
     }
     while running.join_next().await.is_some() {}
-    let figures = with(window.close(None), "connect_us", opened.latencies());
+    let figures = with(window.close(None)?, "connect_us", opened.latencies());
     Ok(with(figures, "storm", count))
 }
 
 async fn counted(dial: Dial, stats: Rc<Stats>, intended: Duration, opened: impl FnOnce()) {
     match tokio::time::timeout(PATIENCE, session(&dial, opened)).await {
         Ok(Ok(())) => stats.finished(intended),
-        Ok(Err(_)) | Err(_) => stats.failed(),
+        Ok(Err(problem)) => stats.failed(problem),
+        Err(late) => stats.failed(late),
     }
 }
 
