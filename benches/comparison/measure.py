@@ -83,9 +83,11 @@ class Session:
         """One window for each; all proxies run, and those whose turn it is not rest."""
         began = time.monotonic()
         timing = ["--warm", str(self.options.warm), "--seconds", str(self.options.seconds)]
+        # A smoke run asks whether it works at all, however busy the machine.
+        tries = 3 if self.options.smoke else 1
         for scenario in scenarios:
             for proxy in self.participants(scenario):
-                self.attempt(scenario, proxy, lambda: self.window(scenario, proxy, timing))
+                self.attempt(scenario, proxy, lambda: self.window(scenario, proxy, timing), tries)
         for proxy in self.proxies:
             proxy.stop()
         self.longest = max(self.longest, time.monotonic() - began)
@@ -101,7 +103,7 @@ class Session:
         for scenario in scenarios:
             say(scenario.rows[0].title)
             for proxy in self.participants(scenario):
-                self.attempt(scenario, proxy, lambda: self.alone(scenario, proxy))
+                self.attempt(scenario, proxy, lambda: self.alone(scenario, proxy), 3 if self.options.smoke else 1)
                 proxy.stop()
             self.save()
 
@@ -130,12 +132,14 @@ class Session:
         figures["bystander"] = finished(bystander)
         return figures
 
-    def attempt(self, scenario, proxy, work):
+    def attempt(self, scenario, proxy, work, tries):
         try:
             figures = work()
             self.results["rounds"].setdefault(scenario.key, {}).setdefault(proxy.name, []).append(figures)
             self.results["reasons"].get(scenario.key, {}).pop(proxy.product, None)
         except (Failed, OSError, ValueError, KeyError) as problem:
+            if tries > 1 and not proxy.broken:
+                return self.attempt(scenario, proxy, work, tries - 1)
             say(f"{proxy.name}, {scenario.key}: {problem}")
             at = (scenario.key, proxy.name)
             self.failures[at] = self.failures.get(at, 0) + 1

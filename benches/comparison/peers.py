@@ -42,7 +42,7 @@ TUNING = {
     ("nginx", "lean"): "proxy_buffer_size 2k; proxy_buffers 4 2k; proxy_busy_buffers_size 4k; "
                        "client_header_buffer_size 1k; connection_pool_size 256; request_pool_size 1k; ssl_buffer_size 4k;",
     ("nginx", "big"): "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; ssl_buffer_size 16k;",
-    ("haproxy", "lean"): "tune.bufsize 4096\n    tune.maxrewrite 1024\n    tune.idle-pool.shared off",
+    ("haproxy", "lean"): "tune.bufsize 4096\n    tune.maxrewrite 1024",
     ("haproxy", "big"): "tune.bufsize 32768",
     ("envoy", "lean"): "per_connection_buffer_limit_bytes: 4096",
     ("envoy", "big"): "per_connection_buffer_limit_bytes: 262144",
@@ -191,9 +191,11 @@ class Proxy:
         text = (CONFIGURATIONS / CONFIG[self.kind]).read_text()
         tuning = TUNING.get((self.kind, self.variant), "")
         http2 = "http2 on;" if self.product == "nginx" else ""
+        # HAProxy has no HTTP/2 with so small a buffer.
+        alpn = "http/1.1" if self.variant == "lean" else "h2,http/1.1"
         for mark, value in (("CLEAR", self.clear), ("TLS", self.tls), ("BACKEND", self.backend), ("BACKEND_HOST", host),
                             ("BACKEND_PORT", port), ("CERTS", self.certs), ("RUN", self.run), ("CURVES", curves),
-                            ("TUNING", tuning), ("HTTP2", http2), ("MODULES", MODULES)):
+                            ("TUNING", tuning), ("HTTP2", http2), ("ALPN", alpn), ("MODULES", MODULES)):
             text = text.replace(f"@{mark}@", str(value))
         config = self.run / CONFIG[self.kind]
         config.write_text(text)

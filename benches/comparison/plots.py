@@ -46,9 +46,9 @@ def bars(report):
         if row.chapter != CPU or row.plain:
             continue
         own = report.summary(scenario, row, report.gateways[0])
-        found = [(name, min(value["median"] for value in report.product(scenario, row, name) if value))
-                 for name in report.products if any(report.product(scenario, row, name))]
-        if own and own["median"] > 0 and len(found) > 1:
+        held = lambda name: [value["median"] for value in report.product(scenario, row, name) if value and value["held"]]
+        found = [(name, min(held(name))) for name in report.products if held(name)]
+        if own and own["held"] and own["median"] > 0 and len(found) > 1:
             groups.append((f"{row.title}: {own['median']:,.1f} µs",
                            [(name, value / own["median"]) for name, value in found]))
     if not groups:

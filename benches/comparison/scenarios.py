@@ -58,6 +58,7 @@ class Scenario:
 # In a smoke run nothing is measured; it shows that everything still fits together.
 SMOKE = {"--levels": "10,20", "--count": "20", "--rate": "50", "--connections": "5", "--settle": "0.05", "--stalled": "2"}
 
+NO_H2 = {"apache": "has no WebSockets over HTTP/2 set up here", "nginx-debian": "has no WebSockets over HTTP/2"}
 THREADS = {"apache": "a thread for each WebSocket: at most 2,000"}
 
 
@@ -162,10 +163,11 @@ SCENARIOS = [
     *echo(4096, "4k", ("wss",), FULL, 4000),
     *echo(16 * 1024, "16k", BOTH, FULL, 1500, everybody=False, tuned="big"),
     *echo(2**20, "1m", BOTH, FULL, 30, tuned="big", everybody=False),
-    steady("echo-h2-64", "64 B echo, wss over HTTP/2, 10 on each connection", "echo --size 64 --rate 5000 --h2", True),
-    steady("echo-h2-16k", "16 KiB echo, wss over HTTP/2", "echo --size 16384 --rate 1000 --h2", True, EXTRA),
+    steady("echo-h2-64", "64 B echo, wss over HTTP/2, 10 on each connection", "echo --size 64 --rate 5000 --h2", True,
+           spared=NO_H2),
+    steady("echo-h2-16k", "16 KiB echo, wss over HTTP/2", "echo --size 16384 --rate 1000 --h2", True, EXTRA, spared=NO_H2),
     steady("echo-h2-1m", "1 MiB echo, wss over HTTP/2", "echo --size 1048576 --rate 20 --connections 4 --per 1 --h2", True,
-           EXTRA),
+           EXTRA, spared=NO_H2),
     *[closed(size, name, scheme, ONCE if name in ("64", "16k", "1m") else EXTRA)
       for size, name in ((64, "64"), (1024, "1k"), (4096, "4k"), (16 * 1024, "16k"), (2**20, "1m")) for scheme in BOTH],
     steady("session-ws", "ws session", "sessions --rate 400", False, QUICK),
@@ -184,7 +186,7 @@ SCENARIOS = [
     idle("idle-wss", "idle tunnel, wss", "tunnel", True, ONCE, "1000,4000,9000", tuned="lean", instead=FEWER),
     idle("idle-ws-quick", "idle tunnel, ws, 3,000 held", "tunnel", False, "only-quick", "500,3000", spared=THREADS),
     idle("idle-wss-quick", "idle tunnel, wss, 3,000 held", "tunnel", True, "only-quick", "500,3000", spared=THREADS),
-    Scenario("idle-h2", "idle --kind h2 --levels 50,200 --settle 1".split(), True, ONCE, MULTIPLEXED, how="fresh"),
+    Scenario("idle-h2", "idle --kind h2 --h2 --levels 50,200 --settle 1".split(), True, ONCE, MULTIPLEXED, how="fresh", spared=NO_H2),
     idle("silent-tcp", "connection that says nothing", "tcp", False, ONCE, "1000,4000", everybody=False),
     idle("silent-tls", "connection that is silent after the TLS handshake", "tls", True, ONCE, "1000,4000", everybody=False),
     idle("idle-https", "HTTPS connection, kept alive and idle", "keepalive", True, ONCE, "1000,4000", everybody=False),
