@@ -80,7 +80,13 @@ impl Stats {
     pub fn new() -> Result<Self, Problem> {
         // Microseconds up to a minute, three digits.
         let latency = RefCell::new(Histogram::new_with_bounds(1, 60_000_000, 3)?);
-        Ok(Self { began: Instant::now(), done: Cell::new(0), failed: Cell::new(0), problem: RefCell::default(), latency })
+        Ok(Self {
+            began: Instant::now(),
+            done: Cell::new(0),
+            failed: Cell::new(0),
+            problem: RefCell::default(),
+            latency,
+        })
     }
 
     /// Time since the load began: the clock of intended send times.
