@@ -114,9 +114,10 @@ impl Frames {
         self.watched(way).tracker.close_passed()
     }
 
-    /// Whether what has gone on that way ends between two frames.
+    /// Whether what has gone on that way ends between two frames; behind a Close nothing does go on.
     pub fn is_whole(&self, way: Way) -> bool {
-        self.watched(way).tracker.at_boundary()
+        let tracker = &self.watched(way).tracker;
+        tracker.close_passed() || tracker.at_boundary()
     }
 
     pub fn violation(&self) -> Option<(Violation, Way)> {

@@ -227,6 +227,25 @@ async fn the_end_of_a_drain_is_a_close_to_both_sides() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn behind_a_close_of_ours_half_a_frame_that_is_thrown_away_makes_no_reset() {
+    let bench = Bench::start();
+    let (down, down_log) = script(vec![], vec![]);
+    let (up, up_log) = script(vec![], vec![]);
+    let tunnel = splice(down, up, Early::default(), CHECKED, &bench.tools, bench.phase.stop());
+    let tunnel = tokio::task::spawn_local(tunnel);
+    bench.lifecycle.end();
+    while up_log.borrow().written.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Read when the tunnel is woken for the last time.
+    down_log.borrow_mut().reads.push_back(Read::Bytes(frame(true, 0x82, &[1; 100])[..50].to_vec()));
+    let end = tunnel.await.expect("no panic");
+    assert_eq!((end.reason, down_log.borrow().read), (EndReason::Drained, 50));
+    assert_eq!(closes(&up_log.borrow().written), (vec![1001], true));
+    assert!(up_log.borrow().shut && !up_log.borrow().aborted);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn after_a_close_both_ways_nobody_may_stay_for_more_than_five_seconds() {
     let client = vec![Read::Bytes(close(true, 4000)), Read::Later];
     let upstream = vec![Read::Later, Read::Later, Read::Bytes(close(false, 1000))];
