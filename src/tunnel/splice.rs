@@ -322,12 +322,9 @@ impl Splice {
     /// The reason when a deadline has passed.
     fn silence(&self) -> EndReason {
         match (self.up.flow, self.down.flow) {
-            (Flow::Open, Flow::Open) => match self.closes_passed() {
-                (false, false) => EndReason::IdleTimeout,
-                // Everything has been said; only that nobody hung up was cut short.
-                (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
-                _ => EndReason::HalfCloseTimeout,
-            },
+            // Everything has been said; only that somebody did not hang up was cut short.
+            _ if self.closes_passed() == (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
+            (Flow::Open, Flow::Open) if self.closes_passed() == (false, false) => EndReason::IdleTimeout,
             // Only the lingering was cut short.
             (Flow::Breaking, _)
             | (_, Flow::Breaking)

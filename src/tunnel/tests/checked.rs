@@ -257,6 +257,15 @@ async fn after_a_close_both_ways_nobody_may_stay_for_more_than_five_seconds() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn after_a_close_both_ways_whoever_stays_alone_is_no_half_close() {
+    let client = vec![Read::Bytes(close(true, 1000)), Read::Later];
+    let upstream = vec![Read::Later, Read::Later, Read::Bytes(close(false, 1000)), Read::End];
+    let (end, ..) = run((client, vec![]), (upstream, vec![]), CHECKED).await;
+    assert_eq!(end.reason, EndReason::TunnelClosedDownstream);
+    assert!(end.duration >= Duration::from_secs(5) && end.duration <= Duration::from_secs(6), "{end:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn early_bytes_are_judged_like_all_others() {
     let bench = Bench::start();
     let (down, down_log) = script(vec![Read::Later, Read::End], vec![]);
