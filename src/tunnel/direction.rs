@@ -120,10 +120,10 @@ impl Direction {
     }
 
     /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes of
-    /// ours, or of a frame that is not `whole`.
+    /// ours, or of a frame that is not `whole`, or its source has broken and only its end was still to be read.
     pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, whole: bool) {
         match self.flow {
-            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() => {
+            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() && !self.source_broken => {
                 // Whether it is taken makes no difference: the drop follows.
                 if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
                     let _ = Pin::new(sink).poll_shutdown(cx);
