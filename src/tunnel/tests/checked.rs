@@ -362,6 +362,15 @@ async fn pings_of_ours_do_not_keep_a_tunnel_from_its_idle_timeout_and_the_server
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_ping_of_ours_that_had_to_wait_for_the_sink_is_no_activity_either() {
+    let options = TunnelOptions { ping_interval: Some(Duration::from_secs(400)), ..CHECKED };
+    let writes = vec![Write::AtMost(3), Write::Later, Write::AtMost(2), Write::Later];
+    let (end, ..) = run((vec![], writes), (vec![], vec![]), options).await;
+    assert_eq!(end.reason, EndReason::IdleTimeout);
+    assert!(end.duration <= Duration::from_secs(602), "{end:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn none_of_our_pings_goes_out_while_one_of_the_servers_is_unanswered_but_its_silence_counts() {
     let theirs = frame(false, 0x89, b"theirs");
     let options = TunnelOptions { ping_interval: Some(Duration::from_secs(10)), ..CHECKED };
