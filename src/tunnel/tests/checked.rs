@@ -118,6 +118,16 @@ async fn an_innocent_side_that_does_not_answer_is_waited_for_a_second() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_violation_is_the_reason_even_if_everything_is_over_in_the_same_turn() {
+    for last in [Read::Error(ErrorKind::ConnectionReset), Read::End] {
+        let upstream = vec![Read::Bytes(frame(true, 0x82, b"masked")), last];
+        let (end, down, _) = run((vec![Read::End], vec![]), (upstream, vec![]), CHECKED).await;
+        assert_eq!((end.reason, end.duration), (EndReason::FrameViolationUpstream, Duration::ZERO));
+        assert_eq!(closes(&down.borrow().written), (vec![1002], true));
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn what_is_too_big_is_closed_with_1009_before_a_byte_of_it_has_gone_on() {
     let rules = Rules { max_frame_size: 10, max_message_size: 15, ..Rules::default() };
     let options = TunnelOptions { frames: Some(rules), ..CHECKED };
