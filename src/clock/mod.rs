@@ -3,8 +3,8 @@
 //! [`now`] is tokio's monotonic clock, so that tests may pause it; [`wall`] is for what people read. A [`Wheel`] carries
 //! the deadlines that are long and mostly never reached (an idle tunnel, a silent connection) in steps of [`TICK`]:
 //! 32 bytes each, O(1) to add and to remove, and no timer of the runtime. It never fires early and at most one tick
-//! plus the worker's own delay late. Its [`Ticker`] sleeps without a timer while the wheel is empty, so a worker
-//! without deadlines is not woken at all.
+//! plus the worker's own delay late. Its [`Ticker`] sleeps until the next tick at which something may be due, and without
+//! a timer while the wheel is empty, so that a worker with nothing but far deadlines is hardly ever woken.
 //!
 //! Deadlines are re-armed lazily: who is active only notes when, and when the entry fires it re-registers for what is
 //! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
@@ -25,7 +25,7 @@ pub use idle::IdleTimer;
 /// A point on the monotonic clock.
 pub type Instant = tokio::time::Instant;
 
-/// How often a wheel with entries turns, and so how late a deadline may be noticed.
+/// The grain of a wheel, and so how late a deadline may be noticed.
 pub const TICK: Duration = Duration::from_millis(250);
 
 /// Slots of a wheel: 256 s a turn. Longer deadlines stay in their slot for several turns and cost one look each.
@@ -33,6 +33,9 @@ const SLOTS: u64 = 1024;
 
 /// The end of a list of entries.
 const NONE: u32 = u32::MAX;
+
+/// A tick that does not come.
+const NEVER: u64 = u64::MAX;
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
@@ -58,12 +61,22 @@ struct Inner {
     origin: Instant,
     /// Invariant: no linked node is due at or before this tick.
     current: u64,
-    /// Heads of doubly linked lists through `nodes`.
-    slots: Box<[u32]>,
+    slots: Box<[Slot]>,
     nodes: Slab<Node>,
     /// Linked nodes; fired ones stay in `nodes` until their entry goes.
     linked: usize,
+    /// The tick for which the ticker sleeps; [`NEVER`]: without a timer.
+    wakes_at: u64,
     ticker: Option<Waker>,
+}
+
+/// The entries whose ticks are the same modulo [`SLOTS`].
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Of a doubly linked list through `nodes`.
+    head: u32,
+    /// None of them is due before this tick.
+    earliest: u64,
 }
 
 #[derive(Debug)]
@@ -82,9 +95,10 @@ impl Wheel {
             inner: RefCell::new(Inner {
                 origin: now(),
                 current: 0,
-                slots: vec![NONE; SLOTS as usize].into_boxed_slice(),
+                slots: vec![Slot { head: NONE, earliest: NEVER }; SLOTS as usize].into_boxed_slice(),
                 nodes: Slab::new(),
                 linked: 0,
+                wakes_at: NEVER,
                 ticker: None,
             }),
         });
@@ -142,29 +156,35 @@ impl Inner {
         rounded_up.max(self.current + 1)
     }
 
-    /// Returns the ticker's waker if it has to be told that there is work again.
+    /// Returns the ticker's waker if it would sleep for too long.
     fn link(&mut self, key: u32) -> Option<Waker> {
-        let slot = self.slot_of(key);
-        let head = std::mem::replace(&mut self.slots[slot], key);
+        let index = self.slot_of(key);
         let node = &mut self.nodes[key as usize];
+        let due = node.due;
+        let slot = &mut self.slots[index];
+        let head = std::mem::replace(&mut slot.head, key);
+        slot.earliest = slot.earliest.min(due);
         node.previous = NONE;
         node.next = head;
         if head != NONE {
             self.nodes[head as usize].previous = key;
         }
         self.linked += 1;
-        if self.linked == 1 { self.ticker.take() } else { None }
+        if due < self.wakes_at { self.ticker.take() } else { None }
     }
 
     fn unlink(&mut self, key: u32) {
         let slot = self.slot_of(key);
         let Node { previous, next, .. } = self.nodes[key as usize];
         match previous {
-            NONE => self.slots[slot] = next,
+            NONE => self.slots[slot].head = next,
             _ => self.nodes[previous as usize].next = next,
         }
         if next != NONE {
             self.nodes[next as usize].previous = previous;
+        }
+        if self.slots[slot].head == NONE {
+            self.slots[slot].earliest = NEVER;
         }
         self.linked -= 1;
     }
@@ -178,17 +198,29 @@ impl Inner {
         // After a long stall one turn over all slots sees everything.
         let first = (self.current + 1).max(reached.saturating_sub(SLOTS - 1));
         for tick in first..=reached {
-            let mut key = self.slots[(tick % SLOTS) as usize];
+            let slot = &mut self.slots[(tick % SLOTS) as usize];
+            if slot.earliest > reached {
+                continue;
+            }
+            let (mut key, mut earliest) = (slot.head, NEVER);
             while key != NONE {
-                let next = self.nodes[key as usize].next;
-                if self.nodes[key as usize].due <= reached {
+                let Node { due, next, .. } = self.nodes[key as usize];
+                if due <= reached {
                     self.unlink(key);
                     fired.extend(self.nodes[key as usize].waker.take());
+                } else {
+                    earliest = earliest.min(due);
                 }
                 key = next;
             }
+            self.slots[(tick % SLOTS) as usize].earliest = earliest;
         }
         self.current = self.current.max(reached);
+    }
+
+    /// The tick at which something may be due.
+    fn next_due(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.earliest).min().unwrap_or(NEVER)
     }
 }
 
@@ -302,7 +334,7 @@ impl Future for Sleep {
 #[must_use = "a wheel without its ticker never fires"]
 pub struct Ticker {
     wheel: Rc<Wheel>,
-    /// Present while the wheel has entries.
+    /// Present while the wheel has entries; until `wakes_at`.
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -312,27 +344,34 @@ impl Future for Ticker {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
-            if this.wheel.is_empty() {
-                this.sleep = None;
-                this.wheel.inner.borrow_mut().ticker = Some(cx.waker().clone());
-                return Poll::Pending;
+            let deadline = {
+                let inner = &mut *this.wheel.inner.borrow_mut();
+                inner.ticker = Some(cx.waker().clone());
+                if inner.linked == 0 {
+                    inner.wakes_at = NEVER;
+                    this.sleep = None;
+                    return Poll::Pending;
+                }
+                inner.wakes_at = inner.next_due();
+                inner.instant_of(inner.wakes_at)
+            };
+            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if sleep.deadline() != deadline {
+                sleep.as_mut().reset(deadline);
             }
-            let wheel = &this.wheel;
-            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wheel.next_tick())));
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            wheel.advance(now());
-            sleep.as_mut().reset(wheel.next_tick());
+            this.wheel.advance(now());
         }
     }
 }
 
-impl Wheel {
-    fn next_tick(&self) -> Instant {
-        let origin = self.inner.borrow().origin;
-        let gone = now().saturating_duration_since(origin);
-        now() + (TICK - Duration::from_nanos((gone.as_nanos() % TICK.as_nanos()) as u64))
+impl Inner {
+    fn instant_of(&self, tick: u64) -> Instant {
+        let whole = TICK.saturating_mul(u32::try_from(tick).unwrap_or(u32::MAX));
+        // Whoever waits for longer than the clock goes is woken in a day, and waits on.
+        self.origin.checked_add(whole).unwrap_or_else(|| now() + Duration::from_secs(86_400))
     }
 }
 

@@ -4,7 +4,6 @@
 //! Reading goes into a buffer of the caller's (a worker's scratch), so that nothing is held per stream while it is
 //! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
 
-mod rewound;
 mod scratch;
 mod socket;
 
@@ -13,7 +12,6 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use rewound::Rewound;
 pub use scratch::{Lease, SCRATCH_SIZE, Scratch};
 pub use socket::Socket;
 
