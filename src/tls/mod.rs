@@ -19,6 +19,7 @@ mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod upstream;
 
 use std::sync::Arc;
