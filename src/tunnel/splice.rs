@@ -157,6 +157,11 @@ impl Splice {
         let lingering = this.flow == Flow::Discarding && other.flow == Flow::Over;
         let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
         let turn = this.poll(cx, source, sink, &self.tools.scratch, lane);
+        // Before what came behind the violation is taken for the cause.
+        if let Some((violation, offender)) = self.frames.as_deref_mut().and_then(Frames::refuse) {
+            self.cause = Some(violated_by(offender, violation));
+            self.deadline = None;
+        }
         if let Some((_, Closer::Peer(first))) = self.frames.as_ref().and_then(|frames| frames.first_close()) {
             self.cause.get_or_insert(closed_by(first));
         }
@@ -236,15 +241,9 @@ impl Splice {
         true
     }
 
-    /// Ends the tunnel for a violation, and takes an end that has begun one step further.
+    /// Takes an end that has begun one step further.
     fn close(&mut self) -> Act {
         let Some(frames) = &mut self.frames else { return Act::Nothing };
-        if let (Closing::Open, Some((violation, offender))) = (frames.closing, frames.violation()) {
-            let until = clock::now() + STEP;
-            frames.closing = Closing::Violated { offender, code: violation.close_code(), until };
-            self.cause = Some(violated_by(offender, violation));
-            self.deadline = None;
-        }
         if frames.closing == Closing::Open {
             return Act::Nothing;
         }
@@ -322,12 +321,9 @@ impl Splice {
     /// The reason when a deadline has passed.
     fn silence(&self) -> EndReason {
         match (self.up.flow, self.down.flow) {
-            (Flow::Open, Flow::Open) => match self.closes_passed() {
-                (false, false) => EndReason::IdleTimeout,
-                // Everything has been said; only that nobody hung up was cut short.
-                (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
-                _ => EndReason::HalfCloseTimeout,
-            },
+            // Everything has been said; only that somebody did not hang up was cut short.
+            _ if self.closes_passed() == (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
+            (Flow::Open, Flow::Open) if self.closes_passed() == (false, false) => EndReason::IdleTimeout,
             // Only the lingering was cut short.
             (Flow::Breaking, _)
             | (_, Flow::Breaking)

@@ -3,6 +3,7 @@
 mod checked;
 mod script;
 mod scripted;
+pub(super) mod simulation;
 mod sockets;
 
 use std::rc::Rc;
