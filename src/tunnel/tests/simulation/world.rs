@@ -179,7 +179,8 @@ impl World {
         self.up.follow(&client, &server, &self.down.pings);
         self.down.follow(&server, &client, &self.up.pings);
         let carried = client.got.len() + server.got.len() - self.up.ping_bytes - self.down.ping_bytes;
-        let moved = (carried, client.turns + server.turns);
+        let turns = client.turns + server.turns + self.up.closes_read + self.down.closes_read;
+        let moved = (carried, turns);
         if moved != self.moved {
             self.moved = moved;
             self.moved_at = clock::now();
