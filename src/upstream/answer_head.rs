@@ -43,16 +43,13 @@ pub(super) struct Unjudged {
 pub(super) async fn read(stream: &mut UpstreamStream) -> AnswerHead {
     let mut read = Vec::with_capacity(USUAL_HEAD);
     loop {
-        let error = match stream.read_buf(&mut read).await {
-            Ok(1..) => None,
+        match stream.read_buf(&mut read).await {
+            Ok(1..) => {}
             Ok(0) => return AnswerHead::Other(Unjudged { read, error: None }),
-            Err(error) => Some(error),
-        };
-        if error.is_some() {
-            return AnswerHead::Other(Unjudged { read, error });
+            Err(error) => return AnswerHead::Other(Unjudged { read, error: Some(error) }),
         }
         loop {
-            match judge(&mut read) {
+            match judge(&read) {
                 Verdict::Partial if read.len() < MAX_ANSWER_HEAD => break,
                 Verdict::Interim(length) => drop(read.drain(..length)),
                 Verdict::Switched(head, early) => return AnswerHead::Switched(head, early),
@@ -73,7 +70,7 @@ enum Verdict {
     Other,
 }
 
-fn judge(read: &mut Vec<u8>) -> Verdict {
+fn judge(read: &[u8]) -> Verdict {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = ParserConfig::default();
@@ -158,5 +155,64 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replayed<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::transport::Socket;
+
+    const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nearly";
+
+    /// What `pieces` are taken for, each of them read by itself.
+    async fn read_pieces(pieces: &[&[u8]]) -> AnswerHead {
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        let mut near = UpstreamStream::Clear(Socket::Unix(near));
+        let writing = async {
+            for piece in pieces {
+                far.write_all(piece).await.expect("taken");
+                tokio::task::yield_now().await;
+            }
+            drop(far);
+        };
+        tokio::join!(read(&mut near), writing).0
+    }
+
+    #[tokio::test]
+    async fn a_101_is_taken_wherever_it_is_split_and_interim_answers_before_it_are_skipped() {
+        for split in 0..SWITCHED.len() - 5 {
+            let interim: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+            for pieces in [[&SWITCHED[..split], &SWITCHED[split..]].concat(), [interim, SWITCHED].concat()] {
+                let at = split.min(pieces.len());
+                let AnswerHead::Switched(head, early) = read_pieces(&[&pieces[..at], &pieces[at..]]).await else {
+                    panic!("not switched, split at {split}")
+                };
+                assert_eq!((head.version, head.headers.len()), (Version::HTTP_11, 2));
+                assert_eq!(head.headers["sec-websocket-accept"], "x");
+                assert_eq!(&early[..], b"early");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_else_is_left_with_all_its_bytes() {
+        let long = [b"HTTP/1.1 101 x\r\nX: ".to_vec(), vec![b'x'; 2 * MAX_ANSWER_HEAD]].concat();
+        for answer in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..],
+            b"HTTP/1.1 101 cut short\r\nUpgra",
+            b"",
+            b"\x16\x03\x01",
+            &long,
+        ] {
+            let AnswerHead::Other(Unjudged { read, error: None }) = read_pieces(&[answer]).await else {
+                panic!("taken: {}", String::from_utf8_lossy(answer))
+            };
+            assert!(answer.starts_with(&read));
+            assert!(read.len() == answer.len() || read.len() >= MAX_ANSWER_HEAD);
+        }
     }
 }
