@@ -75,7 +75,11 @@ pub async fn run(arrival: Arrival, tools: Rc<Tools>) {
             drive(serve_http2(stream, &listener.limits, listener.websocket_over_h2, serve), &downstream).await
         }
     };
-    let Some((stream, early)) = leftover else { return };
+    let Some((stream, early)) = leftover else {
+        // A tunnel that was agreed on and will not be: it holds this connection, which holds it.
+        drop(downstream.take_handover());
+        return;
+    };
     match downstream.take_handover() {
         Some(handover) => handover(stream, early, Box::new((permit, load, open))),
         None => close(stream, &downstream).await,

@@ -1,5 +1,6 @@
 //! A WebSocket handshake: sent to a server, its 101 checked, and the tunnel that follows.
 
+use std::any::Any;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::config::model::{Route, WebSocketPolicy};
 use crate::fault::Fault;
 use crate::http::{AnswerBody, Inbound};
 use crate::lifecycle;
+use crate::limits::TunnelPermit;
 use crate::proto::frame::{Rsv, Rules};
 use crate::proto::spelling;
 use crate::proto::websocket::extension_names;
@@ -32,6 +34,7 @@ pub async fn open(
     route: &Route,
     handshake: Handshake,
     inbound: Inbound,
+    permit: Option<TunnelPermit>,
 ) -> Result<Response<AnswerBody>, Fault> {
     let Inbound { mut head, stream, .. } = inbound;
     errand.prepare(&mut head)?;
@@ -71,8 +74,14 @@ pub async fn open(
     let mut response = Response::new(AnswerBody::Empty);
     *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
     let options = options(route.websocket.as_ref(), response.headers());
-    let tunnel =
-        Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
+    let tunnel = Tunnel {
+        tools: downstream.tools.clone(),
+        entry: entry.clone(),
+        upstream: Box::new(upstream),
+        early,
+        options,
+        permit,
+    };
     match downstream.version {
         HttpVersion::Http1 => {
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -104,6 +113,7 @@ fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOption
         options.ping_interval = policy.ping_interval;
         options.ping_upstream = policy.ping_upstream;
         options.max_lifetime = policy.max_lifetime;
+        options.rates = policy.rates;
         // The answer has been checked, so the list is one.
         let extensions = extension_names(answer).unwrap_or_default();
         options.frames = policy.checked_frames.then(|| Rules {
@@ -123,13 +133,23 @@ pub struct Tunnel {
     /// What the server sent right behind its 101.
     early: Bytes,
     options: TunnelOptions,
+    /// Where the route counts its tunnels.
+    permit: Option<TunnelPermit>,
 }
 
 impl Tunnel {
     /// Splices, in a small task of its own. `early` is what the client sent right behind its request; `held` is kept
     /// until the end.
-    pub fn open(self, downstream: Box<dyn Transport>, early: Bytes, held: impl Sized + 'static) {
-        let Self { tools, entry, upstream, early: from_upstream, options } = self;
+    pub fn open(mut self, downstream: Box<dyn Transport>, early: Bytes, held: impl Sized + 'static) {
+        match self.permit.take() {
+            // Boxed with what is held anyway, so that tunnels which nobody counts have no room for it.
+            Some(permit) => self.splice(downstream, early, Box::new((held, permit)) as Box<dyn Any>),
+            None => self.splice(downstream, early, held),
+        }
+    }
+
+    fn splice(self, downstream: Box<dyn Transport>, early: Bytes, held: impl Sized + 'static) {
+        let Self { tools, entry, upstream, early: from_upstream, options, .. } = self;
         let guard = tools.lifecycle.guard();
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };

@@ -9,15 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::closing::{Act, Closing, STEP, View};
-use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, SourceEnd};
+use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, Source, SourceEnd};
 use super::frames::{Closer, Frames, random};
+use super::pace::Pace;
 use super::probes::{Due, Probes};
 use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
 use crate::lifecycle::Stop;
 use crate::proto::frame::{MAX_CONTROL_FRAME, Violation};
 use crate::telemetry::end::EndReason;
-use crate::transport::Transport;
+use crate::transport::{Rewound, Transport};
 
 /// Close has gone both ways, and nobody hangs up.
 const CLOSED_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,14 +30,19 @@ const GOING_AWAY: u16 = 1001;
 ///
 /// Must be spawned as a task of its own: see the module.
 pub fn splice(
-    downstream: Box<dyn Transport>,
+    mut downstream: Box<dyn Transport>,
     upstream: Box<dyn Transport>,
-    early: Early,
+    mut early: Early,
     options: TunnelOptions,
     tools: &TunnelTools,
     stop: Stop,
 ) -> Splice {
     let opened = clock::now();
+    let pace = options.rates.map(|rates| Box::new(Pace::new(rates, opened)));
+    if pace.is_some() && !early.downstream.is_empty() {
+        // What came early is no way around a rate: it is read like everything else.
+        downstream = Box::new(Rewound::new(std::mem::take(&mut early.downstream), downstream));
+    }
     let mut frames = options.frames.map(Frames::new);
     if let (Some(frames), Some(interval)) = (&mut frames, options.ping_interval) {
         frames.probes = Some(Box::new(Probes::new(interval, options.ping_upstream, opened)));
@@ -49,6 +55,7 @@ pub fn splice(
         up,
         down,
         frames,
+        pace,
         idle: milliseconds(options.idle_timeout),
         lifetime: options.max_lifetime.map_or(u32::MAX, jittered),
         half_closed: milliseconds(options.half_close_timeout.min(options.idle_timeout)),
@@ -84,6 +91,8 @@ pub struct Splice {
     down: Direction,
     /// `None`: bytes pass unread.
     frames: Option<Box<Frames>>,
+    /// How fast the client may send. `None`: as fast as it can.
+    pace: Option<Box<Pace>>,
     /// Milliseconds of silence while both directions are open; small, since there is one per tunnel.
     idle: u32,
     /// Milliseconds of silence once one direction has ended.
@@ -116,8 +125,15 @@ impl Future for Splice {
             return Poll::Ready(this.cut(cx, EndReason::Drained));
         }
         let before = (this.up.flow, this.down.flow, this.limit());
+        let resume = this.resume();
         let mut unfinished = this.turn(Way::Up, cx);
         unfinished |= this.turn(Way::Down, cx);
+        if this.frames.is_none() && this.pace.as_ref().is_some_and(|pace| pace.is_exceeded) {
+            return Poll::Ready(this.cut(cx, EndReason::RateExceeded));
+        }
+        if this.resume() != resume {
+            this.deadline = None;
+        }
         if this.up.flow == Flow::Over && this.down.flow == Flow::Over {
             return Poll::Ready(this.record(this.cause.unwrap_or(EndReason::Internal)));
         }
@@ -156,7 +172,8 @@ impl Splice {
         };
         let lingering = this.flow == Flow::Discarding && other.flow == Flow::Over;
         let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
-        let turn = this.poll(cx, source, sink, &self.tools.scratch, lane);
+        let pace = self.pace.as_deref_mut().filter(|_| way == Way::Up);
+        let turn = this.poll(cx, Source { stream: source, pace }, sink, &self.tools.scratch, lane);
         if let Some((_, Closer::Peer(first))) = self.frames.as_ref().and_then(|frames| frames.first_close()) {
             self.cause.get_or_insert(closed_by(first));
         }
@@ -196,6 +213,11 @@ impl Splice {
             Some(SinkLoss::Ended) | None => {}
         }
         turn.unfinished
+    }
+
+    /// When the client is read again that has been too fast.
+    fn resume(&self) -> Option<Instant> {
+        self.pace.as_ref().filter(|_| self.up.flow == Flow::Open).and_then(|pace| pace.delayed_until())
     }
 
     /// What rules the silence now.
@@ -240,8 +262,13 @@ impl Splice {
     fn close(&mut self) -> Act {
         let Some(frames) = &mut self.frames else { return Act::Nothing };
         if let (Closing::Open, Some((violation, offender))) = (frames.closing, frames.violation()) {
-            let until = clock::now() + STEP;
-            frames.closing = Closing::Violated { offender, code: violation.close_code(), until };
+            let (until, code) = (clock::now() + STEP, violation.close_code());
+            frames.closing = Closing::Violated { offender, code, until };
+            if violation.is_rate() {
+                // Nobody is innocent here but the server, which has nothing to say to it.
+                frames.want_close(offender.other(), code);
+                frames.closing = Closing::Parting { answers: true, until };
+            }
             self.cause = Some(violated_by(offender, violation));
             self.deadline = None;
         }
@@ -296,10 +323,14 @@ impl Splice {
         let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
         let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
         let probe = self.probes().map(|probes| probes.next());
-        let quiet = old.min(self.last_activity + self.limit());
+        // Nobody is silent whom we do not listen to.
+        let resume = self.resume();
+        let since = resume.map_or(self.last_activity, |resume| resume.max(self.last_activity));
+        let quiet = old.min(since + self.limit());
         let due = closing.unwrap_or_else(|| probe.map_or(quiet, |probe| probe.min(quiet)));
+        let next = resume.map_or(due, |resume| resume.min(due));
         match &mut self.deadline {
-            None => self.deadline = Some(self.tools.wheel.register(due, cx.waker())),
+            None => self.deadline = Some(self.tools.wheel.register(next, cx.waker())),
             Some(entry) => {
                 if entry.poll_fired(cx) {
                     let now = clock::now();
@@ -312,7 +343,7 @@ impl Splice {
                         let is_old = self.lifetime < u32::MAX && now >= old;
                         return Some(if is_old { EndReason::MaxLifetime } else { self.silence() });
                     }
-                    entry.rearm(due, cx.waker());
+                    entry.rearm(next, cx.waker());
                 }
             }
         }
@@ -383,7 +414,8 @@ fn reset_by(source_of: Way) -> EndReason {
 }
 
 fn violated_by(source_of: Way, violation: Violation) -> EndReason {
-    match (source_of, violation.is_limit()) {
+    match (source_of, violation.is_size()) {
+        _ if violation.is_rate() => EndReason::RateExceeded,
         (Way::Up, false) => EndReason::FrameViolationDownstream,
         (Way::Down, false) => EndReason::FrameViolationUpstream,
         (Way::Up, true) => EndReason::MessageTooBigDownstream,
