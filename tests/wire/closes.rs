@@ -93,15 +93,17 @@ async fn tun_25_each_frame_to_a_server_has_a_mask_of_its_own() {
     for way in Way::ALL {
         let stage = Setup::new()
             .b1(agreeing(async |mut peer: Peer| {
-                // A ping, which is answered, so that the next one comes.
-                for _ in 0..2 {
-                    let ping = peer.frame().await?;
-                    assert_eq!((ping.opcode, ping.payload.len()), (OpCode::PING, 8));
-                    peer.write(&Frame::new(OpCode(10), ping.payload).bytes()).await?;
+                // Pings, which are answered, so that the next one comes.
+                loop {
+                    let frame = peer.frame().await?;
+                    if frame.opcode == OpCode::CLOSE {
+                        return peer.until_over().await;
+                    }
+                    assert_eq!((frame.opcode, frame.payload.len()), (OpCode::PING, 8));
+                    peer.write(&Frame::new(OpCode(10), frame.payload).bytes()).await?;
                 }
-                peer.until_over().await
             }))
-            .websocket("ping_interval = \"1s\"\nping_upstream = true\nmax_lifetime = \"3s\"")
+            .websocket("ping_interval = \"1s\"\nping_upstream = true\nmax_lifetime = \"5s\"")
             .start();
         let mut tunnel = way.tunnel(&stage, &Handshake::to("/ws")).await;
         loop {
