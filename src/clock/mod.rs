@@ -120,8 +120,8 @@ impl Wheel {
         self.len() == 0
     }
 
-    /// Fires what is due at `instant`.
-    fn advance(&self, instant: Instant) {
+    /// Fires what is due at `instant`. The ticker's business, or that of whoever moves time by hand.
+    pub(crate) fn advance(&self, instant: Instant) {
         let mut due = Vec::new();
         self.inner.borrow_mut().collect(instant, &mut due);
         // Outside the borrow: a waker may run anything.

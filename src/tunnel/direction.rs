@@ -90,13 +90,15 @@ pub(super) struct Direction {
     unflushed: bool,
     /// The other direction has found this one's source broken.
     source_broken: bool,
+    /// What is left over is of a ping of ours.
+    leftover_own: bool,
 }
 
 impl Direction {
     pub fn new(early: &[u8]) -> Self {
         // A copy, since a slice of a head's block would keep the whole block alive.
         let leftover = (!early.is_empty()).then(|| Box::new(Bytes::copy_from_slice(early)));
-        Self { leftover, carried: 0, flow: Flow::Open, unflushed: false, source_broken: false }
+        Self { leftover, carried: 0, flow: Flow::Open, unflushed: false, source_broken: false, leftover_own: false }
     }
 
     /// The source's other half broke: an end of its bytes is no good end.
@@ -129,10 +131,10 @@ impl Direction {
     }
 
     /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes of
-    /// ours, or of a frame that is not `whole`.
+    /// ours, or of a frame that is not `whole`, or its source has broken and only its end was still to be read.
     pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, whole: bool) {
         match self.flow {
-            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() => {
+            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() && !self.source_broken => {
                 // Whether it is taken makes no difference: the drop follows.
                 if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
                     let _ = Pin::new(sink).poll_shutdown(cx);
@@ -174,7 +176,7 @@ impl Direction {
         turn: &mut Turn,
     ) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            if self.poll_leftover(cx, sink)?.is_pending() {
+            if self.poll_leftover(cx, sink, turn)?.is_pending() {
                 return Ok(());
             }
             match self.flow {
@@ -186,8 +188,10 @@ impl Direction {
                     } else if self.flow == Flow::Open
                         && let Some(ping) = lane.as_mut().and_then(Lane::take_ping)
                     {
-                        turn.own = ping.len() as u64;
+                        let before = self.carried;
                         self.write(cx, sink, &ping)?;
+                        turn.own += self.carried - before;
+                        self.leftover_own = self.leftover.is_some();
                     } else if self.poll_source(cx, source, sink, scratch, lane, turn)?.is_pending() {
                         return self.flush(cx, sink).map(drop);
                     }
@@ -332,7 +336,12 @@ impl Direction {
         Ok(Poll::Ready(taken.min(bytes.len())))
     }
 
-    fn poll_leftover(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {
+    fn poll_leftover(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn Transport,
+        turn: &mut Turn,
+    ) -> io::Result<Poll<()>> {
         let Some(mut leftover) = self.leftover.take() else { return Ok(Poll::Ready(())) };
         while leftover.has_remaining() {
             let Poll::Ready(taken) = self.write_once(cx, sink, &leftover)? else {
@@ -341,7 +350,9 @@ impl Direction {
                 return self.flush(cx, sink).map(|_| Poll::Pending);
             };
             leftover.advance(taken);
+            turn.own += if self.leftover_own { taken as u64 } else { 0 };
         }
+        self.leftover_own = false;
         Ok(Poll::Ready(()))
     }
 

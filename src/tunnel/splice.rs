@@ -131,9 +131,7 @@ impl Future for Splice {
         if this.frames.is_none() && this.pace.as_ref().is_some_and(|pace| pace.is_exceeded) {
             return Poll::Ready(this.cut(cx, EndReason::RateExceeded));
         }
-        if this.resume() != resume {
-            this.deadline = None;
-        }
+        let is_moved = this.resume() != resume;
         if this.up.flow == Flow::Over && this.down.flow == Flow::Over {
             return Poll::Ready(this.record(this.cause.unwrap_or(EndReason::Internal)));
         }
@@ -149,7 +147,7 @@ impl Future for Splice {
             Act::Say { .. } | Act::Leave => unfinished = true,
             Act::Nothing => {}
         }
-        if let Some(reason) = this.poll_deadline(cx) {
+        if let Some(reason) = this.poll_deadline(cx, is_moved) {
             if !this.part(reason) {
                 return Poll::Ready(this.cut(cx, reason));
             }
@@ -174,6 +172,11 @@ impl Splice {
         let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
         let pace = self.pace.as_deref_mut().filter(|_| way == Way::Up);
         let turn = this.poll(cx, Source { stream: source, pace }, sink, &self.tools.scratch, lane);
+        // Before what came behind the violation is taken for the cause.
+        if let Some((violation, offender)) = self.frames.as_deref_mut().and_then(Frames::refuse) {
+            self.cause = Some(violated_by(offender, violation));
+            self.deadline = None;
+        }
         if let Some((_, Closer::Peer(first))) = self.frames.as_ref().and_then(|frames| frames.first_close()) {
             self.cause.get_or_insert(closed_by(first));
         }
@@ -258,20 +261,9 @@ impl Splice {
         true
     }
 
-    /// Ends the tunnel for a violation, and takes an end that has begun one step further.
+    /// Takes an end that has begun one step further.
     fn close(&mut self) -> Act {
         let Some(frames) = &mut self.frames else { return Act::Nothing };
-        if let (Closing::Open, Some((violation, offender))) = (frames.closing, frames.violation()) {
-            let (until, code) = (clock::now() + STEP, violation.close_code());
-            frames.closing = Closing::Violated { offender, code, until };
-            if violation.is_rate() {
-                // Nobody is innocent here but the server, which has nothing to say to it.
-                frames.want_close(offender.other(), code);
-                frames.closing = Closing::Parting { answers: true, until };
-            }
-            self.cause = Some(violated_by(offender, violation));
-            self.deadline = None;
-        }
         if frames.closing == Closing::Open {
             return Act::Nothing;
         }
@@ -319,7 +311,8 @@ impl Splice {
         }
     }
 
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<EndReason> {
+    /// `is_moved`: it may have to ring earlier, for a client that is delayed.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, is_moved: bool) -> Option<EndReason> {
         let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
         let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
         let probe = self.probes().map(|probes| probes.next());
@@ -344,6 +337,8 @@ impl Splice {
                         return Some(if is_old { EndReason::MaxLifetime } else { self.silence() });
                     }
                     entry.rearm(next, cx.waker());
+                } else if is_moved {
+                    entry.rearm(next, cx.waker());
                 }
             }
         }
@@ -353,12 +348,9 @@ impl Splice {
     /// The reason when a deadline has passed.
     fn silence(&self) -> EndReason {
         match (self.up.flow, self.down.flow) {
-            (Flow::Open, Flow::Open) => match self.closes_passed() {
-                (false, false) => EndReason::IdleTimeout,
-                // Everything has been said; only that nobody hung up was cut short.
-                (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
-                _ => EndReason::HalfCloseTimeout,
-            },
+            // Everything has been said; only that somebody did not hang up was cut short.
+            _ if self.closes_passed() == (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
+            (Flow::Open, Flow::Open) if self.closes_passed() == (false, false) => EndReason::IdleTimeout,
             // Only the lingering was cut short.
             (Flow::Breaking, _)
             | (_, Flow::Breaking)

@@ -4,6 +4,7 @@ mod checked;
 mod paced;
 mod script;
 mod scripted;
+pub(super) mod simulation;
 mod sockets;
 
 use std::rc::Rc;

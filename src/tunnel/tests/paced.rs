@@ -195,11 +195,15 @@ async fn a_delayed_tunnel_is_not_silent_and_gets_as_old_as_any() {
     let options = TunnelOptions { idle_timeout: Duration::from_millis(300), ..messages(1, OnExcess::Delay) };
     let (end, up, ..) = paced(flood(), vec![], options).await;
     assert_eq!((end.reason, up.borrow().written.len()), (EndReason::HalfCloseTimeout, 60 * 7));
-    let options = TunnelOptions { max_lifetime: Some(Duration::from_secs(20)), ..messages(1, OnExcess::Delay) };
-    let (end, down, up) = run((flood(), vec![]), (vec![], vec![]), options).await;
-    assert_eq!(end.reason, EndReason::MaxLifetime);
-    assert!(end.duration <= Duration::from_secs(25), "{end:?}");
-    assert_eq!((closes(&up.borrow().written).0, closes(&down.borrow().written).0), (vec![1001], vec![1001]));
+    // Even one that is delayed anew at each tick of the wheel.
+    for rate in [1, 8, 100] {
+        let options = TunnelOptions { max_lifetime: Some(Duration::from_secs(20)), ..messages(rate, OnExcess::Delay) };
+        let flood = vec![Read::Bytes(frame(true, 0x81, b"x").repeat(5_000)), Read::End];
+        let (end, down, up) = run((flood, vec![]), (vec![], vec![]), options).await;
+        assert_eq!(end.reason, EndReason::MaxLifetime);
+        assert!(end.duration <= Duration::from_secs(25), "{end:?}");
+        assert_eq!((closes(&up.borrow().written).0, closes(&down.borrow().written).0), (vec![1001], vec![1001]));
+    }
     let options = TunnelOptions { ping_interval: Some(Duration::from_secs(1)), ..messages(1, OnExcess::Delay) };
     let (end, up, ..) = paced(flood(), vec![], options).await;
     assert_eq!((end.reason, up.borrow().written.len()), (EndReason::HalfCloseTimeout, 60 * 7), "alive all the time");
