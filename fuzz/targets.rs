@@ -2,12 +2,16 @@
 //!
 //! `tests/fuzz_smoke.rs` runs each of them in ordinary builds, `fuzz_targets/` hands them to libFuzzer.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
+use portcullis::limits::{NoTunnel, TunnelPermit, Tunnels};
 use portcullis::proto::frame::{ControlFrame, End, Kind, Rsv, Rules, Sender, Tracker, Until, Verdict, Watch};
 use portcullis::proto::{fields, forwarded, host, origin, request_id, target, via, websocket};
+use portcullis::tunnel::Bucket;
 use portcullis::types::Scheme;
 
 /// An accepted origin is in one form only, and has no room for anything but scheme, host and port.
@@ -140,6 +144,80 @@ pub fn frames(data: &[u8]) {
     assert_eq!(again, forwarded);
     assert_eq!((told_again.messages, told_again.controls), (told.messages, told.controls));
     assert_eq!(matches!(end_again, Some(End::Close)), matches!(end, Some(End::Close)));
+}
+
+/// Whatever is spent and whenever: a bucket gives no more than its rate and one burst, and once it has been waited for,
+/// what it promised.
+pub fn rates(data: &[u8]) {
+    let [shift, rate, steps @ ..] = data else { return };
+    let rate = u64::from(*rate).max(1) << (shift % 40);
+    let start = portcullis::clock::now();
+    let mut bucket = Bucket::new(rate, start);
+    let (mut now, mut spent) = (start, 0_u128);
+    for step in steps.chunks(2) {
+        let (kind, size) = (step[0], u64::from(step.get(1).copied().unwrap_or(0)));
+        match kind % 4 {
+            0 => now += Duration::from_micros(size * 5_003),
+            1 => now += Duration::from_nanos(size * size),
+            2 => {
+                let wanted = (size * rate / 100).clamp(1, rate.max(2));
+                let at = bucket.ready_at(wanted);
+                now = now.max(at);
+                assert!(bucket.available(now) >= wanted, "{wanted} of {rate}");
+            }
+            _ => {
+                let share = bucket.available(now).min(size * rate / 64);
+                bucket.spend(share);
+                spent += u128::from(share);
+            }
+        }
+        let elapsed = now.duration_since(start).as_nanos();
+        let most = u128::from(rate.max(2)) * 1_000_000_000 + elapsed * u128::from(rate);
+        assert!(spent * 1_000_000_000 <= most);
+        assert!((spent + u128::from(bucket.available(now))) * 1_000_000_000 <= most);
+    }
+}
+
+/// However handshakes come and tunnels go: a place is given exactly where both limits leave one.
+pub fn places(data: &[u8]) {
+    let [max, per_address, steps @ ..] = data else { return };
+    let max = (max % 8 > 0).then(|| u32::from(max % 8));
+    let per_address = (per_address % 4 > 0).then(|| u32::from(per_address % 4));
+    let Some(tunnels) = Tunnels::new(max, per_address) else { return };
+    let mut held: Vec<(u8, TunnelPermit)> = Vec::new();
+    let mut counts: BTreeMap<u8, u32> = BTreeMap::new();
+    for step in steps {
+        let client = step >> 1 & 3;
+        if step & 1 == 0 && !held.is_empty() {
+            let (client, permit) = held.swap_remove(usize::from(*step) % held.len());
+            *counts.entry(client).or_default() -= 1;
+            drop(permit);
+            continue;
+        }
+        let address: Option<IpAddr> = match client {
+            0 => None,
+            1 => Some(Ipv4Addr::new(10, 0, 0, 1).into()),
+            2 => Some(Ipv6Addr::from(u128::from(*step)).into()),
+            _ => Some(Ipv6Addr::from(1 << 64 | u128::from(*step)).into()),
+        };
+        let (total, count) = (held.len() as u32, counts.entry(client).or_default());
+        let expected = match (max, per_address) {
+            (Some(max), _) if total >= max => Err(NoTunnel::Route),
+            (_, Some(most)) if *count >= most => Err(NoTunnel::Address),
+            _ => Ok(()),
+        };
+        match tunnels.try_acquire(address) {
+            Ok(permit) => {
+                assert_eq!(expected, Ok(()));
+                *count += 1;
+                held.push((client, permit));
+            }
+            Err(reason) => assert_eq!(expected, Err(reason)),
+        }
+        assert_eq!(tunnels.open(), held.len());
+    }
+    drop(held);
+    assert_eq!(tunnels.open(), 0);
 }
 
 /// What a tracker has told while it judged.

@@ -5,10 +5,11 @@
 
 use std::fmt;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::http::AnswerBody;
+use crate::limits::NoTunnel;
 use crate::proto::fields::{BadContentLength, ForbiddenConnectionOption};
 use crate::proto::host::BadAuthority;
 use crate::proto::target::BadTarget;
@@ -19,6 +20,10 @@ use crate::upstream::Failure;
 
 /// What `Allow` says where CONNECT or TRACE was tried, and to `OPTIONS *`.
 pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// What `Retry-After` says, in seconds, where there is no room for a tunnel: nobody knows when one will end, and this
+/// keeps clients from asking all the time.
+const NO_ROOM_RETRY: u16 = 10;
 
 static X_PORTCULLIS_REASON: HeaderName = HeaderName::from_static("x-portcullis-reason");
 
@@ -44,6 +49,8 @@ pub enum Fault {
     WebSocketOnly,
     UpgradeNotAllowed,
     Handshake(Refusal),
+    /// No room for one more tunnel.
+    Tunnels(NoTunnel),
     Upstream(Failure),
     /// A 101 that is no agreement to the handshake.
     BadUpgrade(BadUpgrade),
@@ -77,6 +84,8 @@ impl Fault {
             Self::WebSocketOnly => EndReason::WebSocketOnly,
             Self::UpgradeNotAllowed => EndReason::UpgradeNotAllowed,
             Self::Handshake(refusal) => refusal_end(*refusal),
+            Self::Tunnels(NoTunnel::Route) => EndReason::TooManyTunnels,
+            Self::Tunnels(NoTunnel::Address) => EndReason::TooManyTunnelsFromAddress,
             Self::Upstream(failure) => failure_end(failure),
             Self::BadUpgrade(_) => EndReason::BadUpgrade,
             Self::UnexpectedUpgrade => EndReason::UnexpectedUpgrade,
@@ -105,6 +114,7 @@ impl Fault {
             Self::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
             Self::WebSocketOnly => StatusCode::UPGRADE_REQUIRED,
             Self::Handshake(refusal) => refusal_status(*refusal),
+            Self::Tunnels(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Upstream(failure) => failure_status(failure),
             Self::BadUpgrade(_) | Self::UnexpectedUpgrade => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -141,6 +151,10 @@ impl Fault {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if matches!(self, Self::MethodNotAllowed) {
             headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+        }
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            // RFC 6585 4
+            headers.insert(RETRY_AFTER, HeaderValue::from(NO_ROOM_RETRY));
         }
         if status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -230,6 +244,10 @@ impl fmt::Display for Fault {
             Self::WebSocketOnly => out.write_str("the upstream speaks only WebSocket"),
             Self::UpgradeNotAllowed => out.write_str("the route has no websocket table"),
             Self::Handshake(refusal) => refusal.fmt(out),
+            Self::Tunnels(NoTunnel::Route) => out.write_str("the route has as many tunnels as max_tunnels allows"),
+            Self::Tunnels(NoTunnel::Address) => {
+                out.write_str("the client has as many tunnels as max_tunnels_per_address allows")
+            }
             Self::Upstream(failure) => failure.fmt(out),
             Self::BadUpgrade(cause) => cause.fmt(out),
             Self::UnexpectedUpgrade => out.write_str("the upstream switched protocols unasked, or did not when asked"),
@@ -267,6 +285,12 @@ impl From<BadContentLength> for Fault {
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         Self::Handshake(refusal)
+    }
+}
+
+impl From<NoTunnel> for Fault {
+    fn from(cause: NoTunnel) -> Self {
+        Self::Tunnels(cause)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Protocols, Route, TrustedProxies};
 use crate::config::report::{Report, Spot};
+use crate::limits::Tunnels;
 use crate::proto::via::Via;
 use crate::route::RouteTable;
 use crate::tls::{ServerPolicies, SystemRoots};
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub table: RouteTable,
     /// In the order of the configuration; `table` answers with an index into this.
     pub routes: Vec<Route>,
+    /// Of each route, in the same order; `None` where they are not counted.
+    pub tunnels: Vec<Option<Tunnels>>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
     pub trusted_proxies: TrustedProxies,
@@ -86,12 +89,18 @@ impl Snapshot {
             listeners,
             table,
             routes: config.routes.clone(),
+            tunnels: config.routes.iter().map(tunnels).collect(),
             upstreams: upstreams.into_iter().collect::<Option<_>>()?,
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
             via: our_via()?,
         })
     }
+}
+
+fn tunnels(route: &Route) -> Option<Tunnels> {
+    let counts = route.websocket.as_ref()?.tunnels;
+    Tunnels::new(counts.max, counts.max_per_address)
 }
 
 /// Warns of every host of a route that some TLS listener serves without a certificate for it, once per host.

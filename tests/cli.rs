@@ -447,6 +447,36 @@ answer      101, if the server agrees
 }
 
 #[test]
+fn explain_tells_what_a_tunnel_is_held_to() {
+    let bounds = |more: &str| {
+        let toml = SITE.replace("subprotocols = { allow = [\"chat\"] }", more);
+        assert_ne!(toml, SITE);
+        let args = ["explain", "wss://localhost:8443/ws", "--origin", "https://app.example.com"];
+        let (code, stdout, stderr) = run(site(&toml).path(), &args);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        let lines = stdout.lines().filter(|line| line.starts_with("tunnels ") || line.starts_with("rates "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        bounds(
+            "max_tunnels = 1000, max_tunnels_per_address = 5, messages_per_second = 1, bytes_per_second = \"64KiB\""
+        ),
+        [
+            "tunnels     at most 1000 and 5 of one address, else 429",
+            "rates       a client that sends more than 1 message or 64KiB a second is delayed",
+        ]
+    );
+    assert_eq!(
+        bounds("max_tunnels_per_address = 5, messages_per_second = 20, on_excess = \"close\""),
+        [
+            "tunnels     at most 5 of one address, else 429",
+            "rates       a client that sends more than 20 messages a second is closed with 1008",
+        ]
+    );
+    assert!(bounds("extensions = \"strip\"").is_empty());
+}
+
+#[test]
 fn explain_says_which_origins_a_refused_one_was_held_against() {
     assert_explains(
         &site(SITE),

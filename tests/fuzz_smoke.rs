@@ -125,6 +125,16 @@ proptest! {
     }
 
     #[test]
+    fn rates_hold(data in prop::collection::vec(any::<u8>(), 0..120)) {
+        targets::rates(&data);
+    }
+
+    #[test]
+    fn places_hold(data in prop::collection::vec(any::<u8>(), 0..120)) {
+        targets::places(&data);
+    }
+
+    #[test]
     fn frames_hold(data in frames()) {
         targets::frames(&data);
     }

@@ -24,6 +24,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use portcullis::cli::cert;
 use portcullis::config::{self, keys, render};
 use portcullis::fault::Fault;
+use portcullis::limits::NoTunnel;
 use portcullis::proto::{fields, host, target, websocket};
 use portcullis::telemetry::end::EndReason;
 use portcullis::types::{HttpVersion, RequestBodyFault};
@@ -490,6 +491,8 @@ fn faults() -> Vec<Fault> {
         Fault::BadUpgrade(websocket::BadUpgrade::Status),
         Fault::UnexpectedUpgrade,
         Fault::Internal("a test"),
+        Fault::Tunnels(NoTunnel::Route),
+        Fault::Tunnels(NoTunnel::Address),
         Fault::Upstream(Failure::Connect(std::io::Error::other("refused"))),
         Fault::Upstream(Failure::ConnectTimeout),
         Fault::Upstream(Failure::Tls(String::new())),
@@ -679,7 +682,7 @@ fn promises(text: &str) -> String {
 #[test]
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
-    assert!(later.contains("messages_per_second"), "{later:?}");
+    assert!(later.contains("close_removed"), "{later:?}");
     let words = pattern(r"(?i)\b(metrics?|dashboard|reload\w*|health checks?|sticky|hot swap)\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
@@ -695,7 +698,7 @@ fn what_later_releases_bring_is_promised_nowhere() {
     let (output, code) = shell(
         root(),
         "printf '[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"ws://127.0.0.1:1\"\\n[route.websocket]\\n\
-         messages_per_second = 100\\n' | portcullis check --config /dev/stdin",
+         close_removed = true\\n' | portcullis check --config /dev/stdin",
     );
     assert!(code == Some(2) && output.contains("is not in this release"), "{output}");
 }

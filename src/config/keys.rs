@@ -221,15 +221,13 @@ pub static WEBSOCKET: Section = Section {
         key("frames", Value("\"checked\"")),
         key("max_frame_size", Value("\"none\"")),
         key("max_message_size", Value("\"none\"")),
+        key("messages_per_second", Value("\"none\"")),
+        key("bytes_per_second", Value("\"none\"")),
+        key("on_excess", Value("\"delay\"")),
+        key("max_tunnels", Value("\"none\"")),
+        key("max_tunnels_per_address", Value("\"none\"")),
     ],
-    later: &[
-        "messages_per_second",
-        "bytes_per_second",
-        "on_excess",
-        "max_tunnels",
-        "max_tunnels_per_address",
-        "close_removed",
-    ],
+    later: &["close_removed"],
 };
 
 pub static SUBPROTOCOLS: Section = Section {

@@ -11,5 +11,5 @@ pub mod report;
 
 mod read;
 
-pub use read::{read, read_text};
+pub use read::{read, read_text, show_size};
 pub use render::render;

@@ -253,7 +253,38 @@ pub struct WebSocketPolicy {
     pub max_frame_size: Option<u64>,
     /// Payload bytes of one message over all its frames, as on the wire. `None`, the default: no limit.
     pub max_message_size: Option<u64>,
+    /// How fast a client may send. `None`, the default: as fast as it can.
+    pub rates: Option<Rates>,
+    pub tunnels: TunnelCounts,
     pub spot: Spot,
+}
+
+/// How fast the client of a tunnel may send; at least one of the two is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Messages, small fragments and control frames.
+    pub messages_per_second: Option<u32>,
+    /// Bytes as on the wire, headers of frames included.
+    pub bytes_per_second: Option<u64>,
+    pub on_excess: OnExcess,
+}
+
+/// What becomes of a client that sends too fast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExcess {
+    /// It is read no faster than it may send.
+    #[default]
+    Delay,
+    /// Its tunnel is closed with 1008.
+    Close,
+}
+
+/// How many tunnels a route may have open at once. `None`, the default: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelCounts {
+    pub max: Option<u32>,
+    /// Of one client address, an IPv6 one by its first 64 bits.
+    pub max_per_address: Option<u32>,
 }
 
 /// One entry of `origins`.

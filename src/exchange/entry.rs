@@ -121,6 +121,11 @@ impl Entry {
         self.sent.set(self.sent.get() + bytes);
     }
 
+    /// The client behind trusted proxies, or the peer.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.said.borrow().client
+    }
+
     pub fn downstream(&self) -> &Rc<Downstream> {
         &self.downstream
     }

@@ -94,9 +94,14 @@ async fn serve(
             plain::forward(errand(upstream, &onward), entry, route, expect_continue, inbound).await
         }
         Plan::Handshake { upstream, onward, handshake } => {
-            let route = found.route.map(|route| &snapshot.routes[route]).ok_or(Fault::NoRoute)?;
+            let index = found.route.ok_or(Fault::NoRoute)?;
+            let route = &snapshot.routes[index];
+            // Before the upstream hears of it; held until the tunnel has gone, or will never be.
+            let room = snapshot.tunnels[index].as_ref().map(|tunnels| tunnels.try_acquire(entry.client()));
+            let permit = room.transpose()?;
             downstream.set_opening(downstream.version == HttpVersion::Http1);
-            let opened = websocket::open(errand(upstream, &onward), downstream, entry, route, handshake, inbound).await;
+            let opened =
+                websocket::open(errand(upstream, &onward), downstream, entry, route, handshake, inbound, permit).await;
             downstream.set_opening(false);
             opened
         }

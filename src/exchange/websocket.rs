@@ -18,6 +18,7 @@ use crate::config::model::{Route, WebSocketPolicy};
 use crate::fault::Fault;
 use crate::http::{AnswerBody, Inbound, OpenRequest};
 use crate::lifecycle;
+use crate::limits::TunnelPermit;
 use crate::proto::frame::{Rsv, Rules};
 use crate::proto::spelling;
 use crate::proto::websocket::extension_names;
@@ -36,6 +37,7 @@ pub async fn open(
     route: &Route,
     handshake: Handshake,
     inbound: Inbound,
+    permit: Option<TunnelPermit>,
 ) -> Result<Response<AnswerBody>, Fault> {
     let Inbound { mut head, stream, .. } = inbound;
     errand.prepare(&mut head)?;
@@ -81,13 +83,13 @@ pub async fn open(
         HttpVersion::Http1 => {
             *response.extensions_mut() = spelling::websocket();
             let (record, open) = entry.tunnel_opened(status);
-            downstream.put_tunnel(Tunnel { tools, record, open, upstream, early, options });
+            downstream.put_tunnel(Tunnel { tools, record, open, upstream, early, options, permit });
         }
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
             let (record, open) = entry.tunnel_opened(status);
             let held = (downstream.hold_tunnel(), open, tools.lifecycle.guard());
-            let tunnel = Tunnel { tools, record, open: None, upstream, early, options };
+            let tunnel = Tunnel { tools, record, open: None, upstream, early, options, permit };
             lifecycle::spawn_local("h2 tunnel opening", async move {
                 if let Ok(stream) = stream.open().await {
                     tunnel.open(stream, Bytes::new(), held);
@@ -107,6 +109,7 @@ fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOption
         options.ping_interval = policy.ping_interval;
         options.ping_upstream = policy.ping_upstream;
         options.max_lifetime = policy.max_lifetime;
+        options.rates = policy.rates;
         // The answer has been checked, so the list is one.
         let extensions = extension_names(answer).unwrap_or_default();
         options.frames = policy.checked_frames.then(|| Rules {
@@ -128,13 +131,23 @@ pub struct Tunnel {
     /// What the server sent right behind its 101.
     early: Bytes,
     options: TunnelOptions,
+    /// Where the route counts its tunnels.
+    permit: Option<TunnelPermit>,
 }
 
 impl Tunnel {
     /// Splices, in a small task of its own. `early` is what the client sent right behind its request; `held` is kept
     /// until the end.
-    pub fn open<T: Transport + 'static, H: 'static>(self, downstream: T, early: Bytes, held: H) {
-        let Self { tools, record, open, upstream, early: from_upstream, options } = self;
+    pub fn open<T: Transport + 'static, H: 'static>(mut self, downstream: T, early: Bytes, held: H) {
+        match self.permit.take() {
+            // Boxed with what is held anyway, so that tunnels which nobody counts have no room for it.
+            Some(permit) => self.splice(downstream, early, Box::new((held, permit))),
+            None => self.splice(downstream, early, held),
+        }
+    }
+
+    fn splice<T: Transport + 'static, H: 'static>(self, downstream: T, early: Bytes, held: H) {
+        let Self { tools, record, open, upstream, early: from_upstream, options, .. } = self;
         drop(open);
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };

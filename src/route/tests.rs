@@ -241,6 +241,8 @@ fn a_websocket_route_without_hosts_beside_a_hosts_own_catch_all_is_warned_about(
             checked_frames: true,
             max_frame_size: None,
             max_message_size: None,
+            rates: None,
+            tunnels: crate::config::model::TunnelCounts::default(),
             spot: spot(9),
         });
         config

@@ -97,6 +97,10 @@ end_reasons! {
     /// Not one serialised origin.
     OriginMalformed = "origin-malformed" by Downstream,
     SubprotocolRequired = "subprotocol-required" by Downstream,
+    /// The route has `max_tunnels` open.
+    TooManyTunnels = "too-many-tunnels" by Gateway,
+    /// The client's address has `max_tunnels_per_address` open.
+    TooManyTunnelsFromAddress = "too-many-tunnels-from-address" by Downstream,
 
     // Upstreams that fail.
     UpstreamUnreachable = "upstream-unreachable" by Upstream,
@@ -142,6 +146,8 @@ end_reasons! {
     /// Over `max_frame_size` or `max_message_size`.
     MessageTooBigDownstream = "message-too-big-by-client" by Downstream,
     MessageTooBigUpstream = "message-too-big-by-upstream" by Upstream,
+    /// Over `messages_per_second` or `bytes_per_second`, where `on_excess` is to close.
+    RateExceeded = "rate-exceeded" by Downstream,
 
     // The gateway itself.
     /// Cut at the end of the drain.

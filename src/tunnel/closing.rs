@@ -1,7 +1,7 @@
 //! How the gateway itself ends a tunnel whose frames it follows: a small state machine without IO or clock.
 //!
 //! A violation: the innocent side is told at once and relayed until it says Close or a second has gone; then the
-//! offender is told. Everything else (idle, drained, too old): both are told at once, and their answers waited for, a
+//! offender is told. Everything else (idle, drained, too old, too fast): both are told at once, and their answers waited for, a
 //! second at most. When all is said, both write sides are closed and both sources read to their end, a second at most,
 //! so that no reset overtakes a Close. Each state has its deadline; who is in the middle of a frame by then gets no
 //! Close but an abnormal end. RFC 6455 7.1.1, 7.1.7.

@@ -12,6 +12,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 
 use super::frames::Lane;
+use super::pace::{Ahead, Allowance, Pace};
+use crate::clock;
 use crate::proto::frame::MAX_CONTROL_FRAME;
 use crate::transport::{Scratch, Transport};
 
@@ -68,6 +70,22 @@ pub(super) enum SinkLoss {
     Ended,
     /// It broke. Bytes that it sent before may still lie unread; an end that is read after them is no good end.
     Broken,
+}
+
+/// What a direction is read from, and how fast that may be.
+pub(super) struct Source<'a> {
+    pub stream: &'a mut dyn Transport,
+    /// `None`: as fast as it comes.
+    pub pace: Option<&'a mut Pace>,
+}
+
+impl Source<'_> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pace.as_mut().is_some_and(|pace| pace.take_early(buffer)) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut *self.stream).poll_read(cx, buffer)
+    }
 }
 
 #[derive(Debug)]
@@ -141,14 +159,14 @@ impl Direction {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut dyn Transport,
+        mut source: Source<'_>,
         sink: &mut dyn Transport,
         scratch: &Scratch,
         mut lane: Option<Lane<'_>>,
     ) -> Turn {
         let mut turn = Turn::default();
         let carried = self.carried;
-        if let Err(error) = self.advance(cx, source, sink, scratch, &mut lane, &mut turn) {
+        if let Err(error) = self.advance(cx, &mut source, sink, scratch, &mut lane, &mut turn) {
             turn.sink_loss = Some(self.lose_sink(&error));
             turn.unfinished = self.flow != Flow::Over;
         }
@@ -160,7 +178,7 @@ impl Direction {
     fn advance(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut dyn Transport,
+        source: &mut Source<'_>,
         sink: &mut dyn Transport,
         scratch: &Scratch,
         lane: &mut Option<Lane<'_>>,
@@ -217,21 +235,29 @@ impl Direction {
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut dyn Transport,
+        source: &mut Source<'_>,
         sink: &mut dyn Transport,
         scratch: &Scratch,
         lane: &mut Option<Lane<'_>>,
         turn: &mut Turn,
     ) -> io::Result<Poll<()>> {
+        let allowance = self.allowance(source, lane.as_mut());
         let mut lease = scratch.borrow();
         // What is withheld goes back to the front; behind what is read there is room for a Close.
         let (front, back) = lane.as_ref().map_or((0, 0), |lane| (lane.withheld(), MAX_CONTROL_FRAME));
         let room = lease.len() - back;
-        let mut buffer = ReadBuf::new(&mut lease[front..room]);
-        let (read, well) = match Pin::new(source).poll_read(cx, &mut buffer) {
-            Poll::Pending => return Ok(Poll::Pending),
-            Poll::Ready(Ok(())) => (buffer.filled().len(), true),
-            Poll::Ready(Err(error)) => (0, is_common_end(&error)),
+        let (read, well) = match allowance {
+            // A sender that is gone for good need not be waited for.
+            Allowance::Wait if source.stream.poll_reset(cx).is_ready() => (0, false),
+            Allowance::Wait => return Ok(Poll::Pending),
+            Allowance::Read(most) => {
+                let mut buffer = ReadBuf::new(&mut lease[front..room.min(front.saturating_add(most))]);
+                match source.poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(Ok(())) => (buffer.filled().len(), true),
+                    Poll::Ready(Err(error)) => (0, is_common_end(&error)),
+                }
+            }
         };
         if read == 0 {
             let was_open = self.flow == Flow::Open;
@@ -244,17 +270,47 @@ impl Direction {
             }
             return Ok(Poll::Ready(()));
         }
+        let is_exceeded = self.spend_bytes(source, lane, read);
         match lane {
             Some(lane) => {
+                let counted = lane.counted;
                 let forward = lane.pass(&mut lease, front + read);
+                if let Some(pace) = &mut source.pace {
+                    pace.spend_messages(lane.counted - counted);
+                }
                 if self.flow == Flow::Open {
                     self.write(cx, sink, &lease[..forward])?;
                 }
             }
-            None if self.flow == Flow::Open => self.write(cx, sink, &lease[..read])?,
+            None if self.flow == Flow::Open && !is_exceeded => self.write(cx, sink, &lease[..read])?,
             None => {}
         }
         Ok(Poll::Ready(()))
+    }
+
+    /// How much may be read. What is thrown away may come as it likes.
+    fn allowance(&self, source: &mut Source<'_>, lane: Option<&mut Lane<'_>>) -> Allowance {
+        let Some(pace) = &mut source.pace else { return Allowance::Read(usize::MAX) };
+        let ahead = lane.as_ref().map_or_else(|| Some(Ahead::default()), |lane| lane.ahead());
+        let Some(ahead) = ahead.filter(|_| self.flow == Flow::Open) else {
+            pace.lift();
+            return Allowance::Read(usize::MAX);
+        };
+        let now = clock::now();
+        if let Some(lane) = lane {
+            lane.allowed = lane.counted.saturating_add(pace.messages_left(now));
+        }
+        pace.allowance(now, ahead)
+    }
+
+    /// Accounts for what was read; whether that was too much, which the lane is told.
+    fn spend_bytes(&self, source: &mut Source<'_>, lane: &mut Option<Lane<'_>>, read: usize) -> bool {
+        let Some(pace) = source.pace.as_mut().filter(|_| self.flow == Flow::Open) else { return false };
+        pace.spend_bytes(clock::now(), read);
+        if let (true, Some(lane)) = (pace.is_exceeded, lane) {
+            lane.exceed();
+        }
+        pace.is_exceeded
     }
 
     fn end_source(&mut self, well: bool) -> SourceEnd {

@@ -5,6 +5,7 @@
 //! When a Close is due is decided by the splice (see `closing`). RFC 6455 5.4, 5.5.1, 7.1.
 
 use super::closing::{Closing, STEP};
+use super::pace::Ahead;
 use super::probes::Probes;
 use super::{FrameRecord, Way};
 use crate::clock;
@@ -73,7 +74,8 @@ impl Frames {
             Way::Down => &mut self.down,
         };
         let probes = self.probes.as_deref_mut();
-        Lane { way, rules: &self.rules, watched, notes: &mut self.notes, probes, sink_listens }
+        let (allowed, counted) = (u64::MAX, 0);
+        Lane { way, rules: &self.rules, watched, notes: &mut self.notes, probes, sink_listens, allowed, counted }
     }
 
     fn watched(&self, way: Way) -> &Watched {
@@ -124,7 +126,13 @@ impl Frames {
     /// Begins to end the tunnel for a violation that has been found, unless an end has begun.
     pub fn refuse(&mut self) -> Option<(Violation, Way)> {
         let (violation, offender) = self.notes.violation.filter(|_| self.closing == Closing::Open)?;
-        self.closing = Closing::Violated { offender, code: violation.close_code(), until: clock::now() + STEP };
+        let (code, until) = (violation.close_code(), clock::now() + STEP);
+        self.closing = Closing::Violated { offender, code, until };
+        if violation.is_rate() {
+            // The other side has nothing to say to it.
+            self.want_close(offender.other(), code);
+            self.closing = Closing::Parting { answers: true, until };
+        }
         Some((violation, offender))
     }
 
@@ -163,9 +171,28 @@ pub(super) struct Lane<'a> {
     notes: &'a mut Notes,
     probes: Option<&'a mut Probes>,
     sink_listens: bool,
+    /// Frames that may still count before one is too many.
+    pub allowed: u64,
+    /// Those that have.
+    pub counted: u64,
 }
 
 impl Lane<'_> {
+    /// What is ahead of the source, for whoever reads no more than he must; `None`: it is thrown away.
+    pub fn ahead(&self) -> Option<Ahead> {
+        let tracker = &self.watched.tracker;
+        let first = Some(tracker.next_needs());
+        (!tracker.is_closed()).then(|| Ahead { payload: tracker.payload_left(), first })
+    }
+
+    /// The sender has been too fast: what it has begun goes on, then the sink is told.
+    pub fn exceed(&mut self) {
+        if self.notes.violation.is_none() && !self.watched.tracker.is_closed() {
+            self.notes.violation = Some((Violation::TooManyBytes, self.way));
+            self.watched.wanted.get_or_insert(Violation::TooManyBytes.onward_code());
+        }
+    }
+
     /// Bytes that belong in front of the next ones.
     pub fn withheld(&self) -> usize {
         self.watched.tracker.withheld()
@@ -185,7 +212,14 @@ impl Lane<'_> {
         while at < filled {
             let until = if self.watched.wanted.is_some() { Until::Boundary } else { Until::Input };
             let probes = self.probes.as_deref_mut();
-            let mut ear = Ear { way: self.way, close_came: &mut self.watched.close_came, notes: self.notes, probes };
+            let mut ear = Ear {
+                way: self.way,
+                close_came: &mut self.watched.close_came,
+                notes: self.notes,
+                probes,
+                allowed: self.allowed,
+                counted: &mut self.counted,
+            };
             let step = self.watched.tracker.feed(self.rules, &mut buffer[at..filled], until, &mut ear);
             if at != kept {
                 // Something was swallowed in between.
@@ -196,7 +230,7 @@ impl Lane<'_> {
             match step.end {
                 Some(End::Violation(violation)) => {
                     self.notes.violation.get_or_insert((violation, self.way));
-                    self.watched.wanted = Some(violation.close_code());
+                    self.watched.wanted = Some(violation.onward_code());
                 }
                 // From here on nothing goes on, so the Close can be put behind what has.
                 Some(End::Boundary) => close = self.take_close(),
@@ -239,7 +273,10 @@ impl Lane<'_> {
     /// The source is gone: what the sink is told that has heard no Close. That is what it was about to hear, or what it
     /// has done wrong; a client that could still answer hears `code`; a server hears nothing, the end says it.
     pub fn source_gone(&mut self, code: u16) -> Option<ControlFrame> {
-        let fault = self.notes.violation.map(|(violation, _)| violation.close_code());
+        let fault = self.notes.violation.map(|(violation, offender)| match offender == self.way {
+            true => violation.onward_code(),
+            false => violation.close_code(),
+        });
         let gone = (self.way == Way::Down && self.sink_listens).then_some(code);
         self.watched.wanted = self.watched.wanted.or(fault).or(gone);
         self.take_close()
@@ -252,9 +289,19 @@ struct Ear<'a> {
     close_came: &'a mut bool,
     notes: &'a mut Notes,
     probes: Option<&'a mut Probes>,
+    allowed: u64,
+    counted: &'a mut u64,
 }
 
 impl Watch for Ear<'_> {
+    fn admit(&mut self) -> bool {
+        if *self.counted >= self.allowed {
+            return false;
+        }
+        *self.counted += 1;
+        true
+    }
+
     fn ping(&mut self, payload: &[u8]) {
         if let Some(probes) = &mut self.probes {
             probes.passed(self.way, payload);
@@ -276,6 +323,7 @@ fn close_frame(way: Way, code: u16) -> ControlFrame {
     let reason = match code {
         1001 => "going away",
         1002 => "protocol error",
+        1008 => "rate exceeded",
         1009 => "too big",
         1011 => "upstream gone",
         _ => "",

@@ -9,9 +9,11 @@
 //! Not here: the handshake, picking a server, and the record of the end, which is the caller's (it gets a
 //! [`TunnelEnd`]). Dropping the future drops both transports at once.
 
+mod bucket;
 mod closing;
 mod direction;
 mod frames;
+mod pace;
 mod probes;
 mod splice;
 
@@ -21,10 +23,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Wheel;
+use crate::config::model::Rates;
 use crate::proto::frame::{Rules, Violation};
 use crate::telemetry::end::{EndReason, Side};
 use crate::transport::Scratch;
 
+pub use bucket::Bucket;
 pub use splice::{Splice, splice};
 
 /// The policy that a tunnel keeps of its route for as long as it lives.
@@ -42,6 +46,8 @@ pub struct TunnelOptions {
     pub ping_upstream: bool,
     /// What frames are held to. `None`: bytes pass unread. Default [`Rules::default`].
     pub frames: Option<Rules>,
+    /// How fast the client may send; messages only with `frames`. `None`, the default: as fast as it can.
+    pub rates: Option<Rates>,
 }
 
 impl Default for TunnelOptions {
@@ -53,6 +59,7 @@ impl Default for TunnelOptions {
             ping_interval: None,
             ping_upstream: false,
             frames: Some(Rules::default()),
+            rates: None,
         }
     }
 }

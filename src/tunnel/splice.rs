@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::closing::{Act, Closing, STEP, View};
-use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, SourceEnd};
+use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, Source, SourceEnd};
 use super::frames::{Closer, Frames, random};
+use super::pace::Pace;
 use super::probes::{Due, Probes};
 use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
@@ -31,12 +32,14 @@ const GOING_AWAY: u16 = 1001;
 pub fn splice<D: Transport, U: Transport>(
     downstream: D,
     upstream: U,
-    early: Early,
+    mut early: Early,
     options: TunnelOptions,
     tools: &TunnelTools,
     stop: Stop,
 ) -> Splice<D, U> {
     let opened = clock::now();
+    // What came early is no way around a rate: it is read like everything else.
+    let pace = options.rates.map(|rates| Box::new(Pace::new(rates, std::mem::take(&mut early.downstream), opened)));
     let mut frames = options.frames.map(Frames::new);
     if let (Some(frames), Some(interval)) = (&mut frames, options.ping_interval) {
         frames.probes = Some(Box::new(Probes::new(interval, options.ping_upstream, opened)));
@@ -49,6 +52,7 @@ pub fn splice<D: Transport, U: Transport>(
         up,
         down,
         frames,
+        pace,
         idle: milliseconds(options.idle_timeout),
         lifetime: options.max_lifetime.map_or(u32::MAX, jittered),
         half_closed: milliseconds(options.half_close_timeout.min(options.idle_timeout)),
@@ -84,6 +88,8 @@ pub struct Splice<D = Box<dyn Transport>, U = Box<dyn Transport>> {
     down: Direction,
     /// `None`: bytes pass unread.
     frames: Option<Box<Frames>>,
+    /// How fast the client may send. `None`: as fast as it can.
+    pace: Option<Box<Pace>>,
     /// Milliseconds of silence while both directions are open; small, since there is one per tunnel.
     idle: u32,
     /// Milliseconds of silence once one direction has ended.
@@ -116,8 +122,13 @@ impl<D: Transport, U: Transport> Future for Splice<D, U> {
             return Poll::Ready(this.cut(cx, EndReason::Drained));
         }
         let before = (this.up.flow, this.down.flow, this.limit());
+        let resume = this.resume();
         let mut unfinished = this.turn(Way::Up, cx);
         unfinished |= this.turn(Way::Down, cx);
+        if this.frames.is_none() && this.pace.as_ref().is_some_and(|pace| pace.is_exceeded) {
+            return Poll::Ready(this.cut(cx, EndReason::RateExceeded));
+        }
+        let is_moved = this.resume() != resume;
         if this.up.flow == Flow::Over && this.down.flow == Flow::Over {
             return Poll::Ready(this.record(this.cause.unwrap_or(EndReason::Internal)));
         }
@@ -133,7 +144,7 @@ impl<D: Transport, U: Transport> Future for Splice<D, U> {
             Act::Say { .. } | Act::Leave => unfinished = true,
             Act::Nothing => {}
         }
-        if let Some(reason) = this.poll_deadline(cx) {
+        if let Some(reason) = this.poll_deadline(cx, is_moved) {
             if !this.part(reason) {
                 return Poll::Ready(this.cut(cx, reason));
             }
@@ -157,7 +168,8 @@ impl<D: Transport, U: Transport> Splice<D, U> {
         };
         let lingering = this.flow == Flow::Discarding && other.flow == Flow::Over;
         let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
-        let turn = this.poll(cx, source, sink, &self.tools.scratch, lane);
+        let pace = self.pace.as_deref_mut().filter(|_| way == Way::Up);
+        let turn = this.poll(cx, Source { stream: source, pace }, sink, &self.tools.scratch, lane);
         // Before what came behind the violation is taken for the cause.
         if let Some((violation, offender)) = self.frames.as_deref_mut().and_then(Frames::refuse) {
             self.cause = Some(violated_by(offender, violation));
@@ -202,6 +214,11 @@ impl<D: Transport, U: Transport> Splice<D, U> {
             Some(SinkLoss::Ended) | None => {}
         }
         turn.unfinished
+    }
+
+    /// When the client is read again that has been too fast.
+    fn resume(&self) -> Option<Instant> {
+        self.pace.as_ref().filter(|_| self.up.flow == Flow::Open).and_then(|pace| pace.delayed_until())
     }
 
     /// What rules the silence now.
@@ -292,14 +309,19 @@ impl<D: Transport, U: Transport> Splice<D, U> {
         }
     }
 
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<EndReason> {
+    /// `is_moved`: it may have to ring earlier, for a client that is delayed.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, is_moved: bool) -> Option<EndReason> {
         let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
         let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
         let probe = self.probes().map(|probes| probes.next());
-        let quiet = old.min(self.last_activity + self.limit());
+        // Nobody is silent whom we do not listen to.
+        let resume = self.resume();
+        let since = resume.map_or(self.last_activity, |resume| resume.max(self.last_activity));
+        let quiet = old.min(since + self.limit());
         let due = closing.unwrap_or_else(|| probe.map_or(quiet, |probe| probe.min(quiet)));
+        let next = resume.map_or(due, |resume| resume.min(due));
         match &mut self.deadline {
-            None => self.deadline = Some(self.tools.wheel.register(due, cx.waker())),
+            None => self.deadline = Some(self.tools.wheel.register(next, cx.waker())),
             Some(entry) => {
                 if entry.poll_fired(cx) {
                     let now = clock::now();
@@ -312,7 +334,9 @@ impl<D: Transport, U: Transport> Splice<D, U> {
                         let is_old = self.lifetime < u32::MAX && now >= old;
                         return Some(if is_old { EndReason::MaxLifetime } else { self.silence() });
                     }
-                    entry.rearm(due, cx.waker());
+                    entry.rearm(next, cx.waker());
+                } else if is_moved {
+                    entry.rearm(next, cx.waker());
                 }
             }
         }
@@ -380,7 +404,8 @@ fn reset_by(source_of: Way) -> EndReason {
 }
 
 fn violated_by(source_of: Way, violation: Violation) -> EndReason {
-    match (source_of, violation.is_limit()) {
+    match (source_of, violation.is_size()) {
+        _ if violation.is_rate() => EndReason::RateExceeded,
         (Way::Up, false) => EndReason::FrameViolationDownstream,
         (Way::Down, false) => EndReason::FrameViolationUpstream,
         (Way::Up, true) => EndReason::MessageTooBigDownstream,

@@ -57,6 +57,8 @@ fn policy(origins: &[&str]) -> WebSocketPolicy {
         checked_frames: true,
         max_frame_size: None,
         max_message_size: None,
+        rates: None,
+        tunnels: crate::config::model::TunnelCounts::default(),
         spot: Spot::default(),
     }
 }

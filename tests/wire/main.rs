@@ -5,6 +5,7 @@
 // The house rules about clocks, threads and tasks are for the gateway; this is the world outside it.
 #![allow(clippy::disallowed_methods)]
 
+mod closes;
 mod early;
 mod floods;
 mod handshake;
@@ -16,7 +17,9 @@ mod interim;
 mod limits;
 mod operations;
 mod origin;
+mod places;
 mod pool;
+mod rates;
 mod response;
 mod rows;
 mod smuggling;

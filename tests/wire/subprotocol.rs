@@ -100,6 +100,59 @@ async fn wsn_05_extensions_can_be_stripped() {
 }
 
 #[tokio::test]
+async fn wsn_05_what_was_stripped_cannot_be_agreed_on_nor_set_its_bit() {
+    for way in Way::ALL {
+        let strip = "extensions = \"strip\"";
+        let stage = Setup::new().b1(agreeing("Sec-WebSocket-Extensions: permessage-deflate\r\n")).websocket(strip);
+        let handshake = Handshake::to("/ws")
+            .add("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+            .add("Sec-WebSocket-Extensions", "x-other");
+        way.refused(&stage.start(), &handshake, 502, "bad-upgrade").await;
+        let stage = Setup::new().websocket(strip).start();
+        let mut tunnel = way.tunnel(&stage, &handshake).await;
+        assert!(!stage.b1.saw("xtensions") && !stage.b1.saw("deflate"), "{way:?}");
+        tunnel.send(Frame::text("compressed").rsv(0b100).masked().bytes()).await;
+        assert_eq!(tunnel.frame().await.close_code(), Some(1002), "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn wsn_05_a_server_may_compress_only_what_was_agreed_and_only_first_frames() {
+    for way in Way::ALL {
+        for (agreed, frames, passes) in [
+            ("", vec![Frame::text("a").rsv(0b100)], 0),
+            ("Sec-WebSocket-Extensions: permessage-deflate\r\n", vec![Frame::text("a").rsv(0b100)], 1),
+            (
+                "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+                vec![Frame::text("a").rsv(0b100).unfinished(), Frame::new(OpCode::CONTINUATION, "b").rsv(0b100)],
+                1,
+            ),
+            ("Sec-WebSocket-Extensions: permessage-deflate\r\n", vec![Frame::new(OpCode::PING, "").rsv(0b100)], 0),
+        ] {
+            let sent: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+            let backend = Backend::scripted(move |mut peer: Peer| {
+                let sent = sent.clone();
+                async move {
+                    let head = peer.head().await?;
+                    peer.agree(&head, agreed).await?;
+                    peer.write(&sent).await?;
+                    peer.until_over().await
+                }
+            });
+            let stage = Setup::new().b1(backend).start();
+            let handshake = Handshake::to("/ws").add("Sec-WebSocket-Extensions", "permessage-deflate");
+            let mut tunnel = way.tunnel(&stage, &handshake).await;
+            for frame in &frames[..passes] {
+                assert_eq!(&tunnel.frame().await, frame, "{way:?}");
+            }
+            if passes < frames.len() {
+                assert_eq!(tunnel.frame().await.close_code(), Some(1002), "{way:?} {frames:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn wsn_05_without_extensions_neither_end_sees_any() {
     let stage = Stage::standard().await;
     let (answer, _tunnel) = Way::H2.open(&stage, &Handshake::to("/ws")).await;

@@ -7,8 +7,11 @@ use std::fmt::Write;
 
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 
-use crate::config::model::{self, Config, HostPattern, OriginRule, Route, Target, WebSocketPolicy};
+use crate::config::model::{
+    self, Config, HostPattern, OnExcess, OriginRule, Rates, Route, Target, TunnelCounts, WebSocketPolicy,
+};
 use crate::config::report::{Located, Report, Spot};
+use crate::config::show_size;
 use crate::exchange::plan::{self, Asked, Found, Plan};
 use crate::fault::Fault;
 use crate::proto::forwarded;
@@ -57,7 +60,7 @@ impl Story<'_> {
             self.rules(&self.config.routes[route], &planned);
         }
         match planned {
-            Ok(plan) => self.plan(&plan),
+            Ok(plan) => self.plan(&plan, found.route),
             Err(fault) => self.refusal(&fault, found.route, listener),
         }
     }
@@ -187,7 +190,7 @@ impl Story<'_> {
         }
     }
 
-    fn plan(&mut self, plan: &Plan) {
+    fn plan(&mut self, plan: &Plan, route: Option<usize>) {
         match plan {
             Plan::Options => self.line("answer", "200, by the gateway itself"),
             Plan::Redirect { to, status } => self.line("answer", format!("{status}, Location: {to}")),
@@ -200,6 +203,11 @@ impl Story<'_> {
             }
             Plan::Handshake { upstream, onward, .. } => {
                 self.upstream(*upstream, onward);
+                let counts = route.and_then(|route| self.config.routes[route].websocket.as_ref());
+                let bounds = counts.map(bounds).unwrap_or_default();
+                for (label, text) in bounds {
+                    self.line(label, text);
+                }
                 self.line("answer", "101, if the server agrees");
             }
         }
@@ -264,4 +272,26 @@ impl Story<'_> {
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         format!("{}:{line}", source.path.display())
     }
+}
+
+/// What may keep a handshake out that the policy lets in, and what its tunnel is held to.
+fn bounds(policy: &WebSocketPolicy) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let TunnelCounts { max, max_per_address } = policy.tunnels;
+    let tunnels = [max.map(|max| max.to_string()), max_per_address.map(|max| format!("{max} of one address"))];
+    let tunnels: Vec<_> = tunnels.into_iter().flatten().collect();
+    if !tunnels.is_empty() {
+        lines.push(("tunnels", format!("at most {}, else 429", tunnels.join(" and "))));
+    }
+    if let Some(Rates { messages_per_second, bytes_per_second, on_excess }) = policy.rates {
+        let rates =
+            [messages_per_second.map(|messages| count(messages as usize, "message")), bytes_per_second.map(show_size)];
+        let rates: Vec<_> = rates.into_iter().flatten().collect();
+        let then = match on_excess {
+            OnExcess::Delay => "is delayed",
+            OnExcess::Close => "is closed with 1008",
+        };
+        lines.push(("rates", format!("a client that sends more than {} a second {then}", rates.join(" or "))));
+    }
+    lines
 }

@@ -27,6 +27,7 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
         if linkable {
             listeners_exist(&route.route, &draft.listeners, report);
             client_certificate(&route.route, &draft.listeners, report);
+            nameless_clients(&route.route, &draft, report);
         }
     }
     let (routes, upstreams) = resolve(draft.routes, draft.upstreams, draft.incomplete, report);
@@ -178,6 +179,24 @@ fn client_certificate(route: &Route, listeners: &[Listener], report: &mut Report
                     .also(&policy.spot, "this TLS policy");
             }
         }
+    }
+}
+
+/// Whoever comes over a unix socket has no address; unless it may say one, all of its clients count as one.
+fn nameless_clients(route: &Route, draft: &Draft, report: &mut Report) {
+    let Some(websocket) = &route.websocket else { return };
+    let trusts_sockets = draft.server.as_ref().is_some_and(|server| server.trusted_proxies.unix);
+    if websocket.tunnels.max_per_address.is_none() || trusts_sockets {
+        return;
+    }
+    let named = |listener: &Listener| route.listeners.iter().any(|name| name.value == listener.name);
+    let reached = draft.listeners.iter().filter(|listener| route.listeners.is_empty() || named(listener));
+    for listener in reached.filter(|listener| matches!(listener.address.value, ListenAddress::Unix(_))) {
+        let message = format!("all clients that come through `{}` count as one address", listener.name);
+        report
+            .warning("one-address", &websocket.spot, message)
+            .help("add \"unix\" to `server.trusted_proxies`, so that the proxy's `X-Forwarded-For` tells them apart")
+            .also(&listener.address.spot, "a unix socket");
     }
 }
 

@@ -22,6 +22,8 @@ mod units;
 mod upstream;
 mod websocket;
 
+pub use units::show_size;
+
 use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;

@@ -191,6 +191,17 @@ impl<'t> Table<'t> {
         integer(cx, key, &node, range)
     }
 
+    /// An integer; `None` for `"none"` as for nothing.
+    pub fn integer_or_none(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+    ) -> Option<Located<u32>> {
+        let none = self.take(key).is_some_and(|node| node.value.as_str() == Some("none"));
+        if none { None } else { self.integer(cx, key, range) }
+    }
+
     pub fn duration(&mut self, cx: &mut Cx<'_>, key: &'static str, default: Duration) -> Duration {
         let Some(node) = self.take(key) else { return default };
         if let DeValue::Integer(number) = node.value {

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use super::names;
 use super::tree::{Cx, Table, refuse_duplicates};
+use super::units;
 use crate::config::keys;
-use crate::config::model::{OriginRule, Subprotocols, WebSocketPolicy};
+use crate::config::model::{OnExcess, OriginRule, Rates, Subprotocols, TunnelCounts, WebSocketPolicy};
 use crate::config::report::Located;
+
+/// More is no limit.
+const MOST_MESSAGES: u32 = 10_000_000;
+const MOST_TUNNELS: u32 = 10_000_000;
 
 /// `has_hosts`: the route names the authorities that `same-origin` can mean.
 pub fn policy(cx: &mut Cx<'_>, mut table: Table<'_>, has_hosts: bool) -> WebSocketPolicy {
@@ -24,16 +29,67 @@ pub fn policy(cx: &mut Cx<'_>, mut table: Table<'_>, has_hosts: bool) -> WebSock
         checked_frames: table.word(cx, "frames", &[("checked", true), ("opaque", false)]).unwrap_or(true),
         max_frame_size: None,
         max_message_size: None,
+        rates: None,
+        tunnels: tunnels(cx, &mut table),
         spot,
     };
     let max_frame_size = frame_limit(cx, &mut table, "max_frame_size", policy.checked_frames);
     let max_message_size = frame_limit(cx, &mut table, "max_message_size", policy.checked_frames);
+    let largest = max_message_size.or(max_frame_size);
+    let rates = rates(cx, &mut table, policy.checked_frames, largest);
     if policy.ping_interval.is_some() && !policy.checked_frames {
         cx.error("opaque-frames", &policy.spot, "`ping_interval` has no place for a ping while `frames = \"opaque\"`")
             .help("leave out one of the two");
     }
     table.close(cx);
-    WebSocketPolicy { max_frame_size, max_message_size, ..policy }
+    WebSocketPolicy { max_frame_size, max_message_size, rates, ..policy }
+}
+
+/// `largest`: what a message may have, where the route says so.
+fn rates(cx: &mut Cx<'_>, table: &mut Table<'_>, checked: bool, largest: Option<u64>) -> Option<Rates> {
+    let messages = table.integer_or_none(cx, "messages_per_second", 1..=MOST_MESSAGES);
+    let bytes = table.size_or_none(cx, "bytes_per_second");
+    let words = [("delay", OnExcess::Delay), ("close", OnExcess::Close)];
+    let on_excess = table.word(cx, "on_excess", &words).unwrap_or_default();
+    if let Some(messages) = messages.as_ref().filter(|_| !checked) {
+        let message = "`messages_per_second` cannot be held to while `frames = \"opaque\"`";
+        cx.error("opaque-frames", &messages.spot, message)
+            .help("leave `frames` out, or limit bytes with `bytes_per_second`");
+    }
+    if let (OnExcess::Close, Some(bytes), Some(largest)) = (on_excess, &bytes, largest)
+        && largest > bytes.value
+    {
+        let message = "one message that the route allows can be more than a second's bytes, and close its tunnel";
+        let help = format!("write \"{}\" or more, or `on_excess = \"delay\"`", units::show_size(largest));
+        cx.report.warning("closed-by-one-message", &bytes.spot, message).help(help);
+    }
+    let none = messages.is_none() && bytes.is_none();
+    let misspelt = ["messages_per_second", "bytes_per_second"].into_iter().any(|key| table.misspells(key));
+    if none && on_excess == OnExcess::Close && !misspelt {
+        let spot = table.key_spot("on_excess");
+        let message = "`on_excess` does nothing here: no rate is limited";
+        cx.report.warning("no-effect", &spot, message).help("set `messages_per_second` or `bytes_per_second`");
+    }
+    if none {
+        return None;
+    }
+    let (messages_per_second, bytes_per_second) = (messages.map(|limit| limit.value), bytes.map(|limit| limit.value));
+    Some(Rates { messages_per_second, bytes_per_second, on_excess })
+}
+
+fn tunnels(cx: &mut Cx<'_>, table: &mut Table<'_>) -> TunnelCounts {
+    let max = table.integer_or_none(cx, "max_tunnels", 1..=MOST_TUNNELS);
+    let per_address = table.integer_or_none(cx, "max_tunnels_per_address", 1..=MOST_TUNNELS);
+    if let (Some(max), Some(per_address)) = (&max, &per_address)
+        && per_address.value > max.value
+    {
+        let message = "no address can have so many tunnels: the route has fewer";
+        cx.report
+            .warning("no-effect", &per_address.spot, message)
+            .help(format!("write less than {}, or leave it out", max.value))
+            .also(&max.spot, "all of the route's");
+    }
+    TunnelCounts { max: max.map(|limit| limit.value), max_per_address: per_address.map(|limit| limit.value) }
 }
 
 /// At least a second: the clock for it is a coarse one.

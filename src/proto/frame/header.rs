@@ -7,6 +7,9 @@ use super::{Rsv, Sender, Violation};
 /// Bytes of the longest header: two, eight of length, four of mask.
 pub const MAX_HEADER: usize = 14;
 
+/// Bytes of the shortest frame of a client's: two, and four of mask.
+pub const MIN_CLIENT_FRAME: usize = 6;
+
 pub(super) const CONTINUATION: u8 = 0;
 pub(super) const TEXT: u8 = 1;
 pub(super) const BINARY: u8 = 2;
@@ -33,6 +36,18 @@ pub(super) struct Header {
 impl Header {
     pub fn is_control(&self) -> bool {
         self.opcode >= CLOSE
+    }
+
+    /// Bytes of the whole that a header and, of a control frame, its payload have, by the header's first two bytes.
+    pub fn unit_size(first: u8, second: u8) -> usize {
+        let mask = if second & MASK != 0 { 4 } else { 0 };
+        let length = match second & !MASK {
+            126 => 2,
+            127 => 8,
+            short if first & 0x0F >= CLOSE => usize::from(short),
+            _ => 0,
+        };
+        2 + length + mask
     }
 
     /// `None`: not complete yet. What the first two bytes give away is refused without waiting for the rest.

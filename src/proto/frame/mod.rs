@@ -15,6 +15,7 @@
 //! RFC 6455 5 and 7, RFC 7692 6.
 
 mod control;
+mod flags;
 mod header;
 mod pings;
 mod tracker;
@@ -22,9 +23,9 @@ mod tracker;
 use std::fmt;
 
 pub use control::{ControlFrame, MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, PayloadTooLong, close_code_may_be_sent};
-pub use header::MAX_HEADER;
+pub use header::{MAX_HEADER, MIN_CLIENT_FRAME};
 pub use pings::{PING_PAYLOAD, Pings, Pong};
-pub use tracker::{End, NoInjection, Step, Tracker, Until, Verdict, Watch};
+pub use tracker::{End, NoInjection, SMALL_FRAGMENT, Step, Tracker, Until, Verdict, Watch};
 
 /// Which end sends the frames of a direction; decides whether they must be masked (RFC 6455 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,17 +113,35 @@ pub enum Violation {
     FrameTooBig,
     /// Over [`Rules::max_message_size`].
     MessageTooBig,
+    /// [`Watch::admit`] said no.
+    TooManyMessages,
+    /// More bytes in a time than the tunnel allows; never found here, since payload is not looked at.
+    TooManyBytes,
 }
 
 impl Violation {
-    /// What to close with (RFC 6455 7.4.1): 1009 for what is too big, else 1002.
+    /// What its sender is told (RFC 6455 7.4.1): 1009 for what is too big, 1008 for what is too much, else 1002.
     pub fn close_code(self) -> u16 {
-        if self.is_limit() { 1009 } else { 1002 }
+        match self {
+            _ if self.is_size() => 1009,
+            _ if self.is_rate() => 1008,
+            _ => 1002,
+        }
+    }
+
+    /// What the other side is told: the same, but for a rate, which is a matter between the sender and us: 1001.
+    pub fn onward_code(self) -> u16 {
+        if self.is_rate() { 1001 } else { self.close_code() }
     }
 
     /// Whether the frame was sound and merely larger than the route allows.
-    pub fn is_limit(self) -> bool {
+    pub fn is_size(self) -> bool {
         matches!(self, Self::FrameTooBig | Self::MessageTooBig)
+    }
+
+    /// Whether the frame was sound and merely came too soon.
+    pub fn is_rate(self) -> bool {
+        matches!(self, Self::TooManyMessages | Self::TooManyBytes)
     }
 }
 
@@ -143,6 +162,8 @@ impl fmt::Display for Violation {
             Self::CloseTooShort => "a Close with half a code",
             Self::FrameTooBig => "a frame over the limit",
             Self::MessageTooBig => "a message over the limit",
+            Self::TooManyMessages => "more messages than messages_per_second",
+            Self::TooManyBytes => "more bytes than bytes_per_second",
         })
     }
 }

@@ -10,8 +10,13 @@
 //! first piece is longer than a header; that box goes when the rest is there.
 
 use super::control::{MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, apply_mask, close_code_is_forbidden};
-use super::header::{BINARY, CLOSE, CONTINUATION, Header, MAX_HEADER, PING};
+use super::flags::Flags;
+use super::header::{BINARY, CLOSE, CONTINUATION, Header, MAX_HEADER, MIN_CLIENT_FRAME, PING};
 use super::{Kind, Rules, Sender, Violation};
+
+/// A fragment that is not its message's last and carries less than this counts like a message (see [`Watch::admit`]):
+/// fragments must be no way around a limit of messages, nor a large message in pieces be many.
+pub const SMALL_FRAGMENT: u64 = 1024;
 
 /// Follows the frames of one direction.
 #[derive(Debug)]
@@ -33,6 +38,12 @@ pub struct Tracker {
 
 /// What the tunnel wants to hear of while a buffer is judged. `()` hears nothing and lets every pong pass.
 pub trait Watch {
+    /// A frame that counts is about to go on: a message's first, a small fragment, a Ping, a Pong. False: it is one too
+    /// many. A Close never counts, nor does what is swallowed or thrown away.
+    fn admit(&mut self) -> bool {
+        true
+    }
+
     /// The last frame of a message has gone on, with the payload of all of them as on the wire.
     fn message(&mut self, kind: Kind, size: u64) {
         _ = (kind, size);
@@ -92,7 +103,8 @@ pub enum End {
     Boundary,
     /// What goes on ends with the Close. All input from here on is thrown away.
     Close,
-    /// The frame after what goes on is refused. All input from here on is thrown away.
+    /// The frame after what goes on is refused. All input from here on is thrown away; where only a rate was broken, as
+    /// soon as [`Tracker::inject_close`] says so, which has to be next.
     Violation(Violation),
 }
 
@@ -162,6 +174,11 @@ impl Tracker {
                     self.withhold(rest);
                     return Step { forward: at, consumed: buffer.len(), end: None };
                 }
+                // It is no flaw of the stream, which is followed to the sender's Close; what is left is to be judged again,
+                // behind a Close of ours.
+                Err(violation) if violation.is_rate() => {
+                    return Step { forward: at, consumed: at, end: Some(End::Violation(violation)) };
+                }
                 Err(violation) => return self.end_with(at, buffer.len(), End::Violation(violation)),
             };
             match unit {
@@ -192,6 +209,21 @@ impl Tracker {
             self.end_data_frame(watch);
         }
         taken
+    }
+
+    /// Bytes without which the next frame, or a whole control frame, cannot be complete: behind the payload that is
+    /// left, and at least one.
+    pub fn next_needs(&self) -> usize {
+        let least = if self.sender() == Sender::Client { MIN_CLIENT_FRAME } else { 2 };
+        let withheld = match &self.long {
+            Some(long) => &long[..],
+            None => &self.short[..],
+        };
+        match self.withheld() {
+            0 => least,
+            1 => least - 1,
+            size => Header::unit_size(withheld[0], withheld[1]).saturating_sub(size).max(1),
+        }
     }
 
     /// Whether what has gone on ends between two frames.
@@ -255,7 +287,7 @@ impl Tracker {
             let Some(body) = body.get(..header.payload as usize) else { return Ok(None) };
             return self.judge_control(&header, &bytes[..header.size], body, watch).map(Some);
         }
-        self.begin_data_frame(&header, rules)?;
+        self.begin_data_frame(&header, rules, watch)?;
         let in_buffer = header.payload.min(body.len() as u64);
         self.payload_left = header.payload - in_buffer;
         if self.payload_left == 0 {
@@ -265,7 +297,7 @@ impl Tracker {
     }
 
     #[inline]
-    fn begin_data_frame(&mut self, header: &Header, rules: &Rules) -> Result<(), Violation> {
+    fn begin_data_frame(&mut self, header: &Header, rules: &Rules, watch: &mut impl Watch) -> Result<(), Violation> {
         match (header.opcode == CONTINUATION, self.in_message()) {
             (true, false) => return Err(Violation::StrayContinuation),
             (false, true) => return Err(Violation::MessageUnfinished),
@@ -277,6 +309,9 @@ impl Tracker {
         let message_size = self.message_size.saturating_add(header.payload);
         if message_size > rules.max_message_size {
             return Err(Violation::MessageTooBig);
+        }
+        if header.opcode != CONTINUATION || !header.fin && header.payload < SMALL_FRAGMENT {
+            self.admit(watch)?;
         }
         self.message_size = message_size;
         if header.opcode != CONTINUATION {
@@ -335,16 +370,25 @@ impl Tracker {
                 Unit::Close(size)
             }
             PING => {
+                self.admit(watch)?;
                 watch.ping(payload);
                 Unit::Control(size)
             }
             _ => match watch.pong(payload) {
-                Verdict::Pass => Unit::Control(size),
+                Verdict::Pass => {
+                    self.admit(watch)?;
+                    Unit::Control(size)
+                }
                 Verdict::Swallow => Unit::Swallowed(size),
             },
         };
         self.count_frame();
         Ok(unit)
+    }
+
+    #[inline]
+    fn admit(&self, watch: &mut impl Watch) -> Result<(), Violation> {
+        if self.flags.has(Flags::MUTED) || watch.admit() { Ok(()) } else { Err(Violation::TooManyMessages) }
     }
 
     /// What is thrown away does not count.
@@ -400,35 +444,4 @@ enum Unit {
     Control(usize),
     Close(usize),
     Swallowed(usize),
-}
-
-/// One byte for what would take six.
-#[derive(Clone, Copy, Debug)]
-struct Flags(u8);
-
-impl Flags {
-    /// The sender is the client.
-    const CLIENT: u8 = 1;
-    /// A message has begun and not ended.
-    const MESSAGE: u8 = 2;
-    /// The present message is binary.
-    const BINARY: u8 = 4;
-    /// The present frame is its message's last.
-    const FIN: u8 = 8;
-    /// Nothing goes on any more.
-    const CLOSED: u8 = 16;
-    /// A Close has gone on.
-    const CLOSE_PASSED: u8 = 32;
-    /// A Close was injected: what comes is followed, and thrown away.
-    const MUTED: u8 = 64;
-
-    #[inline]
-    fn has(self, flag: u8) -> bool {
-        self.0 & flag != 0
-    }
-
-    #[inline]
-    fn set(&mut self, flag: u8, on: bool) {
-        self.0 = if on { self.0 | flag } else { self.0 & !flag };
-    }
 }

@@ -18,12 +18,12 @@ use crate::transport::SCRATCH_SIZE;
 use crate::tunnel::frames::Frames;
 use crate::tunnel::{Early, FrameRecord, TunnelEnd, TunnelOptions, splice};
 
-type Log = Rc<RefCell<Seen>>;
+pub(super) type Log = Rc<RefCell<Seen>>;
 
 const MASK: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
 
 /// A frame of a client's (masked) or a server's, of any size.
-fn frame(client: bool, first: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(client: bool, first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     let mask = if client { 0x80 } else { 0 };
     match payload.len() {
@@ -46,12 +46,12 @@ fn frame(client: bool, first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn close(client: bool, code: u16) -> Vec<u8> {
+pub(super) fn close(client: bool, code: u16) -> Vec<u8> {
     frame(client, 0x88, &code.to_be_bytes())
 }
 
 /// The close codes among the frames of `bytes`, and whether they end between two frames.
-fn closes(mut bytes: &[u8]) -> (Vec<u16>, bool) {
+pub(super) fn closes(mut bytes: &[u8]) -> (Vec<u16>, bool) {
     let mut codes = Vec::new();
     while let [first, second, ..] = *bytes {
         let masked = second & 0x80 != 0;
@@ -71,7 +71,7 @@ fn closes(mut bytes: &[u8]) -> (Vec<u16>, bool) {
     (codes, bytes.is_empty())
 }
 
-async fn run(
+pub(super) async fn run(
     client: (Vec<Read>, Vec<Write>),
     upstream: (Vec<Read>, Vec<Write>),
     options: TunnelOptions,
@@ -85,7 +85,7 @@ async fn run(
     (end, down_log, up_log)
 }
 
-fn record(end: &TunnelEnd) -> FrameRecord {
+pub(super) fn record(end: &TunnelEnd) -> FrameRecord {
     end.frames.expect("frames are followed")
 }
 

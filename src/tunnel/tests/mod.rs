@@ -1,6 +1,7 @@
 //! The splice over scripted transports (paused clock), and over loopback sockets (real clock, bounded by patience).
 
 mod checked;
+mod paced;
 mod script;
 mod scripted;
 pub(super) mod simulation;
@@ -42,6 +43,7 @@ const OPTIONS: TunnelOptions = TunnelOptions {
     ping_interval: None,
     ping_upstream: false,
     frames: None,
+    rates: None,
 };
 
 /// Frames are judged.

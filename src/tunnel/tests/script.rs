@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,6 +18,8 @@ pub(super) enum Read {
     Bytes(Vec<u8>),
     /// Not now, but at once again.
     Later,
+    /// Not for so long.
+    Wait(Duration),
     End,
     Error(io::ErrorKind),
 }
@@ -43,7 +46,10 @@ pub(super) struct Seen {
     pub shut: bool,
     pub aborted: bool,
     pub dropped: bool,
+    /// The peer has reset, which nobody has read yet.
+    pub reset: bool,
     flushing: bool,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 pub(super) struct Script(pub Rc<RefCell<Seen>>);
@@ -63,6 +69,10 @@ impl Transport for Script {
     fn abort(&mut self) {
         self.0.borrow_mut().aborted = true;
     }
+
+    fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if self.0.borrow().reset { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 impl AsyncRead for Script {
@@ -71,6 +81,16 @@ impl AsyncRead for Script {
         match seen.reads.front_mut() {
             None => Poll::Pending,
             Some(Read::Later) => {
+                seen.reads.pop_front();
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Read::Wait(time)) => {
+                let sleep = seen.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(*time)));
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                seen.sleep = None;
                 seen.reads.pop_front();
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::chance::Chance;
 use super::side::{End, Habits};
 use super::traffic::{Tongue, Unit, stream};
+use crate::config::model::{OnExcess, Rates};
 use crate::proto::frame::{Rsv, Rules};
 use crate::tunnel::TunnelOptions;
 
@@ -59,7 +60,18 @@ fn options(chance: &mut Chance, frames: Option<Rules>) -> TunnelOptions {
         ping_interval: is_pinging.then(|| seconds(chance, &[300, 1_000, 3_000, 5_000])),
         ping_upstream: chance.one_in(2),
         frames,
+        // An opaque tunnel that is cut ends well, whatever a delayed client still had to say.
+        rates: (frames.is_some() && chance.one_in(5)).then(|| rates(chance)),
     }
+}
+
+/// The client is delayed, so that nothing that it says is lost.
+fn rates(chance: &mut Chance) -> Rates {
+    let is_counted = chance.one_in(2);
+    let messages_per_second = is_counted.then(|| chance.pick(&[1, 5, 50, 1_000]));
+    let is_measured = !is_counted || chance.one_in(2);
+    let bytes_per_second = is_measured.then(|| chance.pick(&[300, 3_000, 100_000, 1 << 20]));
+    Rates { messages_per_second, bytes_per_second, on_excess: OnExcess::Delay }
 }
 
 fn habits(chance: &mut Chance, size: usize) -> Habits {

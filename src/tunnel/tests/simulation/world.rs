@@ -292,7 +292,7 @@ impl World {
         let (client, server) = (self.client.borrow(), self.server.borrow());
         let blocked = client.is_write_awaited() || server.is_write_awaited();
         for (source, sink) in [(&*client, &*server), (&*server, &*client)] {
-            let news = source.has_news() && !source.is_read_awaited();
+            let news = source.has_news() && !source.is_read_awaited() && !self.is_paced(source.tongue.client);
             assert!(!news || blocked, "{}: nobody waits for what it says", source.name());
             if source.tongue.rules.is_none() && sink.lost.is_none() && source.found.is_none() {
                 let held = source.read - sink.got.len();
@@ -305,11 +305,15 @@ impl World {
     /// Nobody has anything to say, and everybody listens: all that was said has gone on.
     fn check_all_gone_on(&mut self) {
         self.log.tell(|| "all is said".into());
+        let is_paced = self.is_paced(true);
         let (client, server) = (self.client.borrow(), self.server.borrow());
         let (to_server, to_client) = (self.up.pings.clone(), self.down.pings.clone());
         for (account, source, sink, pings) in
             [(&mut self.up, &*client, &*server, to_client), (&mut self.down, &*server, &*client, to_server)]
         {
+            if is_paced && source.tongue.client {
+                continue;
+            }
             assert!(!source.has_news() || sink.room == 0 || source.is_write_awaited(), "{}: unread", source.name());
             if !sink.is_healthy() {
                 continue;
@@ -318,6 +322,11 @@ impl World {
             let missing = account.missing(source, sink, &pings);
             assert!(missing.is_none(), "{}: misses {}", sink.name(), missing.unwrap_or_default());
         }
+    }
+
+    /// Whether this end may have to wait with what it says although everybody listens.
+    fn is_paced(&self, client: bool) -> bool {
+        client && self.options.rates.is_some()
     }
 
     /// The tunnel still lives, and the clock has just been moved: may it?
@@ -331,7 +340,9 @@ impl World {
             (None, None) if !is_half => self.options.idle_timeout,
             _ => half,
         };
-        let slack = 2 * TICK;
+        // Who is delayed is not silent, and never for much longer than a second.
+        let delayed = if self.is_paced(true) { Duration::from_secs(1) + TICK } else { Duration::ZERO };
+        let slack = 2 * TICK + delayed;
         // Violated, parting, leaving.
         let last_words = 3 * (Duration::from_secs(1) + TICK);
         let words = if self.options.frames.is_some() { last_words } else { Duration::ZERO };

@@ -1,13 +1,18 @@
-//! Permits: how many connections may be open at once, and what the process may open at all.
+//! Permits: how many connections and tunnels may be open at once, and what the process may open at all.
 //!
-//! Owns the counter behind `server.max_connections` and the descriptor limit of the process. A permit is taken before
-//! a connection is handed to a worker and given back when it is dropped, wherever that happens. What is done with a
-//! connection that gets no permit is the accept loop's business.
+//! Owns the counters behind `server.max_connections` and a route's `max_tunnels` ([`Tunnels`]), and the descriptor limit
+//! of the process. A permit is taken before a connection is handed to a worker, or a handshake to an upstream, and given
+//! back when it is dropped, wherever that happens. What is done where there is no permit is the accept loop's business,
+//! and `exchange`'s.
+
+mod tunnels;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+pub use tunnels::{NoTunnel, TunnelPermit, Tunnels};
 
 /// Connections at once where the configuration does not say.
 const CONNECTIONS: usize = 100_000;
