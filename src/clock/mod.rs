@@ -3,12 +3,13 @@
 //! [`now`] is tokio's monotonic clock, so that tests may pause it; [`wall`] is for what people read. A [`Wheel`] carries
 //! the deadlines that are long and mostly never reached (an idle tunnel, a silent connection) in steps of [`TICK`]:
 //! 32 bytes each, O(1) to add and to remove, and no timer of the runtime. It never fires early and at most one tick
-//! plus the worker's own delay late. Its [`Ticker`] sleeps without a timer while the wheel is empty, so a worker
-//! without deadlines is not woken at all.
+//! plus the worker's own delay late. Its [`Ticker`] sleeps until the next deadline, and without a timer while there is
+//! none: a worker whose deadlines are minutes away sleeps for minutes.
 //!
 //! Deadlines are re-armed lazily: who is active only notes when, and when the entry fires it re-registers for what is
 //! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
 
+mod alarm;
 mod idle;
 
 use std::cell::RefCell;
@@ -20,12 +21,13 @@ use std::time::{Duration, SystemTime};
 
 use slab::Slab;
 
+use alarm::Alarm;
 pub use idle::IdleTimer;
 
 /// A point on the monotonic clock.
 pub type Instant = tokio::time::Instant;
 
-/// How often a wheel with entries turns, and so how late a deadline may be noticed.
+/// The steps of a wheel, and so how late a deadline may be noticed.
 pub const TICK: Duration = Duration::from_millis(250);
 
 /// Slots of a wheel: 256 s a turn. Longer deadlines stay in their slot for several turns and cost one look each.
@@ -63,7 +65,9 @@ struct Inner {
     nodes: Slab<Node>,
     /// Linked nodes; fired ones stay in `nodes` until their entry goes.
     linked: usize,
+    /// To be told when something falls due before the tick that it sleeps to.
     ticker: Option<Waker>,
+    next: u64,
 }
 
 #[derive(Debug)]
@@ -86,9 +90,10 @@ impl Wheel {
                 nodes: Slab::new(),
                 linked: 0,
                 ticker: None,
+                next: u64::MAX,
             }),
         });
-        (wheel.clone(), Ticker { wheel, sleep: None })
+        (wheel.clone(), Ticker { wheel, alarm: Alarm::Runtime(None) })
     }
 
     /// Wakes `waker` once `deadline` has passed.
@@ -138,8 +143,12 @@ impl Inner {
         }
         let since = deadline.saturating_duration_since(self.origin);
         let whole = ticks(since);
-        let rounded_up = if since > TICK * u32::try_from(whole).unwrap_or(u32::MAX) { whole + 1 } else { whole };
+        let rounded_up = if since > span(whole) { whole + 1 } else { whole };
         rounded_up.max(self.current + 1)
+    }
+
+    fn start_of(&self, tick: u64) -> Instant {
+        self.origin + span(tick)
     }
 
     /// Returns the ticker's waker if it has to be told that there is work again.
@@ -149,11 +158,33 @@ impl Inner {
         let node = &mut self.nodes[key as usize];
         node.previous = NONE;
         node.next = head;
+        let due = node.due;
         if head != NONE {
             self.nodes[head as usize].previous = key;
         }
         self.linked += 1;
-        if self.linked == 1 { self.ticker.take() } else { None }
+        if due < self.next { self.ticker.take() } else { None }
+    }
+
+    /// The first tick at which something falls due, or the end of the turn if that comes before it. Looks at each node
+    /// once at most.
+    fn next_due(&self) -> Option<u64> {
+        if self.linked == 0 {
+            return None;
+        }
+        let turn = self.current + 1..=self.current + SLOTS;
+        let end = *turn.end();
+        turn.into_iter().find(|tick| self.chain(*tick).any(|node| node.due == *tick)).or(Some(end))
+    }
+
+    /// The nodes of the slot of a tick.
+    fn chain(&self, tick: u64) -> impl Iterator<Item = &Node> {
+        let mut key = self.slots[(tick % SLOTS) as usize];
+        std::iter::from_fn(move || {
+            let node = (key != NONE).then(|| &self.nodes[key as usize])?;
+            key = node.next;
+            Some(node)
+        })
     }
 
     fn unlink(&mut self, key: u32) {
@@ -190,6 +221,11 @@ impl Inner {
         }
         self.current = self.current.max(reached);
     }
+}
+
+/// The length of that many ticks.
+fn span(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(TICK.as_millis() as u64))
 }
 
 fn ticks(duration: Duration) -> u64 {
@@ -302,8 +338,18 @@ impl Future for Sleep {
 #[must_use = "a wheel without its ticker never fires"]
 pub struct Ticker {
     wheel: Rc<Wheel>,
-    /// Present while the wheel has entries.
-    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    alarm: Alarm,
+}
+
+impl Ticker {
+    /// Takes no timer of the runtime's, if the system has a descriptor to give: see the module `alarm`. For a worker;
+    /// does not follow a paused clock.
+    ///
+    /// # Panics
+    /// Outside of the worker's runtime.
+    pub fn on_descriptor(self) -> Self {
+        Self { alarm: Alarm::on_descriptor().unwrap_or(self.alarm), ..self }
+    }
 }
 
 impl Future for Ticker {
@@ -312,27 +358,22 @@ impl Future for Ticker {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
-            if this.wheel.is_empty() {
-                this.sleep = None;
-                this.wheel.inner.borrow_mut().ticker = Some(cx.waker().clone());
+            let until = {
+                let mut inner = this.wheel.inner.borrow_mut();
+                let next = inner.next_due();
+                inner.next = next.unwrap_or(u64::MAX);
+                inner.ticker = Some(cx.waker().clone());
+                next.map(|tick| inner.start_of(tick))
+            };
+            let Some(until) = until else {
+                this.alarm.rest();
+                return Poll::Pending;
+            };
+            if this.alarm.poll(cx, until).is_pending() {
                 return Poll::Pending;
             }
-            let wheel = &this.wheel;
-            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wheel.next_tick())));
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            wheel.advance(now());
-            sleep.as_mut().reset(wheel.next_tick());
+            this.wheel.advance(now());
         }
-    }
-}
-
-impl Wheel {
-    fn next_tick(&self) -> Instant {
-        let origin = self.inner.borrow().origin;
-        let gone = now().saturating_duration_since(origin);
-        now() + (TICK - Duration::from_nanos((gone.as_nanos() % TICK.as_nanos()) as u64))
     }
 }
 
