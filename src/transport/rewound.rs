@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Transport;
+use super::{Socket, Transport};
 
 /// Reads `prefix` first, then the stream.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ impl<T: Transport> Transport for Rewound<T> {
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_reset(cx)
+    }
+
+    fn as_socket(&self) -> Option<&Socket> {
+        if self.prefix.is_empty() { self.stream.as_socket() } else { None }
     }
 }
 

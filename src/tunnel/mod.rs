@@ -12,6 +12,7 @@
 mod closing;
 mod direction;
 mod frames;
+mod piped;
 mod probes;
 mod splice;
 
