@@ -6,24 +6,27 @@
 //! Dropping the future closes the socket.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::clock::{self, Instant};
 use crate::config::model::{ListenerTimeouts, Protocols};
 use crate::exchange::{self, Downstream, Tools};
 use crate::http::{Activity, Expiry, ServerConnection, Watched, serve_http1, serve_http2};
-use crate::listener::Arrival;
+use crate::lifecycle::Guard;
+use crate::limits::ConnectionPermit;
+use crate::listener::{Arrival, LoadGuard};
 use crate::snapshot::ListenerPlan;
 use crate::telemetry::end::EndReason;
-use crate::tls;
-use crate::transport::{Rewound, Socket, Transport};
-use crate::types::HttpVersion;
+use crate::tls::{self, ClientStream};
+use crate::transport::{Socket, Transport};
+use crate::types::{HttpVersion, Peer};
 
 /// Until a route says otherwise, a client may stop reading for this long.
 const CLIENT_STALL: Duration = Duration::from_secs(30);
@@ -31,74 +34,104 @@ const CLIENT_STALL: Duration = Duration::from_secs(30);
 /// that a reset cannot overtake the answer (RFC 9112 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
+/// How long HTTP stays on an idle h1 connection: long enough that a busy one never loses it.
+const REST: Duration = Duration::from_secs(1);
+/// A head with what came right behind it, as a rule.
+const FIRST_READ: usize = 8 * 1024;
 /// How long an h2 connection may take to end after GOAWAY when it was idle.
 const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Serves one connection to its end.
-pub async fn run(arrival: Arrival, tools: Rc<Tools>) {
+/// Serves one connection to its end. The future is small while it waits: what a phase needs it has in a box.
+pub fn run(arrival: Arrival, tools: Rc<Tools>) -> impl Future<Output = ()> {
+    let Arrival { listener, socket, peer, local, permit, mut load, .. } = arrival;
+    let from = (peer, local.map(|at| at.port()));
     let open = tools.lifecycle.guard();
-    let generation = tools.generation();
-    let listener = generation.snapshot.listeners[arrival.listener].clone();
-    drop(generation);
-    let Arrival { socket, peer, local, permit, mut load, .. } = arrival;
-    let Ok(socket) = socket.into_socket() else { return };
-
-    let mut stop = tools.phase.stop();
-    let greeted = {
-        let mut greeting = pin!(greet(socket, &listener));
-        poll_fn(|cx| match greeting.as_mut().poll(cx) {
-            Poll::Ready(greeted) => Poll::Ready(greeted),
-            Poll::Pending => stop.poll_ended(cx).map(|()| None),
-        })
-        .await
-    };
-    load.handshake_done();
-    let Some(Greeted { stream, version, tls }) = greeted else { return };
-
-    let activity = Rc::new(Activity::new(version, CLIENT_STALL));
-    let downstream = Rc::new(Downstream::new(
-        tools,
-        listener.clone(),
-        (peer, local.map(|at| at.port())),
-        tls,
-        version,
-        activity.clone(),
-    ));
-    let stream = Watched::new(stream, activity);
-    let serve = {
-        let downstream = downstream.clone();
-        move |inbound| exchange::handle(downstream.clone(), inbound)
-    };
-    let leftover = match version {
-        HttpVersion::Http1 => drive(serve_http1(stream, &listener.limits, serve), &downstream).await,
-        HttpVersion::Http2 => {
-            drive(serve_http2(stream, &listener.limits, listener.websocket_over_h2, serve), &downstream).await
+    let listener = tools.generation().snapshot.listeners[listener].clone();
+    async move {
+        let greeting = {
+            let Ok(socket) = socket.into_socket() else { return };
+            Box::pin(until_ended(greet(socket, listener.clone()), tools.clone()))
+        };
+        let Some(mut greeted) = greeting.await.flatten() else { return };
+        load.handshake_done();
+        // Nothing of HTTP is set up before there is something to read.
+        let since = clock::now();
+        if greeted.read.is_empty() {
+            match wait(&mut greeted.stream, &tools, since + listener.timeouts.keep_alive).await {
+                Some(read) => greeted.read = read,
+                None => return Box::pin(close(greeted.stream, tools)).await,
+            }
         }
-    };
-    let Some((stream, early)) = leftover else { return };
-    match downstream.take_handover() {
-        Some(handover) => handover(stream, early, Box::new((permit, load, open))),
-        None => close(stream, &downstream).await,
+        converse(greeted, since, from, listener, tools, (permit, load, open)).await;
     }
+}
+
+/// What is held until a connection, or the tunnel that it becomes, has ended.
+type Held = (ConnectionPermit, LoadGuard, Guard);
+
+/// HTTP from the first byte on, in a box.
+fn converse(
+    greeted: Greeted,
+    since: Instant,
+    from: (Peer, Option<u16>),
+    listener: Arc<ListenerPlan>,
+    tools: Rc<Tools>,
+    held: Held,
+) -> Pin<Box<impl Future<Output = ()>>> {
+    let Greeted { mut stream, version, tls, mut read } = greeted;
+    let activity = Rc::new(Activity::new(version, since, CLIENT_STALL));
+    let tls = tls.map(|tls| *tls);
+    let downstream = Rc::new(Downstream::new(tools, listener, from, tls, version, activity));
+    Box::pin(async move {
+        loop {
+            match Box::pin(serve(stream, read, downstream.clone())).await {
+                Served::Over => return,
+                Served::Open(open, early) => match downstream.take_tunnel() {
+                    Some(tunnel) => return tunnel.open(open, early, held),
+                    None => return Box::pin(close(open, downstream.tools.clone())).await,
+                },
+                Served::Resting(resting, early) => (stream, read) = (resting, early),
+            }
+            if read.is_empty() {
+                match wait(&mut stream, &downstream.tools, downstream.keep_alive_deadline()).await {
+                    Some(input) => read = input,
+                    None => return Box::pin(close(stream, downstream.tools.clone())).await,
+                }
+            }
+        }
+    })
 }
 
 /// A connection that is ready for HTTP.
 struct Greeted {
-    stream: Box<dyn Transport>,
+    stream: ClientStream,
     version: HttpVersion,
-    tls: Option<tls::TlsInfo>,
+    tls: Option<Box<tls::TlsInfo>>,
+    /// What was read to see which HTTP it is.
+    read: Bytes,
 }
 
-async fn greet(socket: Socket, listener: &ListenerPlan) -> Option<Greeted> {
+/// `None`: the process has ended meanwhile.
+async fn until_ended<F: Future>(future: F, tools: Rc<Tools>) -> Option<F::Output> {
+    let mut stop = tools.phase.stop();
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => stop.poll_ended(cx).map(|()| None),
+    })
+    .await
+}
+
+async fn greet(socket: Socket, listener: Arc<ListenerPlan>) -> Option<Greeted> {
     let Some(policies) = &listener.tls else {
-        let (stream, version) = choose_clear(socket, listener.protocols, listener.timeouts.keep_alive).await?;
-        return Some(Greeted { stream, version, tls: None });
+        return choose_clear(socket, listener.protocols, listener.timeouts.keep_alive).await;
     };
     let deadline = clock::now() + listener.timeouts.tls_handshake;
     match tls::accept(policies, socket, deadline).await {
         Ok(accepted) => {
             let version = accepted.info.alpn;
-            Some(Greeted { stream: Box::new(accepted.stream), version, tls: Some(accepted.info) })
+            let stream = ClientStream::Tls(accepted.stream);
+            Some(Greeted { stream, version, tls: Some(Box::new(accepted.info)), read: Bytes::new() })
         }
         Err(error) => {
             tracing::debug!(listener = listener.name.as_str(), %error, "TLS handshake failed");
@@ -108,14 +141,11 @@ async fn greet(socket: Socket, listener: &ListenerPlan) -> Option<Greeted> {
 }
 
 /// On a clear listener: HTTP/1.1, or HTTP/2 with prior knowledge (RFC 9113 3.3) where it is asked for.
-async fn choose_clear(
-    mut socket: Socket,
-    protocols: Protocols,
-    patience: Duration,
-) -> Option<(Box<dyn Transport>, HttpVersion)> {
+async fn choose_clear(mut socket: Socket, protocols: Protocols, patience: Duration) -> Option<Greeted> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let greeted = |socket, version, read| Greeted { stream: ClientStream::Clear(socket), version, tls: None, read };
     if !protocols.http2 {
-        return Some((Box::new(socket), HttpVersion::Http1));
+        return Some(greeted(socket, HttpVersion::Http1, Bytes::new()));
     }
     let mut read = Vec::with_capacity(PREFACE.len());
     let looking = async {
@@ -134,19 +164,72 @@ async fn choose_clear(
     if version == HttpVersion::Http1 && !protocols.http1 {
         return None;
     }
-    Some((Box::new(Rewound::new(Bytes::from(read), socket)), version))
+    Some(greeted(socket, version, Bytes::from(read)))
 }
 
-/// Runs HTTP on a connection until no further request will come, or a deadline or the end of the process cuts it.
-/// What it returns is still open.
-async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) -> Option<(Box<dyn Transport>, Bytes)> {
+/// Waits for bytes of the client's. `None`: it has left, its time is up, or the process stops. Holds nothing but a
+/// deadline and a place in the queue for the drain.
+async fn wait(stream: &mut ClientStream, tools: &Rc<Tools>, deadline: Instant) -> Option<Bytes> {
+    let mut timer = tools.wheel.sleep_until(deadline);
+    let mut stop = tools.phase.stop();
+    poll_fn(|cx| {
+        let mut lease = tools.scratch.borrow();
+        let mut buffer = ReadBuf::new(&mut lease[..FIRST_READ]);
+        match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                return Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())));
+            }
+            Poll::Ready(_) => return Poll::Ready(None),
+            Poll::Pending => {}
+        }
+        if stop.poll_stopping(cx).is_ready() || Pin::new(&mut timer).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// What has become of a connection with HTTP on it.
+enum Served {
+    /// Closed, or to be closed by the drop.
+    Over,
+    /// No further request will come on it; with bytes behind the last one.
+    Open(ClientStream, Bytes),
+    /// Nothing to do for a while: HTTP is taken off it, since its buffers are many times what the rest needs.
+    Resting(ClientStream, Bytes),
+}
+
+async fn serve(stream: ClientStream, read: Bytes, downstream: Rc<Downstream>) -> Served {
+    let listener = downstream.listener.clone();
+    let stream = Watched::new(stream, read, downstream.activity.clone());
+    let serve = {
+        let downstream = downstream.clone();
+        move |inbound| exchange::handle(downstream.clone(), inbound)
+    };
+    match downstream.version {
+        HttpVersion::Http1 => drive(serve_http1(stream, &listener.limits, serve), &downstream).await,
+        HttpVersion::Http2 => {
+            drive(serve_http2(stream, &listener.limits, listener.websocket_over_h2, serve), &downstream).await
+        }
+    }
+}
+
+/// Runs HTTP on a connection until no further request will come, it rests, or a deadline or the end of the process
+/// cuts it.
+async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, downstream: &Downstream) -> Served {
     let mut clockwork = Deadlines::new(downstream);
     let mut stop = downstream.tools.phase.stop();
     let mut finishing = false;
     let end = poll_fn(|cx| {
         loop {
             if let Poll::Ready(served) = connection.poll_served(cx) {
-                return Poll::Ready(End::Served(served));
+                let rests = clockwork.rest == Rest::Asked && !finishing && served.is_ok();
+                return Poll::Ready(if rests { End::Resting } else { End::Served(served) });
+            }
+            // hyper was not as idle as it looked: it goes on to the end of what it does, and closes then.
+            if clockwork.rest == Rest::Asked {
+                clockwork.rest = Rest::Refused;
             }
             // Not while a handshake waits for its 101: hyper would add `close` to it.
             if !finishing && !downstream.is_opening() && stop.poll_stopping(cx).is_ready() {
@@ -159,13 +242,23 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
             if is_ended && !downstream.has_tunnels() {
                 return Poll::Ready(End::Cut(EndReason::Drained));
             }
-            downstream.stalls.poll(cx);
+            if downstream.version == HttpVersion::Http2 {
+                downstream.stalls().poll(cx);
+            }
             return match clockwork.poll_expired(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Expiry::Stall) => Poll::Ready(End::Cut(EndReason::ClientStalled)),
-                Poll::Ready(Expiry::Head) => Poll::Ready(End::Cut(EndReason::ClientTimeout)),
-                Poll::Ready(Expiry::KeepAlive) if clockwork.goaway_until.is_some() => Poll::Ready(End::Idle),
-                Poll::Ready(Expiry::KeepAlive) => {
+                Poll::Ready(Due::Rest) => {
+                    // An idle h1 connection of hyper's ends with this, and gives the stream back.
+                    clockwork.rest = Rest::Asked;
+                    connection.finish();
+                    continue;
+                }
+                Poll::Ready(Due::Expired(Expiry::Stall)) => Poll::Ready(End::Cut(EndReason::ClientStalled)),
+                Poll::Ready(Due::Expired(Expiry::Head)) => Poll::Ready(End::Cut(EndReason::ClientTimeout)),
+                Poll::Ready(Due::Expired(Expiry::KeepAlive)) if clockwork.goaway_until.is_some() => {
+                    Poll::Ready(End::Idle)
+                }
+                Poll::Ready(Due::Expired(Expiry::KeepAlive)) => {
                     // h2 says GOAWAY and gets a moment to send it; idle h1 ends with this.
                     clockwork.goaway_until = Some(clock::now() + GOAWAY_PATIENCE);
                     connection.finish();
@@ -175,16 +268,25 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
         }
     })
     .await;
+    let open = |stream: Option<(ClientStream, Bytes)>| match stream {
+        Some((stream, early)) => Served::Open(stream, early),
+        None => Served::Over,
+    };
     match end {
-        End::Served(Ok(())) | End::Idle => connection.into_stream(),
+        End::Resting => match connection.into_stream() {
+            // A copy, since an empty slice would keep hyper's buffer alive.
+            Some((stream, early)) => Served::Resting(stream, Bytes::copy_from_slice(&early)),
+            None => Served::Over,
+        },
+        End::Served(Ok(())) | End::Idle => open(connection.into_stream()),
         End::Served(Err(error)) => {
             downstream.note_refused(&error);
-            let (mut stream, early) = connection.into_stream()?;
+            let Some((mut stream, early)) = connection.into_stream() else { return Served::Over };
             if downstream.ends_by_close() && !error.is_parse() {
                 stream.abort();
-                return None;
+                return Served::Over;
             }
-            Some((stream, early))
+            Served::Open(stream, early)
         }
         End::Cut(reason) => {
             downstream.cut(reason);
@@ -194,16 +296,33 @@ async fn drive<C: ServerConnection>(mut connection: C, downstream: &Downstream) 
                     stream.abort();
                 }
             }
-            None
+            Served::Over
         }
     }
 }
 
 enum End {
     Served(Result<(), hyper::Error>),
+    Resting,
     /// Idle for too long.
     Idle,
     Cut(EndReason),
+}
+
+/// Whether HTTP may be taken off an idle connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Possible,
+    /// hyper has been told to finish, and says now whether it was idle.
+    Asked,
+    Refused,
+}
+
+/// What is due.
+enum Due {
+    /// Idle for long enough to rest.
+    Rest,
+    Expired(Expiry),
 }
 
 /// The deadlines of a connection on one runtime timer, which is moved only when it must ring earlier.
@@ -211,21 +330,24 @@ struct Deadlines<'a> {
     activity: &'a Activity,
     timeouts: &'a ListenerTimeouts,
     goaway_until: Option<Instant>,
+    rest: Rest,
     timer: std::pin::Pin<Box<tokio::time::Sleep>>,
 }
 
 impl<'a> Deadlines<'a> {
     fn new(downstream: &'a Downstream) -> Self {
         let timeouts = &downstream.listener.timeouts;
+        let rest = if downstream.version == HttpVersion::Http1 { Rest::Possible } else { Rest::Refused };
         Self {
             activity: &downstream.activity,
             timeouts,
             goaway_until: None,
+            rest,
             timer: Box::pin(tokio::time::sleep(timeouts.keep_alive)),
         }
     }
 
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expiry> {
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         loop {
             let (mut deadline, expiry) =
                 match self.activity.deadline(self.timeouts.request_head, self.timeouts.keep_alive) {
@@ -238,6 +360,10 @@ impl<'a> Deadlines<'a> {
             if let Some(until) = self.goaway_until {
                 deadline = until;
             }
+            let rests = self.rest == Rest::Possible && expiry == Expiry::KeepAlive && self.goaway_until.is_none();
+            if rests {
+                deadline = deadline.min(self.activity.idle_since() + REST);
+            }
             if deadline < self.timer.deadline() {
                 self.timer.as_mut().reset(deadline);
             }
@@ -245,7 +371,7 @@ impl<'a> Deadlines<'a> {
                 return Poll::Pending;
             }
             if clock::now() >= deadline {
-                return Poll::Ready(expiry);
+                return Poll::Ready(if rests { Due::Rest } else { Due::Expired(expiry) });
             }
             self.timer.as_mut().reset(deadline);
         }
@@ -253,9 +379,8 @@ impl<'a> Deadlines<'a> {
 }
 
 /// close_notify and FIN, then what the client still sends is read and thrown away for a while.
-async fn close(mut stream: Box<dyn Transport>, downstream: &Downstream) {
-    let mut stop = downstream.tools.phase.stop();
-    let mut lingering = pin!(tokio::time::timeout(LINGER, async move {
+async fn close(mut stream: ClientStream, tools: Rc<Tools>) {
+    let lingering = tokio::time::timeout(LINGER, async move {
         if stream.shutdown().await.is_err() {
             return;
         }
@@ -267,10 +392,6 @@ async fn close(mut stream: Box<dyn Transport>, downstream: &Downstream) {
                 _ => return,
             }
         }
-    }));
-    poll_fn(|cx| match lingering.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => stop.poll_ended(cx),
-    })
-    .await;
+    });
+    until_ended(lingering, tools).await;
 }

@@ -38,6 +38,7 @@ const PAPERS: &[&str] = &[
     "CHANGELOG.md",
     "certs/README.md",
     "docs/protocol.md",
+    "docs/performance.md",
 ];
 
 /// Nothing here takes longer, however busy the machine.
@@ -163,6 +164,12 @@ fn every_command_in_the_papers_works() {
                 let works = match words.as_slice() {
                     // Said in the words of `the_demo_of_the_readme_starts_and_stops`.
                     ["cargo", "run", "--release", "--", "demo"] | ["cargo", "build"] => true,
+                    ["cargo", "bench", "--bench", bench, ..] => root().join(format!("benches/{bench}.rs")).exists(),
+                    ["benches/compare", rest @ ..] => {
+                        let program = paper("benches/compare");
+                        let mut flags = rest.iter().filter(|word| word.starts_with("--"));
+                        flags.all(|flag| program.contains(&format!("add_argument(\"{flag}\"")))
+                    }
                     ["tests/run", parts @ ..] => {
                         let (usage, code) = shell(root(), "tests/run no-such-part");
                         code == Some(2) && parts.iter().all(|part| usage.contains(part))
@@ -710,7 +717,7 @@ fn the_picture_of_check_shows_what_check_says() {
 
 #[test]
 fn pictures_are_pictures_and_not_too_heavy() {
-    let readme = paper("README.md");
+    let papers = paper("README.md") + &paper("docs/performance.md");
     let mut seen = 0;
     for entry in fs::read_dir(root().join("docs/pictures")).expect("the folder") {
         let path = entry.expect("an entry").path();
@@ -722,7 +729,7 @@ fn pictures_are_pictures_and_not_too_heavy() {
             _ => continue,
         }
         assert!(bytes.len() < 300 * 1024, "{name} has {} bytes", bytes.len());
-        assert!(readme.contains(&format!("docs/pictures/{name}")), "README does not show {name}");
+        assert!(papers.contains(&format!("pictures/{name}")), "no page shows {name}");
         seen += 1;
     }
     assert!(seen >= 4, "{seen} pictures");

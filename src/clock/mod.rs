@@ -3,8 +3,8 @@
 //! [`now`] is tokio's monotonic clock, so that tests may pause it; [`wall`] is for what people read. A [`Wheel`] carries
 //! the deadlines that are long and mostly never reached (an idle tunnel, a silent connection) in steps of [`TICK`]:
 //! 32 bytes each, O(1) to add and to remove, and no timer of the runtime. It never fires early and at most one tick
-//! plus the worker's own delay late. Its [`Ticker`] sleeps until the next deadline, and without a timer while there is
-//! none: a worker whose deadlines are minutes away sleeps for minutes.
+//! plus the worker's own delay late. Its [`Ticker`] sleeps until the next tick at which something may be due, and without
+//! a timer while the wheel is empty, so that a worker with nothing but far deadlines is hardly ever woken.
 //!
 //! Deadlines are re-armed lazily: who is active only notes when, and when the entry fires it re-registers for what is
 //! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
@@ -27,7 +27,7 @@ pub use idle::IdleTimer;
 /// A point on the monotonic clock.
 pub type Instant = tokio::time::Instant;
 
-/// The steps of a wheel, and so how late a deadline may be noticed.
+/// The grain of a wheel, and so how late a deadline may be noticed.
 pub const TICK: Duration = Duration::from_millis(250);
 
 /// Slots of a wheel: 256 s a turn. Longer deadlines stay in their slot for several turns and cost one look each.
@@ -35,6 +35,9 @@ const SLOTS: u64 = 1024;
 
 /// The end of a list of entries.
 const NONE: u32 = u32::MAX;
+
+/// A tick that does not come.
+const NEVER: u64 = u64::MAX;
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
@@ -60,14 +63,22 @@ struct Inner {
     origin: Instant,
     /// Invariant: no linked node is due at or before this tick.
     current: u64,
-    /// Heads of doubly linked lists through `nodes`.
-    slots: Box<[u32]>,
+    slots: Box<[Slot]>,
     nodes: Slab<Node>,
     /// Linked nodes; fired ones stay in `nodes` until their entry goes.
     linked: usize,
-    /// To be told when something falls due before the tick that it sleeps to.
+    /// The tick for which the ticker sleeps; [`NEVER`]: without a timer.
+    wakes_at: u64,
     ticker: Option<Waker>,
-    next: u64,
+}
+
+/// The entries whose ticks are the same modulo [`SLOTS`].
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Of a doubly linked list through `nodes`.
+    head: u32,
+    /// None of them is due before this tick.
+    earliest: u64,
 }
 
 #[derive(Debug)]
@@ -86,11 +97,11 @@ impl Wheel {
             inner: RefCell::new(Inner {
                 origin: now(),
                 current: 0,
-                slots: vec![NONE; SLOTS as usize].into_boxed_slice(),
+                slots: vec![Slot { head: NONE, earliest: NEVER }; SLOTS as usize].into_boxed_slice(),
                 nodes: Slab::new(),
                 linked: 0,
+                wakes_at: NEVER,
                 ticker: None,
-                next: u64::MAX,
             }),
         });
         (wheel.clone(), Ticker { wheel, alarm: Alarm::Runtime(None) })
@@ -125,8 +136,8 @@ impl Wheel {
         self.len() == 0
     }
 
-    /// Fires what is due at `instant`.
-    fn advance(&self, instant: Instant) {
+    /// Fires what is due at `instant`. The ticker's business, or that of whoever moves time by hand.
+    pub(crate) fn advance(&self, instant: Instant) {
         let mut due = Vec::new();
         self.inner.borrow_mut().collect(instant, &mut due);
         // Outside the borrow: a waker may run anything.
@@ -143,59 +154,39 @@ impl Inner {
         }
         let since = deadline.saturating_duration_since(self.origin);
         let whole = ticks(since);
-        let rounded_up = if since > span(whole) { whole + 1 } else { whole };
+        let rounded_up = if since > TICK * u32::try_from(whole).unwrap_or(u32::MAX) { whole + 1 } else { whole };
         rounded_up.max(self.current + 1)
     }
 
-    fn start_of(&self, tick: u64) -> Instant {
-        self.origin + span(tick)
-    }
-
-    /// Returns the ticker's waker if it has to be told that there is work again.
+    /// Returns the ticker's waker if it would sleep for too long.
     fn link(&mut self, key: u32) -> Option<Waker> {
-        let slot = self.slot_of(key);
-        let head = std::mem::replace(&mut self.slots[slot], key);
+        let index = self.slot_of(key);
         let node = &mut self.nodes[key as usize];
+        let due = node.due;
+        let slot = &mut self.slots[index];
+        let head = std::mem::replace(&mut slot.head, key);
+        slot.earliest = slot.earliest.min(due);
         node.previous = NONE;
         node.next = head;
-        let due = node.due;
         if head != NONE {
             self.nodes[head as usize].previous = key;
         }
         self.linked += 1;
-        if due < self.next { self.ticker.take() } else { None }
-    }
-
-    /// The first tick at which something falls due, or the end of the turn if that comes before it. Looks at each node
-    /// once at most.
-    fn next_due(&self) -> Option<u64> {
-        if self.linked == 0 {
-            return None;
-        }
-        let turn = self.current + 1..=self.current + SLOTS;
-        let end = *turn.end();
-        turn.into_iter().find(|tick| self.chain(*tick).any(|node| node.due == *tick)).or(Some(end))
-    }
-
-    /// The nodes of the slot of a tick.
-    fn chain(&self, tick: u64) -> impl Iterator<Item = &Node> {
-        let mut key = self.slots[(tick % SLOTS) as usize];
-        std::iter::from_fn(move || {
-            let node = (key != NONE).then(|| &self.nodes[key as usize])?;
-            key = node.next;
-            Some(node)
-        })
+        if due < self.wakes_at { self.ticker.take() } else { None }
     }
 
     fn unlink(&mut self, key: u32) {
         let slot = self.slot_of(key);
         let Node { previous, next, .. } = self.nodes[key as usize];
         match previous {
-            NONE => self.slots[slot] = next,
+            NONE => self.slots[slot].head = next,
             _ => self.nodes[previous as usize].next = next,
         }
         if next != NONE {
             self.nodes[next as usize].previous = previous;
+        }
+        if self.slots[slot].head == NONE {
+            self.slots[slot].earliest = NEVER;
         }
         self.linked -= 1;
     }
@@ -209,23 +200,30 @@ impl Inner {
         // After a long stall one turn over all slots sees everything.
         let first = (self.current + 1).max(reached.saturating_sub(SLOTS - 1));
         for tick in first..=reached {
-            let mut key = self.slots[(tick % SLOTS) as usize];
+            let slot = &mut self.slots[(tick % SLOTS) as usize];
+            if slot.earliest > reached {
+                continue;
+            }
+            let (mut key, mut earliest) = (slot.head, NEVER);
             while key != NONE {
-                let next = self.nodes[key as usize].next;
-                if self.nodes[key as usize].due <= reached {
+                let Node { due, next, .. } = self.nodes[key as usize];
+                if due <= reached {
                     self.unlink(key);
                     fired.extend(self.nodes[key as usize].waker.take());
+                } else {
+                    earliest = earliest.min(due);
                 }
                 key = next;
             }
+            self.slots[(tick % SLOTS) as usize].earliest = earliest;
         }
         self.current = self.current.max(reached);
     }
-}
 
-/// The length of that many ticks.
-fn span(ticks: u64) -> Duration {
-    Duration::from_millis(ticks.saturating_mul(TICK.as_millis() as u64))
+    /// The tick at which something may be due.
+    fn next_due(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.earliest).min().unwrap_or(NEVER)
+    }
 }
 
 fn ticks(duration: Duration) -> u64 {
@@ -338,6 +336,7 @@ impl Future for Sleep {
 #[must_use = "a wheel without its ticker never fires"]
 pub struct Ticker {
     wheel: Rc<Wheel>,
+    /// Set to `wakes_at` while the wheel has entries.
     alarm: Alarm,
 }
 
@@ -358,22 +357,30 @@ impl Future for Ticker {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
-            let until = {
-                let mut inner = this.wheel.inner.borrow_mut();
-                let next = inner.next_due();
-                inner.next = next.unwrap_or(u64::MAX);
+            let deadline = {
+                let inner = &mut *this.wheel.inner.borrow_mut();
                 inner.ticker = Some(cx.waker().clone());
-                next.map(|tick| inner.start_of(tick))
+                if inner.linked == 0 {
+                    inner.wakes_at = NEVER;
+                    this.alarm.rest();
+                    return Poll::Pending;
+                }
+                inner.wakes_at = inner.next_due();
+                inner.instant_of(inner.wakes_at)
             };
-            let Some(until) = until else {
-                this.alarm.rest();
-                return Poll::Pending;
-            };
-            if this.alarm.poll(cx, until).is_pending() {
+            if this.alarm.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
             this.wheel.advance(now());
         }
+    }
+}
+
+impl Inner {
+    fn instant_of(&self, tick: u64) -> Instant {
+        let whole = TICK.saturating_mul(u32::try_from(tick).unwrap_or(u32::MAX));
+        // Whoever waits for longer than the clock goes is woken in a day, and waits on.
+        self.origin.checked_add(whole).unwrap_or_else(|| now() + Duration::from_secs(86_400))
     }
 }
 

@@ -69,6 +69,32 @@ async fn a_removed_entry_does_not_fire_and_an_empty_wheel_sleeps() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_wheel_with_far_deadlines_is_left_alone_until_the_first_is_due() {
+    let (wheel, ticker) = Wheel::new();
+    let mut ticker = Box::pin(ticker);
+    let (wakes, waker) = counter();
+    let mut cx = Context::from_waker(&waker);
+    let (fires, entry_waker) = counter();
+    let start = now();
+    let _far = wheel.register(start + Duration::from_secs(600), &entry_waker);
+    let _farther = wheel.register(start + Duration::from_secs(900), &entry_waker);
+    let gone = wheel.register(start + Duration::from_secs(601), &entry_waker);
+    assert!(ticker.as_mut().poll(&mut cx).is_pending());
+    tokio::time::advance(Duration::from_secs(599)).await;
+    assert_eq!(wakes.woken(), 0);
+    let near = wheel.register(now() + TICK, &entry_waker);
+    assert_eq!(wakes.woken(), 1, "a nearer deadline wakes the ticker");
+    assert!(ticker.as_mut().poll(&mut cx).is_pending());
+    drop((gone, near));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(ticker.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(fires.woken(), 1);
+    let settled = wakes.woken();
+    tokio::time::advance(Duration::from_secs(298)).await;
+    assert_eq!(wakes.woken(), settled);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn a_stalled_worker_fires_everything_that_fell_due_at_once_and_nothing_else() {
     let (wheel, _ticker) = Wheel::new();
     let start = now();
@@ -91,8 +117,8 @@ async fn nine_thousand_idle_entries_cost_a_few_looks_a_tick() {
         .map(|index| wheel.register(now() + Duration::from_secs(600) + Duration::from_millis(index * 27), &waker))
         .collect();
     let inner = wheel.inner.borrow();
-    let length = |head: &u32| {
-        let mut key = *head;
+    let length = |slot: &Slot| {
+        let mut key = slot.head;
         std::iter::from_fn(|| {
             let node = (key != NONE).then(|| &inner.nodes[key as usize])?;
             key = node.next;

@@ -23,14 +23,12 @@ pub struct Delivery {
 
 impl Delivery {
     pub fn answer(body: ResponseBody, entry: Rc<Entry>) -> AnswerBody {
-        let version = entry.downstream().version;
-        let stalls = entry.downstream().stalls.clone();
-        let limit = entry.client_stall();
-        let delivery = Self { body, entry };
-        match version {
-            HttpVersion::Http1 => AnswerBody::Stream(Box::pin(delivery)),
-            HttpVersion::Http2 => AnswerBody::Stream(Box::pin(Stallable::new(delivery, stalls, limit))),
+        if entry.downstream().version == HttpVersion::Http1 {
+            return AnswerBody::Stream(Box::pin(Self { body, entry }));
         }
+        let stalls = entry.downstream().stalls().clone();
+        let limit = entry.client_stall();
+        AnswerBody::Stream(Box::pin(Stallable::new(Self { body, entry }, stalls, limit)))
     }
 }
 

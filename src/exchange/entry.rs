@@ -1,41 +1,41 @@
 //! The entry of one request in the access log: filled in as the request goes its way, written when its last holder
-//! lets go of it. Whoever ends the request says why; where nobody did, the client has left.
+//! lets go of it. Whoever ends the request says why; where nobody did, the client has left. A request that becomes a
+//! tunnel leaves a [`TunnelRecord`], which writes the line of the tunnel's end.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{HOST, ORIGIN, USER_AGENT};
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::plan::Found;
+use super::record::{self, Asker, TunnelRecord, Way};
 use super::tools::{Downstream, Generation};
 use crate::clock::{self, Instant};
 use crate::config::model::Target;
 use crate::fault::Fault;
-use crate::http::Inbound;
+use crate::http::{Inbound, OpenRequest};
 use crate::lifecycle::Phase;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::{AccessEvent, AccessRecord};
 use crate::telemetry::end::EndReason;
-use crate::tunnel::TunnelEnd;
 use crate::types::Name;
 
-/// One request, or the tunnel it became.
+/// One request.
 pub struct Entry {
     downstream: Rc<Downstream>,
+    /// `None` once a tunnel has taken it over.
+    open: Cell<Option<OpenRequest>>,
+    is_tunnel: Cell<bool>,
     started: Instant,
-    event: Cell<AccessEvent>,
     status: Cell<Option<StatusCode>>,
     end: Cell<Option<EndReason>>,
     sent: Cell<u64>,
     received: RefCell<Rc<Cell<u64>>>,
     upstream_time: Cell<Option<Duration>>,
     client_stall: Cell<Duration>,
-    tunnel: Cell<Option<TunnelEnd>>,
     said: RefCell<Said>,
     learned: RefCell<Learned>,
 }
@@ -49,21 +49,6 @@ struct Said {
     origin: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     client: Option<IpAddr>,
-}
-
-impl Said {
-    /// Field values are slices of the 8 KiB that hyper read the head into; a tunnel must not keep those alive.
-    fn detach(&mut self) {
-        for value in [&mut self.host, &mut self.origin, &mut self.user_agent].into_iter().flatten() {
-            *value = copy(value);
-        }
-        let target = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        self.uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).unwrap_or_default();
-    }
-}
-
-fn copy(value: &HeaderValue) -> HeaderValue {
-    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes())).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// What was found out on the way.
@@ -80,7 +65,7 @@ struct Learned {
 impl Entry {
     /// Opens the entry; the request counts as open on its connection until the entry is written.
     pub fn open(downstream: &Rc<Downstream>, generation: &Generation, inbound: &Inbound) -> Rc<Self> {
-        downstream.activity.request_opened();
+        let open = Cell::new(Some(downstream.activity.open_request()));
         let head = &inbound.head;
         let client = downstream.client_address(&generation.snapshot, &head.headers);
         let said = Said {
@@ -94,15 +79,15 @@ impl Entry {
         };
         Rc::new(Self {
             downstream: downstream.clone(),
+            open,
+            is_tunnel: Cell::default(),
             started: clock::now(),
-            event: Cell::default(),
             status: Cell::default(),
             end: Cell::default(),
             sent: Cell::default(),
             received: RefCell::default(),
             upstream_time: Cell::default(),
             client_stall: Cell::new(Duration::from_secs(30)),
-            tunnel: Cell::default(),
             said: RefCell::new(said),
             learned: RefCell::default(),
         })
@@ -176,22 +161,41 @@ impl Entry {
         self.end(fault.end());
     }
 
-    /// The handshake has succeeded: one line now, one at the end.
-    pub fn tunnel_opened(&self, status: StatusCode) {
+    /// The handshake has succeeded: one line now, one at the tunnel's end.
+    pub fn tunnel_opened(&self, status: StatusCode) -> (TunnelRecord, Option<OpenRequest>) {
         self.answered(status);
         self.write(AccessEvent::TunnelOpen, None);
-        self.event.set(AccessEvent::TunnelClose);
-        self.said.borrow_mut().detach();
-        let mut learned = self.learned.borrow_mut();
-        learned.request_id = learned.request_id.as_ref().map(copy);
-    }
-
-    pub fn tunnel_ended(&self, end: TunnelEnd) {
-        self.tunnel.set(Some(end));
-        if let Some(violation) = end.frames.and_then(|frames| frames.violation) {
-            self.learned.borrow_mut().detail = Some(violation.to_string());
-        }
-        self.end(end.reason);
+        self.is_tunnel.set(true);
+        let (said, learned) = (self.said.borrow(), self.learned.borrow());
+        let downstream = &*self.downstream;
+        let place = downstream.tools.place(Way {
+            listener: downstream.listener.name.clone(),
+            version: downstream.version,
+            tls: downstream.tls.as_ref().map(|tls| tls.version),
+            route: learned.route.clone(),
+            upstream: learned.upstream.clone(),
+            server: learned.server.clone(),
+        });
+        let asker = Asker {
+            number: downstream.number,
+            peer: downstream.peer.clone(),
+            client: said.client,
+            started: self.started,
+            upstream_time: self.upstream_time.get().unwrap_or_default(),
+        };
+        let record = TunnelRecord::new(
+            place,
+            asker,
+            &record::Said {
+                request_id: learned.request_id.as_ref().map(HeaderValue::as_bytes),
+                host: host(&learned, &said),
+                path: said.uri.path().as_bytes(),
+                query: said.uri.query().map(str::as_bytes),
+                origin: said.origin.as_ref().map(HeaderValue::as_bytes),
+                user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
+            },
+        );
+        (record, self.open.take())
     }
 
     fn write(&self, event: AccessEvent, end: Option<EndReason>) {
@@ -203,11 +207,7 @@ impl Entry {
         let text =
             |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
         let request_id = text(&learned.request_id).unwrap_or_default();
-        let tunnel = self.tunnel.get();
-        let frames = tunnel.and_then(|tunnel| tunnel.frames);
         let is_open = event == AccessEvent::TunnelOpen;
-        let sent = tunnel.map_or(self.sent.get(), |tunnel| tunnel.bytes_down);
-        let received = tunnel.map_or(self.received.borrow().get(), |tunnel| tunnel.bytes_up);
         downstream.tools.access.record(&AccessRecord {
             event,
             time: None,
@@ -216,10 +216,7 @@ impl Entry {
             listener: downstream.listener.name.as_str(),
             client: said.client,
             peer: Some(&downstream.peer),
-            host: match (&learned.authority, &said.host) {
-                (Some(authority), _) => Some(authority.as_bytes()),
-                (None, host) => host.as_ref().map(HeaderValue::as_bytes),
-            },
+            host: host(&learned, &said),
             method: said.method.as_str(),
             path: said.uri.path().as_bytes(),
             query: said.uri.query().map(str::as_bytes),
@@ -229,32 +226,38 @@ impl Entry {
             upstream: learned.upstream.as_ref().map(Name::as_str),
             server: learned.server.as_ref().map(Name::as_str),
             status: self.status.get().map(|status| status.as_u16()),
-            bytes_in: (!is_open).then_some(received),
-            bytes_out: (!is_open).then_some(sent),
-            messages_in: frames.map(|frames| frames.messages_up),
-            messages_out: frames.map(|frames| frames.messages_down),
-            closed_by: frames.and_then(|frames| frames.closed_by),
-            close_code: frames.and_then(|frames| frames.close_code),
-            round_trip: frames.and_then(|frames| frames.round_trip),
+            bytes_in: (!is_open).then(|| self.received.borrow().get()),
+            bytes_out: (!is_open).then_some(self.sent.get()),
             duration: Some(self.started.elapsed()),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             end,
             origin: said.origin.as_ref().map(HeaderValue::as_bytes),
             user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
             detail: learned.detail.as_deref(),
+            ..AccessRecord::default()
         });
+    }
+}
+
+/// The host that was understood, else as it was said.
+fn host<'a>(learned: &'a Learned, said: &'a Said) -> Option<&'a [u8]> {
+    match &learned.authority {
+        Some(authority) => Some(authority.as_bytes()),
+        None => said.host.as_ref().map(HeaderValue::as_bytes),
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        if self.is_tunnel.get() {
+            return;
+        }
         let silent_end = || match self.downstream.cut_reason() {
             Some(reason) => reason,
             None if self.downstream.tools.phase.phase() == Phase::Ended => EndReason::Drained,
             None => EndReason::ClientClosed,
         };
         let end = self.end.get().unwrap_or_else(silent_end);
-        self.write(self.event.get(), Some(end));
-        self.downstream.activity.request_closed();
+        self.write(AccessEvent::Request, Some(end));
     }
 }

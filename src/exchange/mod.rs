@@ -8,6 +8,7 @@ mod entry;
 mod outbound;
 mod plain;
 pub mod plan;
+mod record;
 mod stalls;
 mod tools;
 mod websocket;

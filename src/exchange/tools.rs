@@ -1,15 +1,13 @@
 //! What a request finds around it: the worker's tools, and the connection it came on.
 
-use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::clock::Wheel;
+use crate::clock::{Instant, Wheel};
 use crate::http::Activity;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
 use crate::proto::forwarded;
@@ -18,11 +16,13 @@ use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::transport::{Scratch, Transport};
+use crate::transport::Scratch;
 use crate::types::{HttpVersion, Peer};
 use crate::upstream::Group;
 
+use super::record::{Place, Places, Way};
 use super::stalls::Stalls;
+use super::websocket::Tunnel;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -33,6 +33,7 @@ pub struct Tools {
     pub wheel: Rc<Wheel>,
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
+    places: Places,
     numbers: Numbers,
 }
 
@@ -91,8 +92,14 @@ impl Tools {
             wheel,
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
+            places: Places::default(),
             numbers,
         }
+    }
+
+    /// What all tunnels that go one way have in common.
+    pub(super) fn place(&self, way: Way) -> Rc<Place> {
+        self.places.find(way, &self.access, &self.phase)
     }
 
     /// The generation in use now.
@@ -108,9 +115,6 @@ fn random() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// Takes the stream, the bytes that came behind the request, and what has to be held until the end.
-pub type Handover = Box<dyn FnOnce(Box<dyn Transport>, Bytes, Box<dyn Any>)>;
-
 /// A downstream connection as its requests see it.
 pub struct Downstream {
     pub tools: Rc<Tools>,
@@ -123,10 +127,10 @@ pub struct Downstream {
     pub activity: Rc<Activity>,
     /// Unique in this process, for logs.
     pub number: u64,
-    pub stalls: Rc<Stalls>,
+    stalls: OnceCell<Rc<Stalls>>,
     ends_by_close: Cell<bool>,
     is_opening: Cell<bool>,
-    handover: RefCell<Option<Handover>>,
+    tunnel: RefCell<Option<Box<Tunnel>>>,
     cut: Cell<Option<EndReason>>,
     tunnels: Cell<usize>,
 }
@@ -159,13 +163,23 @@ impl Downstream {
             version,
             activity,
             number,
-            stalls: Rc::default(),
+            stalls: OnceCell::new(),
             ends_by_close: Cell::default(),
             is_opening: Cell::default(),
-            handover: RefCell::default(),
+            tunnel: RefCell::default(),
             cut: Cell::default(),
             tunnels: Cell::default(),
         }
+    }
+
+    /// On HTTP/2: answers that wait for a window.
+    pub fn stalls(&self) -> &Rc<Stalls> {
+        self.stalls.get_or_init(Rc::default)
+    }
+
+    /// Until when the client may say nothing while no request is open.
+    pub fn keep_alive_deadline(&self) -> Instant {
+        self.activity.idle_since() + self.listener.timeouts.keep_alive
     }
 
     pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
@@ -189,12 +203,12 @@ impl Downstream {
     }
 
     /// On HTTP/1.1: what is to become of the stream once the 101 has been written.
-    pub fn take_handover(&self) -> Option<Handover> {
-        self.handover.take()
+    pub fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.take()
     }
 
-    pub(super) fn put_handover(&self, handover: Handover) {
-        *self.handover.borrow_mut() = Some(handover);
+    pub(super) fn put_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 
     /// hyper has refused what came by itself: its one line in the access log.
@@ -241,6 +255,9 @@ impl Downstream {
     /// The connection is being cut; its open requests end with this reason.
     pub fn cut(&self, reason: EndReason) {
         self.cut.set(Some(reason));
+        if let Some(tunnel) = &mut *self.tunnel.borrow_mut() {
+            tunnel.cut(reason);
+        }
     }
 
     pub(super) fn cut_reason(&self) -> Option<EndReason> {

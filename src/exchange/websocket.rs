@@ -1,6 +1,9 @@
 //! A WebSocket handshake: sent to a server, its 101 checked, and the tunnel that follows.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,20 +12,21 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use super::entry::Entry;
 use super::outbound::Errand;
 use super::plain;
+use super::record::TunnelRecord;
 use super::tools::{Downstream, Tools};
 use crate::config::model::{Route, WebSocketPolicy};
 use crate::fault::Fault;
-use crate::http::{AnswerBody, Inbound};
+use crate::http::{AnswerBody, Inbound, OpenRequest};
 use crate::lifecycle;
 use crate::proto::frame::{Rsv, Rules};
 use crate::proto::spelling;
 use crate::proto::websocket::extension_names;
 use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
-use crate::tunnel::{self, Early, TunnelOptions, TunnelTools};
+use crate::tunnel::{self, Early, Splice, TunnelOptions, TunnelTools};
 use crate::types::HttpVersion;
 use crate::upgrade::{self, Handshake};
-use crate::upstream::{Failed, HandshakeAnswer, RequestBody, Switched};
+use crate::upstream::{Failed, HandshakeAnswer, RequestBody, Switched, UpstreamStream};
 
 /// Asks the upstream, and answers the client with what it said: a tunnel only where it really agreed.
 pub async fn open(
@@ -71,23 +75,24 @@ pub async fn open(
     let mut response = Response::new(AnswerBody::Empty);
     *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
     let options = options(route.websocket.as_ref(), response.headers());
-    let tunnel =
-        Tunnel { tools: downstream.tools.clone(), entry: entry.clone(), upstream: Box::new(upstream), early, options };
+    let status =
+        if downstream.version == HttpVersion::Http1 { StatusCode::SWITCHING_PROTOCOLS } else { StatusCode::OK };
+    *response.status_mut() = status;
+    let tools = downstream.tools.clone();
     match downstream.version {
         HttpVersion::Http1 => {
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             *response.extensions_mut() = spelling::websocket();
-            entry.tunnel_opened(StatusCode::SWITCHING_PROTOCOLS);
-            downstream.put_handover(Box::new(move |stream, early, held| tunnel.open(stream, early, held)));
+            let (record, open) = entry.tunnel_opened(status);
+            downstream.put_tunnel(Tunnel { tools, record, open, upstream, early, options });
         }
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
-            entry.tunnel_opened(StatusCode::OK);
-            let held = downstream.hold_tunnel();
+            let (record, open) = entry.tunnel_opened(status);
+            let held = (downstream.hold_tunnel(), open, tools.lifecycle.guard());
+            let tunnel = Tunnel { tools, record, open: None, upstream, early, options };
             lifecycle::spawn_local("h2 tunnel opening", async move {
-                match stream.open().await {
-                    Ok(stream) => tunnel.open(Box::new(stream), Bytes::new(), held),
-                    Err(_) => tunnel.entry.end(EndReason::ClientClosed),
+                if let Ok(stream) = stream.open().await {
+                    tunnel.open(stream, Bytes::new(), held);
                 }
             });
         }
@@ -118,8 +123,10 @@ fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOption
 /// A tunnel whose client side is about to be ready.
 pub struct Tunnel {
     tools: Rc<Tools>,
-    entry: Rc<Entry>,
-    upstream: Box<dyn Transport>,
+    record: TunnelRecord,
+    /// On HTTP/1.1: the request, until the connection is handed over.
+    open: Option<OpenRequest>,
+    upstream: UpstreamStream,
     /// What the server sent right behind its 101.
     early: Bytes,
     options: TunnelOptions,
@@ -128,17 +135,38 @@ pub struct Tunnel {
 impl Tunnel {
     /// Splices, in a small task of its own. `early` is what the client sent right behind its request; `held` is kept
     /// until the end.
-    pub fn open(self, downstream: Box<dyn Transport>, early: Bytes, held: impl Sized + 'static) {
-        let Self { tools, entry, upstream, early: from_upstream, options } = self;
-        let guard = tools.lifecycle.guard();
+    pub fn open<T: Transport + 'static, H: 'static>(self, downstream: T, early: Bytes, held: H) {
+        let Self { tools, record, open, upstream, early: from_upstream, options } = self;
+        drop(open);
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
         let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
         let splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.phase.stop());
-        lifecycle::spawn_local("tunnel", async move {
-            let end = splice.await;
-            entry.tunnel_ended(end);
-            drop((entry, held, guard));
-        });
+        lifecycle::spawn_local("tunnel", Running { splice, record, held });
+    }
+
+    /// Its connection is being cut.
+    pub(super) fn cut(&mut self, reason: EndReason) {
+        self.record.cut(reason);
+    }
+}
+
+/// A tunnel that runs. Written by hand: an `async` block would have room for the splice twice.
+struct Running<T, H> {
+    splice: Splice<T, UpstreamStream>,
+    record: TunnelRecord,
+    #[expect(dead_code, reason = "held until the end")]
+    held: H,
+}
+
+impl<T: Transport, H> Unpin for Running<T, H> {}
+
+impl<T: Transport, H> Future for Running<T, H> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let end = ready!(Pin::new(&mut self.splice).poll(cx));
+        self.record.end(end);
+        Poll::Ready(())
     }
 }

@@ -5,6 +5,7 @@
 //! that applies.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
@@ -35,36 +36,31 @@ pub struct Activity {
     stalled_since: Cell<Option<Instant>>,
     /// `client_stall` of the request seen last.
     client_stall: Cell<Duration>,
-    bytes_read: Cell<u64>,
-    bytes_written: Cell<u64>,
-    requests: Cell<u64>,
 }
 
 impl Activity {
-    /// `client_stall`: how long a client may not read, until a route says otherwise.
-    pub fn new(version: HttpVersion, client_stall: Duration) -> Self {
+    /// `idle_since`: since when the connection has been ready for requests. `client_stall`: how long a client may not
+    /// read, until a route says otherwise.
+    pub fn new(version: HttpVersion, idle_since: Instant, client_stall: Duration) -> Self {
         Self {
             version,
             open_requests: Cell::new(0),
-            idle_since: Cell::new(clock::now()),
+            idle_since: Cell::new(idle_since),
             head_since: Cell::new(None),
             stalled_since: Cell::new(None),
             client_stall: Cell::new(client_stall),
-            bytes_read: Cell::new(0),
-            bytes_written: Cell::new(0),
-            requests: Cell::new(0),
         }
     }
 
     /// A request head is complete.
-    pub fn request_opened(&self) {
+    pub fn open_request(self: &Rc<Self>) -> OpenRequest {
         self.open_requests.set(self.open_requests.get() + 1);
-        self.requests.set(self.requests.get() + 1);
         self.head_since.set(None);
+        OpenRequest(self.clone())
     }
 
     /// An answer has been handed over whole, or given up.
-    pub fn request_closed(&self) {
+    fn request_closed(&self) {
         let open = self.open_requests.get().saturating_sub(1);
         self.open_requests.set(open);
         if open == 0 {
@@ -77,33 +73,19 @@ impl Activity {
         self.client_stall.set(limit);
     }
 
-    pub fn open_requests(&self) -> u32 {
-        self.open_requests.get()
-    }
-
-    /// Requests whose heads were complete, over the connection's life.
-    pub fn requests(&self) -> u64 {
-        self.requests.get()
-    }
-
-    pub fn bytes_read(&self) -> u64 {
-        self.bytes_read.get()
-    }
-
-    pub fn bytes_written(&self) -> u64 {
-        self.bytes_written.get()
+    /// Since when no request is open, if none is.
+    pub fn idle_since(&self) -> Instant {
+        self.idle_since.get()
     }
 
     pub(super) fn note_read(&self, bytes: usize) {
-        self.bytes_read.set(self.bytes_read.get() + bytes as u64);
         let expects_head = self.version == HttpVersion::Http1 && self.open_requests.get() == 0;
         if bytes > 0 && expects_head && self.head_since.get().is_none() {
             self.head_since.set(Some(clock::now()));
         }
     }
 
-    pub(super) fn note_written(&self, bytes: usize) {
-        self.bytes_written.set(self.bytes_written.get() + bytes as u64);
+    pub(super) fn note_written(&self) {
         self.stalled_since.set(None);
     }
 
@@ -135,5 +117,15 @@ impl Activity {
             Some(since) => Some((since + request_head, Expiry::Head)),
             None => Some((self.idle_since.get() + keep_alive, Expiry::KeepAlive)),
         }
+    }
+}
+
+/// A request, or the tunnel that it became, which is open on its connection for as long as this is held.
+#[derive(Debug)]
+pub struct OpenRequest(Rc<Activity>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.request_closed();
     }
 }

@@ -11,7 +11,7 @@ mod server;
 mod stream;
 mod watched;
 
-pub use activity::{Activity, Expiry};
+pub use activity::{Activity, Expiry, OpenRequest};
 pub use answer::{AnswerBody, BodyError};
 pub use request::{Inbound, InboundBody, PendingStream};
 pub use server::{ServerConnection, serve_http1, serve_http2};

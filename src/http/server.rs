@@ -31,6 +31,8 @@ const H1_BUFFER: usize = 64 * 1024;
 
 /// A downstream connection with hyper on it.
 pub trait ServerConnection {
+    type Stream;
+
     /// Ready when no further request will come and everything is written; the stream itself is still open on h1.
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>>;
 
@@ -38,12 +40,17 @@ pub trait ServerConnection {
     fn finish(&mut self);
 
     /// The stream, and bytes read beyond the last request; `None` where hyper has closed it by itself (h2).
-    fn into_stream(self) -> Option<(Box<dyn Transport>, Bytes)>;
+    fn into_stream(self) -> Option<(Self::Stream, Bytes)>;
 }
 
 /// Puts HTTP/1.1 on a stream. Deadlines are the caller's; hyper's own timer is off.
-pub fn serve_http1<F, Fut>(stream: Watched, limits: &ListenerLimits, serve: F) -> impl ServerConnection + use<F, Fut>
+pub fn serve_http1<T, F, Fut>(
+    stream: Watched<T>,
+    limits: &ListenerLimits,
+    serve: F,
+) -> impl ServerConnection<Stream = T> + use<T, F, Fut>
 where
+    T: Transport + 'static,
     F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
@@ -62,13 +69,14 @@ where
 }
 
 /// Puts HTTP/2 on a stream.
-pub fn serve_http2<F, Fut>(
-    stream: Watched,
+pub fn serve_http2<T, F, Fut>(
+    stream: Watched<T>,
     limits: &ListenerLimits,
     websocket: bool,
     serve: F,
-) -> impl ServerConnection + use<F, Fut>
+) -> impl ServerConnection<Stream = T> + use<T, F, Fut>
 where
+    T: Transport + 'static,
     F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
@@ -86,16 +94,20 @@ where
     Http2(builder.serve_connection(TokioIo::new(stream), Adapter(serve)))
 }
 
-struct Http1<F, Fut>(http1::Connection<TokioIo<Watched>, Adapter<F>>)
+struct Http1<T, F, Fut>(http1::Connection<TokioIo<Watched<T>>, Adapter<F>>)
 where
+    T: Transport + 'static,
     F: Fn(Inbound) -> Fut,
     Fut: Future<Output = Response<AnswerBody>>;
 
-impl<F, Fut> ServerConnection for Http1<F, Fut>
+impl<T, F, Fut> ServerConnection for Http1<T, F, Fut>
 where
+    T: Transport + 'static,
     F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
+    type Stream = T;
+
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
         self.0.poll_without_shutdown(cx)
     }
@@ -104,22 +116,31 @@ where
         Pin::new(&mut self.0).graceful_shutdown();
     }
 
-    fn into_stream(self) -> Option<(Box<dyn Transport>, Bytes)> {
+    fn into_stream(self) -> Option<(T, Bytes)> {
         let parts = self.0.into_parts();
-        Some((parts.io.into_inner().into_stream(), parts.read_buf))
+        let (stream, rest) = parts.io.into_inner().into_parts();
+        let early = match (parts.read_buf, rest) {
+            (early, rest) if rest.is_empty() => early,
+            (early, rest) => [early, rest].concat().into(),
+        };
+        Some((stream, early))
     }
 }
 
-struct Http2<F, Fut>(http2::Connection<TokioIo<Watched>, Adapter<F>, LocalExecutor>)
+struct Http2<T, F, Fut>(http2::Connection<TokioIo<Watched<T>>, Adapter<F>, LocalExecutor>)
 where
+    T: Transport + 'static,
     F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static;
 
-impl<F, Fut> ServerConnection for Http2<F, Fut>
+impl<T, F, Fut> ServerConnection for Http2<T, F, Fut>
 where
+    T: Transport + 'static,
     F: Fn(Inbound) -> Fut + Unpin + 'static,
     Fut: Future<Output = Response<AnswerBody>> + 'static,
 {
+    type Stream = T;
+
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
         Pin::new(&mut self.0).poll(cx)
     }
@@ -128,7 +149,7 @@ where
         Pin::new(&mut self.0).graceful_shutdown();
     }
 
-    fn into_stream(self) -> Option<(Box<dyn Transport>, Bytes)> {
+    fn into_stream(self) -> Option<(T, Bytes)> {
         None
     }
 }

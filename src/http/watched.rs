@@ -1,34 +1,38 @@
-//! The stream beneath hyper, with its activity noted.
+//! The stream beneath hyper, with its activity noted, and with the bytes in front that were read before hyper was there.
 
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
 use crate::transport::Transport;
 
 /// A downstream stream that writes its [`Activity`].
-pub struct Watched {
-    stream: Box<dyn Transport>,
+pub struct Watched<T> {
+    stream: T,
+    /// Comes before what the stream has.
+    read: Bytes,
     activity: Rc<Activity>,
 }
 
-impl Watched {
-    pub fn new(stream: Box<dyn Transport>, activity: Rc<Activity>) -> Self {
-        Self { stream, activity }
+impl<T: Transport> Watched<T> {
+    /// `read`: what was taken from the stream already.
+    pub fn new(stream: T, read: Bytes, activity: Rc<Activity>) -> Self {
+        Self { stream, read, activity }
     }
 
-    /// The stream without its watch: it becomes a tunnel, or is being closed.
-    pub fn into_stream(self) -> Box<dyn Transport> {
-        self.stream
+    /// The stream without its watch, and what of `read` has not been taken: it becomes a tunnel, rests, or is closed.
+    pub fn into_parts(self) -> (T, Bytes) {
+        (self.stream, self.read)
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(bytes)) => self.activity.note_written(*bytes),
+            Poll::Ready(Ok(_)) => self.activity.note_written(),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.activity.note_write_pending(),
         }
@@ -36,9 +40,19 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<T: Transport> AsyncRead for Watched<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.read.is_empty() {
+            let count = this.read.len().min(buf.remaining());
+            buf.put_slice(&this.read[..count]);
+            this.read.advance(count);
+            if this.read.is_empty() {
+                this.read = Bytes::new();
+            }
+            this.activity.note_read(count);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let answer = Pin::new(&mut this.stream).poll_read(cx, buf);
         if answer.is_ready() {
@@ -48,7 +62,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<T: Transport> AsyncWrite for Watched<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -131,8 +145,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_layer_below_held_back_and_then_sent_is_no_stall_any_more() {
-        let activity = Rc::new(Activity::new(HttpVersion::Http1, Duration::from_secs(30)));
-        let mut watched = Watched::new(Box::new(Buffering { full: true }), activity.clone());
+        let activity = Rc::new(Activity::new(HttpVersion::Http1, crate::clock::now(), Duration::from_secs(30)));
+        let mut watched = Watched::new(Buffering { full: true }, Bytes::new(), activity.clone());
         let expiry = || activity.deadline(Duration::ZERO, Duration::ZERO).map(|(_, expiry)| expiry);
         poll_fn(|cx| Pin::new(&mut watched).poll_write(cx, b"answer")).await.expect("taken");
         assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut watched).poll_flush(cx))).await.is_pending());

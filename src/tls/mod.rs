@@ -11,6 +11,7 @@
 
 mod adapter;
 mod certificate;
+mod client;
 mod engine;
 mod pem;
 mod policy;
@@ -26,6 +27,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 
 pub use adapter::TlsStream;
+pub use client::ClientStream;
 pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};
 pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
 pub use stream::ClientTlsStream;

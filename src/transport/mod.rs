@@ -5,7 +5,6 @@
 //! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
 
 mod pipe;
-mod rewound;
 mod scratch;
 mod socket;
 
@@ -15,7 +14,6 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use pipe::{Pipe, Pipes, is_no_way};
-pub use rewound::Rewound;
 pub use scratch::{Lease, SCRATCH_SIZE, Scratch};
 pub use socket::Socket;
 

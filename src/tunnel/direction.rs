@@ -86,13 +86,23 @@ pub(super) struct Direction {
     source_broken: bool,
     /// What came last was [`LARGE`]: the next may be for the kernel.
     streams: bool,
+    /// What is left over is of a ping of ours.
+    leftover_own: bool,
 }
 
 impl Direction {
     pub fn new(early: &[u8]) -> Self {
         // A copy, since a slice of a head's block would keep the whole block alive.
         let leftover = (!early.is_empty()).then(|| Box::new(Leftover::Bytes(Bytes::copy_from_slice(early))));
-        Self { leftover, carried: 0, flow: Flow::Open, unflushed: false, source_broken: false, streams: false }
+        Self {
+            leftover,
+            carried: 0,
+            flow: Flow::Open,
+            unflushed: false,
+            source_broken: false,
+            streams: false,
+            leftover_own: false,
+        }
     }
 
     /// The source's other half broke: an end of its bytes is no good end.
@@ -125,10 +135,10 @@ impl Direction {
     }
 
     /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes of
-    /// ours, or of a frame that is not `whole`.
+    /// ours, or of a frame that is not `whole`, or its source has broken and only its end was still to be read.
     pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, whole: bool) {
         match self.flow {
-            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() => {
+            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() && !self.source_broken => {
                 // Whether it is taken makes no difference: the drop follows.
                 if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
                     let _ = Pin::new(sink).poll_shutdown(cx);
@@ -170,7 +180,7 @@ impl Direction {
         turn: &mut Turn,
     ) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            if self.poll_leftover(cx, sink, scratch)?.is_pending() {
+            if self.poll_leftover(cx, sink, scratch, turn)?.is_pending() {
                 return Ok(());
             }
             match self.flow {
@@ -182,8 +192,10 @@ impl Direction {
                     } else if self.flow == Flow::Open
                         && let Some(ping) = lane.as_mut().and_then(Lane::take_ping)
                     {
-                        turn.own = ping.len() as u64;
+                        let before = self.carried;
                         self.write(cx, sink, &ping)?;
+                        turn.own += self.carried - before;
+                        self.leftover_own = self.leftover.is_some();
                     } else if self.poll_source(cx, source, sink, scratch, lane, turn)?.is_pending() {
                         return self.flush(cx, sink).map(drop);
                     }
@@ -343,6 +355,7 @@ impl Direction {
         cx: &mut Context<'_>,
         sink: &mut dyn Transport,
         scratch: &Scratch,
+        turn: &mut Turn,
     ) -> io::Result<Poll<()>> {
         let Some(leftover) = self.leftover.take() else { return Ok(Poll::Ready(())) };
         let mut leftover = *leftover;
@@ -357,7 +370,7 @@ impl Direction {
             }
         }
         let rest = match leftover {
-            Leftover::Bytes(bytes) => self.write_leftover(cx, sink, bytes)?.map(Leftover::Bytes),
+            Leftover::Bytes(bytes) => self.write_leftover(cx, sink, bytes, turn)?.map(Leftover::Bytes),
             Leftover::Piped(pipe) => Some(Leftover::Piped(pipe)),
         };
         let Some(rest) = rest else { return Ok(Poll::Ready(())) };
@@ -372,11 +385,14 @@ impl Direction {
         cx: &mut Context<'_>,
         sink: &mut dyn Transport,
         mut bytes: Bytes,
+        turn: &mut Turn,
     ) -> io::Result<Option<Bytes>> {
         while bytes.has_remaining() {
             let Poll::Ready(taken) = self.write_once(cx, sink, &bytes)? else { return Ok(Some(bytes)) };
             bytes.advance(taken);
+            turn.own += if self.leftover_own { taken as u64 } else { 0 };
         }
+        self.leftover_own = false;
         Ok(None)
     }
 

@@ -4,9 +4,10 @@
 //! [`Lane::pass`], and frames of the gateway's own come from here. One box per tunnel, none where frames are opaque.
 //! When a Close is due is decided by the splice (see `closing`). RFC 6455 5.4, 5.5.1, 7.1.
 
-use super::closing::Closing;
+use super::closing::{Closing, STEP};
 use super::probes::Probes;
 use super::{FrameRecord, Way};
+use crate::clock;
 use crate::proto::frame::{
     ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Rules, Sender, Tracker, Until, Verdict, Violation, Watch,
 };
@@ -114,13 +115,17 @@ impl Frames {
         self.watched(way).tracker.close_passed()
     }
 
-    /// Whether what has gone on that way ends between two frames.
+    /// Whether what has gone on that way ends between two frames; behind a Close nothing does go on.
     pub fn is_whole(&self, way: Way) -> bool {
-        self.watched(way).tracker.at_boundary()
+        let tracker = &self.watched(way).tracker;
+        tracker.close_passed() || tracker.at_boundary()
     }
 
-    pub fn violation(&self) -> Option<(Violation, Way)> {
-        self.notes.violation
+    /// Begins to end the tunnel for a violation that has been found, unless an end has begun.
+    pub fn refuse(&mut self) -> Option<(Violation, Way)> {
+        let (violation, offender) = self.notes.violation.filter(|_| self.closing == Closing::Open)?;
+        self.closing = Closing::Violated { offender, code: violation.close_code(), until: clock::now() + STEP };
+        Some((violation, offender))
     }
 
     pub fn first_close(&self) -> Option<(Option<u16>, Closer)> {
@@ -300,6 +305,11 @@ fn mask(way: Way) -> Option<u32> {
 
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
+    // A simulation must be able to run again as it did.
+    #[cfg(test)]
+    if super::tests::simulation::foreseen(&mut bytes) {
+        return bytes;
+    }
     aws_lc_rs::rand::fill(&mut bytes).expect("AWS-LC ends the process rather than run out of random bytes");
     bytes
 }

@@ -92,14 +92,12 @@ impl Probes {
 
     /// A ping goes out that way now; returns its payload.
     pub fn ask(&mut self, way: Way) -> [u8; PING_PAYLOAD] {
-        let (payload, now) = (random(), clock::now());
+        let (first, now) = (random(), clock::now());
         let (age, next) = (now - self.opened, now + self.interval);
-        if let Some(probe) = self.at_end_of(way) {
-            probe.pings.sent(payload, age);
-            probe.next = next;
-            probe.is_asked = true;
-        }
-        payload
+        let Some(probe) = self.at_end_of(way) else { return first };
+        probe.next = next;
+        probe.is_asked = true;
+        probe.pings.send(first, age)
     }
 
     /// A ping of an end's passes that way.

@@ -28,14 +28,14 @@ const GOING_AWAY: u16 = 1001;
 /// Joins two transports until both directions have ended, one side breaks, a deadline passes or the drain ends.
 ///
 /// Must be spawned as a task of its own: see the module.
-pub fn splice(
-    downstream: Box<dyn Transport>,
-    upstream: Box<dyn Transport>,
+pub fn splice<D: Transport, U: Transport>(
+    downstream: D,
+    upstream: U,
     early: Early,
     options: TunnelOptions,
     tools: &TunnelTools,
     stop: Stop,
-) -> Splice {
+) -> Splice<D, U> {
     let opened = clock::now();
     let mut frames = options.frames.map(Frames::new);
     if let (Some(frames), Some(interval)) = (&mut frames, options.ping_interval) {
@@ -75,9 +75,9 @@ fn direction(early: &Bytes, way: Way, frames: Option<&mut Frames>) -> Direction 
 
 /// See [`splice`].
 #[must_use = "futures do nothing unless polled"]
-pub struct Splice {
-    downstream: Box<dyn Transport>,
-    upstream: Box<dyn Transport>,
+pub struct Splice<D, U> {
+    downstream: D,
+    upstream: U,
     /// Client to server.
     up: Direction,
     /// Server to client.
@@ -101,13 +101,13 @@ pub struct Splice {
     cause: Option<EndReason>,
 }
 
-impl fmt::Debug for Splice {
+impl<D, U> fmt::Debug for Splice<D, U> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Splice").field("up", &self.up).field("down", &self.down).finish_non_exhaustive()
     }
 }
 
-impl Future for Splice {
+impl<D: Transport, U: Transport> Future for Splice<D, U> {
     type Output = TunnelEnd;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
@@ -146,10 +146,11 @@ impl Future for Splice {
     }
 }
 
-impl Splice {
+impl<D: Transport, U: Transport> Splice<D, U> {
     /// One turn of one direction, and what it means for the other. Says whether there is more to do at once.
     fn turn(&mut self, way: Way, cx: &mut Context<'_>) -> bool {
-        let (downstream, upstream) = (&mut *self.downstream, &mut *self.upstream);
+        let (downstream, upstream): (&mut dyn Transport, &mut dyn Transport) =
+            (&mut self.downstream, &mut self.upstream);
         let (this, other, source, sink) = match way {
             Way::Up => (&mut self.up, &mut self.down, downstream, upstream),
             Way::Down => (&mut self.down, &mut self.up, upstream, downstream),
@@ -157,6 +158,11 @@ impl Splice {
         let lingering = this.flow == Flow::Discarding && other.flow == Flow::Over;
         let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
         let turn = this.poll(cx, source, sink, &self.tools.scratch, lane);
+        // Before what came behind the violation is taken for the cause.
+        if let Some((violation, offender)) = self.frames.as_deref_mut().and_then(Frames::refuse) {
+            self.cause = Some(violated_by(offender, violation));
+            self.deadline = None;
+        }
         if let Some((_, Closer::Peer(first))) = self.frames.as_ref().and_then(|frames| frames.first_close()) {
             self.cause.get_or_insert(closed_by(first));
         }
@@ -236,15 +242,9 @@ impl Splice {
         true
     }
 
-    /// Ends the tunnel for a violation, and takes an end that has begun one step further.
+    /// Takes an end that has begun one step further.
     fn close(&mut self) -> Act {
         let Some(frames) = &mut self.frames else { return Act::Nothing };
-        if let (Closing::Open, Some((violation, offender))) = (frames.closing, frames.violation()) {
-            let until = clock::now() + STEP;
-            frames.closing = Closing::Violated { offender, code: violation.close_code(), until };
-            self.cause = Some(violated_by(offender, violation));
-            self.deadline = None;
-        }
         if frames.closing == Closing::Open {
             return Act::Nothing;
         }
@@ -322,12 +322,9 @@ impl Splice {
     /// The reason when a deadline has passed.
     fn silence(&self) -> EndReason {
         match (self.up.flow, self.down.flow) {
-            (Flow::Open, Flow::Open) => match self.closes_passed() {
-                (false, false) => EndReason::IdleTimeout,
-                // Everything has been said; only that nobody hung up was cut short.
-                (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
-                _ => EndReason::HalfCloseTimeout,
-            },
+            // Everything has been said; only that somebody did not hang up was cut short.
+            _ if self.closes_passed() == (true, true) => self.cause.unwrap_or(EndReason::HalfCloseTimeout),
+            (Flow::Open, Flow::Open) if self.closes_passed() == (false, false) => EndReason::IdleTimeout,
             // Only the lingering was cut short.
             (Flow::Breaking, _)
             | (_, Flow::Breaking)
@@ -341,8 +338,8 @@ impl Splice {
     fn cut(&mut self, cx: &mut Context<'_>, reason: EndReason) -> TunnelEnd {
         let whole = |way| self.frames.as_ref().is_none_or(|frames| frames.is_whole(way));
         let (up, down) = (whole(Way::Up), whole(Way::Down));
-        self.up.cut(cx, &mut *self.upstream, up);
-        self.down.cut(cx, &mut *self.downstream, down);
+        self.up.cut(cx, &mut self.upstream, up);
+        self.down.cut(cx, &mut self.downstream, down);
         self.record(reason)
     }
 

@@ -2,9 +2,11 @@
 //! foreign one, and checks for itself what it gets; here its findings are compared with what must be seen.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
-use crate::harness::{ALLOWED, FOREIGN, Gateway, Process, Tap, certificates, field, node, program, python, succeed};
+use crate::harness::{
+    ALLOWED, FOREIGN, Gateway, PATIENCE, Process, Tap, certificates, field, node, program, python, succeed,
+};
 use crate::websocket::websocket_route;
 
 /// A gateway in front of an echo server, and a tap between.
@@ -45,6 +47,34 @@ fn the_ws_client_agrees_on_compression_with_the_server_end_to_end() {
     server.lines.wait("the close code at the server", |line| {
         (line == "closed /ws?compressed with 4004 compressed and done").then_some(())
     });
+    tap.never_saw("?foreign");
+}
+
+/// `wscat` sends each line as a message and listens until the other side has closed.
+fn wscat(gateway: &Gateway, origin: &str, path: &str, lines: &[&str]) -> Output {
+    let mut command = Command::new(program("timeout"));
+    command.arg(PATIENCE.as_secs().to_string()).arg(program("wscat"));
+    command.args(["--origin", origin, "--wait", "-1", "--ca"]).arg(&certificates().ca);
+    command.args(lines.iter().flat_map(|line| ["--execute", line]));
+    command.arg("--connect").arg(format!("wss://127.0.0.1:{}{path}", gateway.port));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("wscat starts");
+    // It leaves as soon as its input ends.
+    let _keyboard = child.stdin.take();
+    child.wait_with_output().expect("wscat ends")
+}
+
+#[test]
+fn wscat_gets_its_echo_and_the_close_and_is_told_that_it_may_not() {
+    let (server, tap, gateway) = echo_server(node("backends/ws.js"));
+    let allowed = wscat(&gateway, ALLOWED, "/ws?wscat", &["Grüße", "please close 4001 bye"]);
+    assert!(allowed.status.success(), "{allowed:?}");
+    assert_eq!(String::from_utf8_lossy(&allowed.stdout), "Grüße\n");
+    server.lines.wait("the close code at the server", |line| (line == "closed /ws?wscat with 4001 bye").then_some(()));
+
+    let foreign = wscat(&gateway, FOREIGN, "/ws?foreign", &["no"]);
+    assert!(!foreign.status.success(), "{foreign:?}");
+    assert!(String::from_utf8_lossy(&foreign.stderr).contains("403"), "{foreign:?}");
     tap.never_saw("?foreign");
 }
 

@@ -12,6 +12,7 @@ mod websocket;
 
 mod backends;
 mod clients;
+mod conformance;
 mod kaazing;
 mod plain;
 mod socketio;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub type Problem = Box<dyn Error>;
 
 /// Names that stand alone.
-const FLAGS: [&str; 1] = ["resume"];
+const FLAGS: [&str; 4] = ["resume", "h2", "again", "until-eof"];
 
 #[derive(Debug)]
 pub struct Args {

@@ -1,4 +1,5 @@
 //! The server behind every proxy of a comparison: one thread, one small task per connection, one read buffer for all.
+//! It listens on as many addresses as there are proxies, so that none of them runs out of ports because of another.
 //!
 //! `/1k` and `/1m` answer GET; an upgrade on `/echo` echoes, on `/sink` reads and forgets, on `/pump?SIZE` sends frames
 //! of that size as fast as they are taken, on `/fanout` gets each message that an upgrade on `/fanout/source` sends.
@@ -31,26 +32,35 @@ struct Hub {
 }
 
 pub fn run(args: &mut Args) -> Result<(), Problem> {
-    let address: SocketAddr = args.required("listen")?;
+    let addresses: Vec<SocketAddr> = args.list("listen")?;
     args.done()?;
+    if addresses.is_empty() {
+        return Err("--listen is needed".into());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let set = tokio::task::LocalSet::new();
     set.block_on(&runtime, async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(4096)?;
-        println!("listening {}", listener.local_addr()?);
-        accept(listener, Rc::default()).await
+        let (hub, mut all) = (Rc::default(), tokio::task::JoinSet::new());
+        for address in addresses {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let listener = socket.listen(4096)?;
+            println!("listening {}", listener.local_addr()?);
+            all.spawn_local(accept(listener, Rc::clone(&hub)));
+        }
+        all.join_all().await;
+        Ok(())
     })
 }
 
-async fn accept(listener: TcpListener, hub: Rc<Hub>) -> Result<(), Problem> {
+async fn accept(listener: TcpListener, hub: Rc<Hub>) {
     let bodies: Rc<[Vec<u8>; 2]> = Rc::new([answer(1024), answer(1024 * 1024)]);
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                socket.set_nodelay(true)?;
+                // Fails only where the connection has gone already, which reading will tell.
+                let _ = socket.set_nodelay(true);
                 let (hub, bodies) = (Rc::clone(&hub), Rc::clone(&bodies));
                 // A peer that goes away ends its connection and nothing else.
                 tokio::task::spawn_local(async move { drop(serve(socket, &hub, &bodies).await) });

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::args::{Args, Problem};
-use crate::ws;
+use crate::{h2, ws};
 
 /// The provider both sides of a measurement use.
 pub fn provider(hybrid: bool) -> CryptoProvider {
@@ -37,6 +37,8 @@ pub struct Dial {
     target: SocketAddr,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     host: String,
+    /// Whether TLS offers HTTP/2 and nothing else.
+    pub h2: bool,
 }
 
 impl Dial {
@@ -46,41 +48,49 @@ impl Dial {
         let authority: Option<String> = args.optional("tls")?;
         let kx: String = args.or("kx", "x25519".to_owned())?;
         let resume = args.flag("resume");
+        let h2 = args.flag("h2");
         let hybrid = match kx.as_str() {
             "x25519" => false,
             "hybrid" => true,
             _ => return Err("--kx is x25519 or hybrid".into()),
         };
         let tls = match authority {
+            None if h2 => return Err("--h2 wants --tls".into()),
             None => None,
             Some(file) => {
-                Some((TlsConnector::from(config(&file, hybrid, resume)?), ServerName::try_from(name.clone())?))
+                Some((TlsConnector::from(config(&file, hybrid, resume, h2)?), ServerName::try_from(name.clone())?))
             }
         };
-        Ok(Self { target, tls, host: name })
+        Ok(Self { target, tls, host: name, h2 })
     }
 
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    pub async fn connect(&self) -> io::Result<Stream> {
+    /// TCP and nothing on top.
+    pub async fn tcp(&self) -> io::Result<TcpStream> {
         let tcp = TcpStream::connect(self.target).await?;
         tcp.set_nodelay(true)?;
+        Ok(tcp)
+    }
+
+    pub async fn connect(&self) -> io::Result<Stream> {
+        let tcp = self.tcp().await?;
         match &self.tls {
             None => Ok(Stream::Tcp(tcp)),
             Some((connector, name)) => connector.connect(name.clone(), tcp).await.map(|tls| Stream::Tls(Box::new(tls))),
         }
     }
 
-    /// A tunnel: 101 has arrived, and nothing after it has been read.
+    /// A tunnel: 101 has arrived.
     pub async fn tunnel(&self, path: &str) -> io::Result<Stream> {
         let mut stream = self.connect().await?;
         stream.write_all(&ws::opening(&self.host, path)).await?;
         stream.flush().await?;
         let mut head = Vec::with_capacity(512);
-        // The server says nothing before it is spoken to, so that the head is all there is to read.
-        while !head.ends_with(b"\r\n\r\n") {
+        // What may come right behind the head is for a reader who never reads; all others speak first.
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") {
             if stream.read_buf(&mut head).await? == 0 || head.len() > 16 * 1024 {
                 return Err(io::Error::other("no answer to the WebSocket handshake"));
             }
@@ -93,7 +103,7 @@ impl Dial {
     }
 }
 
-fn config(authority: &str, hybrid: bool, resume: bool) -> Result<Arc<ClientConfig>, Problem> {
+fn config(authority: &str, hybrid: bool, resume: bool, h2: bool) -> Result<Arc<ClientConfig>, Problem> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(authority)? {
         roots.add(certificate?)?;
@@ -102,7 +112,7 @@ fn config(authority: &str, hybrid: bool, resume: bool) -> Result<Arc<ClientConfi
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     if !resume {
         config.resumption = Resumption::disabled();
     }
@@ -112,6 +122,14 @@ fn config(authority: &str, hybrid: bool, resume: bool) -> Result<Arc<ClientConfi
 pub enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    H2(Box<h2::Tunnel>),
+}
+
+impl Stream {
+    /// Whether ALPN says so.
+    pub fn speaks_h2(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
 }
 
 impl AsyncRead for Stream {
@@ -119,6 +137,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::H2(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
         }
     }
 }
@@ -128,6 +147,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::H2(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
         }
     }
 
@@ -135,6 +155,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::H2(tunnel) => Pin::new(tunnel).poll_flush(cx),
         }
     }
 
@@ -142,6 +163,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::H2(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
         }
     }
 }

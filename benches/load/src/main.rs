@@ -11,6 +11,7 @@ mod args;
 mod backend;
 mod cert;
 mod dial;
+mod h2;
 mod load;
 mod measure;
 mod pacer;
@@ -24,20 +25,23 @@ use args::Args;
 
 const USAGE: &str = "usage: portcullis-load COMMAND [--NAME VALUE]…
 
-  backend    --listen ADDRESS                    WebSocket echo, pump, sink and fan-out; /1k and /1m over HTTP/1.1
+  backend    --listen ADDRESS,ADDRESS…           WebSocket echo, pump, sink and fan-out; /1k and /1m over HTTP/1.1
   relay      --listen ADDRESS --to ADDRESS       accept, connect, copy both ways: what nobody can be cheaper than
-  tls-limit  [--count 1000]                      full TLS handshakes in memory: the server's CPU time for each
+  tls-limit  --certs DIRECTORY [--count 1000] [--kx hybrid]     TLS handshakes in memory: the server's CPU time for each
   cert       DIRECTORY                           a P-256 certificate for localhost, and the CA that signed it
-  load echo      messages up and down open tunnels           --size BYTES
+  load echo      messages up and down open tunnels           --size BYTES [--stalled N]
   load get       GET over keep-alive connections             --path /1k
   load sessions  connect, upgrade, close, again and again    [--resume] [--count N: as fast as --connections allows]
-  load idle      hold tunnels                                --levels 1000,9000 [--settle SECONDS]
+  load idle      hold connections                            --levels 1000,9000 [--settle SECONDS] [--again]
+                                                             [--kind tunnel|h2|tcp|tls|keepalive]
   load fanout    one message to every subscriber             --size BYTES --rate MESSAGES
 
 load options: --target ADDRESS   --tls CA.pem   --name localhost   --kx x25519|hybrid   --connections N
   --rate PER_SECOND (open loop: counted from the intended send time; without it each connection waits for its answer)
   --warm SECONDS   --seconds SECONDS   --pids PID,PID (whose CPU time and memory to read)
-  --stalled N (echo: so many more tunnels whose client never reads)
+  --until-eof (the window ends earlier, when standard input does)   --h2 [--per N: tunnels on each HTTP/2 connection]
+  --stalled N (echo: a second window, beside so many more tunnels whose client never reads)
+  --again (idle: all go, and come back at once)
 ";
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! The lower bound of a TLS handshake: rustls against rustls in memory, where only the server's share is timed.
 //!
-//! Full handshakes, TLS 1.3, P-256 certificate, X25519, AES-128-GCM, ALPN, the two tickets that rustls sends.
+//! Full handshakes, TLS 1.3, P-256 certificate, X25519 or the hybrid, AES-128-GCM, ALPN, the two tickets that rustls sends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +17,9 @@ use crate::dial;
 pub fn run(args: &mut Args) -> Result<(), Problem> {
     let directory: String = args.required("certs")?;
     let count: u32 = args.or("count", 1000)?;
+    let kx: String = args.or("kx", "x25519".to_owned())?;
     args.done()?;
-    let (client, server) = configs(&directory)?;
+    let (client, server) = configs(&directory, kx == "hybrid")?;
     let mut costs = Vec::with_capacity(count as usize);
     for _ in 0..count {
         costs.push(one(&client, &server)?);
@@ -30,8 +31,8 @@ pub fn run(args: &mut Args) -> Result<(), Problem> {
     Ok(())
 }
 
-fn configs(directory: &str) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), Problem> {
-    let provider = Arc::new(dial::provider(false));
+fn configs(directory: &str, hybrid: bool) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), Problem> {
+    let provider = Arc::new(dial::provider(hybrid));
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(format!("{directory}/ca.pem"))?)?;
     let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -12,7 +12,7 @@ pub const CLOSE: u8 = 8;
 pub const CONTROL: u8 = 8;
 
 /// A client's key; a load has no use for a new one each time.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// The opening request.

@@ -150,6 +150,8 @@ impl fmt::Display for Violation {
 impl std::error::Error for Violation {}
 
 #[cfg(test)]
+mod follow_tests;
+#[cfg(test)]
 mod stream_tests;
 #[cfg(test)]
 mod tests;

@@ -8,13 +8,17 @@
 
 use std::time::Duration;
 
-/// Bytes in a ping of ours; at random, so that nobody else's payload equals it.
+/// Bytes in a ping of ours: a number that counts on from a random one, so that nobody else's payload equals it, and an
+/// answer that comes late is still known for one.
 pub const PING_PAYLOAD: usize = 8;
 
 /// The pings that one end has to answer.
 #[derive(Clone, Debug, Default)]
 pub struct Pings {
-    ours: Option<[u8; PING_PAYLOAD]>,
+    /// The number of our latest.
+    ours: u64,
+    /// How many of ours there have been.
+    count: u64,
     /// When the unanswered one of ours went out.
     sent: Option<Duration>,
     /// The latest unanswered ping of the other end: its payload's fingerprint, and when the first of them passed.
@@ -26,7 +30,7 @@ pub struct Pings {
 pub enum Pong {
     /// The other end's business: goes on.
     Foreign,
-    /// Answers ours: goes no further. The time it took, or `None` if the ping was answered before.
+    /// Answers ours: goes no further. The time it took, or `None` if that ping was answered before or is not the latest.
     Ours(Option<Duration>),
 }
 
@@ -37,10 +41,12 @@ impl Pings {
         self.foreign.is_none()
     }
 
-    /// Notes that a ping of ours goes out now.
-    pub fn sent(&mut self, payload: [u8; PING_PAYLOAD], now: Duration) {
-        self.ours = Some(payload);
+    /// A ping of ours goes out now; returns its payload. The first one's is `random`.
+    pub fn send(&mut self, random: [u8; PING_PAYLOAD], now: Duration) -> [u8; PING_PAYLOAD] {
+        self.ours = if self.count == 0 { u64::from_be_bytes(random) } else { self.ours.wrapping_add(1) };
+        self.count += 1;
         self.sent = Some(now);
+        self.ours.to_be_bytes()
     }
 
     /// A ping of the other end passed.
@@ -52,8 +58,13 @@ impl Pings {
     /// A pong came.
     pub fn answered(&mut self, payload: &[u8], now: Duration) -> Pong {
         // Before the other question: a repeated answer to ours is still none that the other end asked for.
-        if self.ours.is_some_and(|ours| ours == *payload) {
-            return Pong::Ours(self.sent.take().map(|sent| now.saturating_sub(sent)));
+        if let Ok(number) = payload.try_into().map(u64::from_be_bytes) {
+            match self.ours.wrapping_sub(number) {
+                0 if self.count > 0 => return Pong::Ours(self.sent.take().map(|sent| now.saturating_sub(sent))),
+                // To an older one, of a peer that is slow. The latest may still be answered.
+                age if age < self.count => return Pong::Ours(None),
+                _ => {}
+            }
         }
         if self.foreign.is_some_and(|(latest, _)| latest == fingerprint(payload)) {
             self.foreign = None;

@@ -16,7 +16,7 @@ use super::*;
 /// One frame to be drawn: what kind, how much payload, and what its first two bytes are spoilt with.
 type Draw = (u8, usize, [u8; 2]);
 
-fn senders() -> impl Strategy<Value = Sender> {
+pub(super) fn senders() -> impl Strategy<Value = Sender> {
     prop_oneof![Just(Sender::Client), Just(Sender::Server)]
 }
 
@@ -42,7 +42,7 @@ fn spoilt() -> impl Strategy<Value = Vec<Draw>> {
     ])
 }
 
-fn pieces() -> impl Strategy<Value = Vec<usize>> {
+pub(super) fn pieces() -> impl Strategy<Value = Vec<usize>> {
     prop_oneof![
         Just(vec![1]),
         Just(vec![2, 1]),
@@ -192,9 +192,13 @@ proptest! {
 
     /// tokio-websockets checks UTF-8 as well; where it finds fault with a text, only what came before is compared.
     #[test]
-    fn tokio_websockets_sees_the_same_and_refuses_the_same(sender in senders(), draws in spoilt()) {
+    fn tokio_websockets_sees_the_same_and_refuses_the_same(
+        sender in senders(),
+        draws in spoilt(),
+        pieces in pieces(),
+    ) {
         let input = frames(sender, &draws).concat();
-        let Outcome { seen, end, .. } = drive(sender, &rules(), &input, &[usize::MAX], None);
+        let Outcome { seen, end, .. } = drive(sender, &rules(), &input, &pieces, None);
         let (expected, error) = reference(sender, &input);
         if matches!(error, Some(Error::Protocol(ProtocolError::InvalidUtf8))) {
             prop_assert!(seen.starts_with(&expected));
@@ -252,7 +256,13 @@ proptest! {
 }
 
 /// Everything that is wrong with a header, from tungstenite's reading of it.
-fn expected_violation(header: &FrameHeader, payload: u64, sender: Sender, rsv: Rsv, size: u64) -> Vec<Violation> {
+pub(super) fn expected_violation(
+    header: &FrameHeader,
+    payload: u64,
+    sender: Sender,
+    rsv: Rsv,
+    size: u64,
+) -> Vec<Violation> {
     let mut found = Vec::new();
     let control = matches!(header.opcode, OpCode::Control(_));
     let opcode = u8::from(header.opcode);

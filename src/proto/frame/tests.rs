@@ -464,12 +464,25 @@ const fn second(n: u64) -> Duration {
 fn a_pong_for_our_ping_stays_here_and_gives_the_round_trip() {
     let mut pings = Pings::default();
     assert_eq!(pings.answered(b"unasked", second(0)), Pong::Foreign);
-    pings.sent(*b"ourping1", second(1));
+    pings.send(*b"ourping1", second(1));
     assert_eq!(pings.unanswered_since(), Some(second(1)));
     assert_eq!(pings.answered(b"ourpingX", second(2)), Pong::Foreign);
     assert_eq!(pings.answered(b"ourping1", second(3)), Pong::Ours(Some(second(2))));
     assert_eq!(pings.unanswered_since(), None);
     assert_eq!(pings.answered(b"ourping1", second(4)), Pong::Ours(None), "an echo of ours is nobody else's business");
+}
+
+#[test]
+fn a_pong_that_comes_after_the_next_ping_of_ours_stays_here_as_well_and_the_next_one_can_still_be_answered() {
+    let mut pings = Pings::default();
+    let first = pings.send(*b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", second(1));
+    let latest = pings.send(*b"whatever", second(2));
+    assert_ne!(first, latest);
+    assert_eq!(pings.answered(&first, second(3)), Pong::Ours(None));
+    assert_eq!(pings.unanswered_since(), Some(second(2)));
+    assert_eq!(pings.answered(&latest, second(4)), Pong::Ours(Some(second(2))));
+    assert_eq!(pings.answered(b"whatever", second(4)), Pong::Foreign);
+    assert_eq!(pings.answered(&[0, 0, 0, 0, 0, 0, 0, 1], second(4)), Pong::Foreign, "not asked yet");
 }
 
 #[test]
@@ -488,7 +501,7 @@ fn no_ping_of_ours_goes_out_while_one_of_the_other_end_waits_rfc_6455_5_5_3() {
 #[test]
 fn a_pong_for_a_later_ping_of_the_other_end_answers_ours_as_well() {
     let mut pings = Pings::default();
-    pings.sent(*b"ourping1", second(1));
+    pings.send(*b"ourping1", second(1));
     pings.passed(b"theirs", second(2));
     assert!(!pings.may_send());
     assert_eq!(pings.answered(b"theirs", second(3)), Pong::Foreign);

@@ -118,6 +118,16 @@ async fn an_innocent_side_that_does_not_answer_is_waited_for_a_second() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_violation_is_the_reason_even_if_everything_is_over_in_the_same_turn() {
+    for last in [Read::Error(ErrorKind::ConnectionReset), Read::End] {
+        let upstream = vec![Read::Bytes(frame(true, 0x82, b"masked")), last];
+        let (end, down, _) = run((vec![Read::End], vec![]), (upstream, vec![]), CHECKED).await;
+        assert_eq!((end.reason, end.duration), (EndReason::FrameViolationUpstream, Duration::ZERO));
+        assert_eq!(closes(&down.borrow().written), (vec![1002], true));
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn what_is_too_big_is_closed_with_1009_before_a_byte_of_it_has_gone_on() {
     let rules = Rules { max_frame_size: 10, max_message_size: 15, ..Rules::default() };
     let options = TunnelOptions { frames: Some(rules), ..CHECKED };
@@ -227,6 +237,25 @@ async fn the_end_of_a_drain_is_a_close_to_both_sides() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn behind_a_close_of_ours_half_a_frame_that_is_thrown_away_makes_no_reset() {
+    let bench = Bench::start();
+    let (down, down_log) = script(vec![], vec![]);
+    let (up, up_log) = script(vec![], vec![]);
+    let tunnel = splice(down, up, Early::default(), CHECKED, &bench.tools, bench.phase.stop());
+    let tunnel = tokio::task::spawn_local(tunnel);
+    bench.lifecycle.end();
+    while up_log.borrow().written.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Read when the tunnel is woken for the last time.
+    down_log.borrow_mut().reads.push_back(Read::Bytes(frame(true, 0x82, &[1; 100])[..50].to_vec()));
+    let end = tunnel.await.expect("no panic");
+    assert_eq!((end.reason, down_log.borrow().read), (EndReason::Drained, 50));
+    assert_eq!(closes(&up_log.borrow().written), (vec![1001], true));
+    assert!(up_log.borrow().shut && !up_log.borrow().aborted);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn after_a_close_both_ways_nobody_may_stay_for_more_than_five_seconds() {
     let client = vec![Read::Bytes(close(true, 4000)), Read::Later];
     let upstream = vec![Read::Later, Read::Later, Read::Bytes(close(false, 1000))];
@@ -234,6 +263,15 @@ async fn after_a_close_both_ways_nobody_may_stay_for_more_than_five_seconds() {
     assert_eq!(end.reason, EndReason::TunnelClosedDownstream);
     assert_eq!((record(&end).closed_by, record(&end).close_code), (Some(Side::Downstream), Some(4000)));
     assert_eq!((&up.borrow().written, &down.borrow().written), (&close(true, 4000), &close(false, 1000)));
+    assert!(end.duration >= Duration::from_secs(5) && end.duration <= Duration::from_secs(6), "{end:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn after_a_close_both_ways_whoever_stays_alone_is_no_half_close() {
+    let client = vec![Read::Bytes(close(true, 1000)), Read::Later];
+    let upstream = vec![Read::Later, Read::Later, Read::Bytes(close(false, 1000)), Read::End];
+    let (end, ..) = run((client, vec![]), (upstream, vec![]), CHECKED).await;
+    assert_eq!(end.reason, EndReason::TunnelClosedDownstream);
     assert!(end.duration >= Duration::from_secs(5) && end.duration <= Duration::from_secs(6), "{end:?}");
 }
 
@@ -331,6 +369,15 @@ async fn pings_of_ours_do_not_keep_a_tunnel_from_its_idle_timeout_and_the_server
     assert!(end.duration <= Duration::from_secs(602), "{end:?}");
     assert_eq!((down.borrow().written[0], up.borrow().written[0]), (0x89, 0x89));
     assert_eq!((up.borrow().written[1], closes(&up.borrow().written)), (0x88, (vec![1001], true)));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_ping_of_ours_that_had_to_wait_for_the_sink_is_no_activity_either() {
+    let options = TunnelOptions { ping_interval: Some(Duration::from_secs(400)), ..CHECKED };
+    let writes = vec![Write::AtMost(3), Write::Later, Write::AtMost(2), Write::Later];
+    let (end, ..) = run((vec![], writes), (vec![], vec![]), options).await;
+    assert_eq!(end.reason, EndReason::IdleTimeout);
+    assert!(end.duration <= Duration::from_secs(602), "{end:?}");
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

@@ -4,6 +4,7 @@ mod checked;
 mod piped;
 mod script;
 mod scripted;
+pub(super) mod simulation;
 mod sockets;
 
 use std::rc::Rc;

@@ -287,7 +287,8 @@ pub fn compile(command: Command) {
     succeed_within(Duration::from_secs(300), command);
 }
 
-fn succeed_within(patience: Duration, command: Command) -> String {
+/// The same with a time of its own.
+pub fn succeed_within(patience: Duration, command: Command) -> String {
     let shown = format!("{command:?}");
     let output = run_within(patience, command);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -20,10 +20,10 @@ pub async fn run(args: &mut Args, common: &Common) -> Result<Value, Problem> {
     let size: usize = args.or("size", 256)?;
     args.done()?;
     let rate = common.rate.ok_or("fanout wants --rate, the messages a second at its source")?;
-    for stream in tunnels(&common.dial, common.connections, "/fanout").await? {
+    for stream in tunnels(common, common.connections, "/fanout").await? {
         spawn_local(subscribe(stream, Rc::clone(&common.stats)));
     }
-    let mut source = tunnels(&common.dial, 1, "/fanout/source").await?.remove(0);
+    let mut source = tunnels(common, 1, "/fanout/source").await?.remove(0);
     let (mut pacer, stats) = (Pacer::new(rate)?, Rc::clone(&common.stats));
     let began = stats.now();
     let publish = spawn_local(async move {
@@ -40,11 +40,14 @@ pub async fn run(args: &mut Args, common: &Common) -> Result<Value, Problem> {
             let _ = source.flush().await;
         }
     });
-    tokio::time::sleep(common.warm).await;
+    // The window begins and ends midway between two messages, so that it has whole ones.
+    let midway = ((common.warm.as_secs_f64() * rate).floor() + 0.5) / rate;
+    let messages = (common.length.as_secs_f64() * rate).round().max(1.0);
+    tokio::time::sleep(Duration::from_secs_f64(midway).saturating_sub(common.stats.now() - began)).await;
     let window = Window::open(&common.stats, &common.pids);
-    tokio::time::sleep(common.length).await;
+    tokio::time::sleep(Duration::from_secs_f64(messages / rate)).await;
     publish.abort();
-    Ok(window.close(Some(rate * common.connections as f64)))
+    window.close(Some(rate * common.connections as f64))
 }
 
 async fn subscribe(mut stream: Stream, stats: Rc<Stats>) {
@@ -65,5 +68,5 @@ async fn subscribe(mut stream: Stream, stats: Rc<Stats>) {
             Seen::End(_) => {}
         });
     }
-    stats.failed();
+    stats.failed("a subscription ended");
 }

@@ -121,8 +121,7 @@ impl Runner {
         let mut state = State::default();
         let problem = std::future::poll_fn(|cx| self.poll(cx, &mut state)).await;
         self.lane.dead.set(true);
-        self.stats.failed();
-        eprintln!("a connection ended: {problem}");
+        self.stats.failed(format!("a connection ended: {problem}"));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, state: &mut State) -> Poll<io::Error> {

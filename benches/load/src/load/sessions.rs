@@ -36,38 +36,44 @@ async fn paced(common: &Common, rate: f64) -> Result<Value, Problem> {
     spawn_local(async move {
         while let Ok(due) = pacer.tick().await {
             for _ in 0..due {
-                spawn_local(counted(dial.clone(), Rc::clone(&stats), began + pacer.intended()));
+                spawn_local(counted(dial.clone(), Rc::clone(&stats), began + pacer.intended(), || ()));
             }
         }
     });
-    tokio::time::sleep(common.warm).await;
-    let window = Window::open(&common.stats, &common.pids);
-    tokio::time::sleep(common.length).await;
-    Ok(window.close(common.rate))
+    common.window().await
 }
 
+/// How long it took until each could be used is told apart from how long the whole session took.
 async fn storm(common: &Common, count: u64) -> Result<Value, Problem> {
+    let opened = Rc::new(Stats::new()?);
     let window = Window::open(&common.stats, &common.pids);
     let mut running = JoinSet::new();
     for _ in 0..count {
         if running.len() >= common.connections {
             running.join_next().await;
         }
-        running.spawn_local(counted(common.dial.clone(), Rc::clone(&common.stats), common.stats.now()));
+        let (dial, stats, opened) = (common.dial.clone(), Rc::clone(&common.stats), Rc::clone(&opened));
+        running.spawn_local(async move {
+            let (began, from) = (stats.now(), opened.now());
+            counted(dial, stats, began, || opened.finished(from)).await;
+        });
     }
     while running.join_next().await.is_some() {}
-    Ok(with(window.close(None), "storm", count))
+    let figures = with(window.close(None)?, "connect_us", opened.latencies());
+    Ok(with(figures, "storm", count))
 }
 
-async fn counted(dial: Dial, stats: Rc<Stats>, intended: Duration) {
-    match tokio::time::timeout(PATIENCE, session(&dial)).await {
+async fn counted(dial: Dial, stats: Rc<Stats>, intended: Duration, opened: impl FnOnce()) {
+    match tokio::time::timeout(PATIENCE, session(&dial, opened)).await {
         Ok(Ok(())) => stats.finished(intended),
-        Ok(Err(_)) | Err(_) => stats.failed(),
+        Ok(Err(problem)) => stats.failed(problem),
+        Err(late) => stats.failed(late),
     }
 }
 
-async fn session(dial: &Dial) -> io::Result<()> {
+async fn session(dial: &Dial, opened: impl FnOnce()) -> io::Result<()> {
     let mut stream = dial.tunnel("/echo").await?;
+    opened();
     stream.write_all(&ws::masked(ws::CLOSE, &1000u16.to_be_bytes())).await?;
     stream.flush().await?;
     let mut answer = [0; 4];

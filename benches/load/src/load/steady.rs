@@ -1,6 +1,7 @@
 //! Open connections that do the same thing over and over: messages through tunnels, or GETs.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::spawn_local;
@@ -8,18 +9,19 @@ use tokio::task::spawn_local;
 use super::lane::{Answers, Http, Lane, Runner};
 use super::{Common, open, tunnels, with};
 use crate::args::{Args, Problem};
-use crate::measure::Window;
 use crate::pacer::Pacer;
 use crate::ws::{self, Frames};
 
+/// How long it takes until every buffer on the way to a client that has stopped is full.
+const FILLING: Duration = Duration::from_millis(700);
+
 pub async fn run(scenario: &str, args: &mut Args, common: &Common) -> Result<Value, Problem> {
-    let (request, streams, stalled) = if scenario == "echo" {
+    let mut stalled = 0;
+    let (request, streams) = if scenario == "echo" {
         let size: usize = args.or("size", 64)?;
-        let stalled: usize = args.or("stalled", 0)?;
+        stalled = args.or("stalled", 0)?;
         args.done()?;
-        let stalled = tunnels(&common.dial, stalled, "/pump?65536").await?;
-        let streams = tunnels(&common.dial, common.connections, "/echo").await?;
-        (ws::masked(ws::BINARY, &vec![b'x'; size]), streams, stalled)
+        (ws::masked(ws::BINARY, &vec![b'x'; size]), tunnels(common, common.connections, "/echo").await?)
     } else {
         let path: String = args.or("path", "/1k".to_owned())?;
         args.done()?;
@@ -29,7 +31,7 @@ pub async fn run(scenario: &str, args: &mut Args, common: &Common) -> Result<Val
             async move { dial.connect().await }
         };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", common.dial.host());
-        (request.into_bytes(), open(common.connections, connect).await?, Vec::new())
+        (request.into_bytes(), open(common.connections, connect).await?)
     };
     let request: Rc<[u8]> = request.into();
     let mut lanes = Vec::with_capacity(streams.len());
@@ -50,30 +52,34 @@ pub async fn run(scenario: &str, args: &mut Args, common: &Common) -> Result<Val
         spawn_local(runner.run());
         lanes.push(lane);
     }
-    let figures = measure(common, lanes).await?;
+    drive(common, lanes)?;
+    let figures = common.window().await?;
+    if stalled == 0 {
+        return Ok(figures);
+    }
+    // The same again, beside tunnels whose client never reads what is pumped into them.
+    let without = figures["latency_us"].clone();
+    let stalled = tunnels(common, stalled, "/pump?65536").await?;
+    tokio::time::sleep(FILLING).await;
+    let figures = with(common.window().await?, "latency_without_us", without);
     Ok(with(figures, "stalled", stalled.len()))
 }
 
-/// Drives the lanes through warm-up and window.
-async fn measure(common: &Common, lanes: Vec<Rc<Lane>>) -> Result<Value, Problem> {
-    match common.rate {
-        None => lanes.iter().for_each(|lane| lane.begin(common.stats.now())),
-        Some(rate) => {
-            let stats = Rc::clone(&common.stats);
-            let (mut pacer, began) = (Pacer::new(rate)?, stats.now());
-            spawn_local(async move {
-                let mut next = 0;
-                while let Ok(due) = pacer.tick().await {
-                    for _ in 0..due {
-                        lanes[next % lanes.len()].begin(began + pacer.intended());
-                        next += 1;
-                    }
-                }
-            });
+/// Begins units on the lanes, at the rate or as the answers come, for as long as the program runs.
+fn drive(common: &Common, lanes: Vec<Rc<Lane>>) -> Result<(), Problem> {
+    let Some(rate) = common.rate else {
+        lanes.iter().for_each(|lane| lane.begin(common.stats.now()));
+        return Ok(());
+    };
+    let (mut pacer, began) = (Pacer::new(rate)?, common.stats.now());
+    spawn_local(async move {
+        let mut next = 0;
+        while let Ok(due) = pacer.tick().await {
+            for _ in 0..due {
+                lanes[next % lanes.len()].begin(began + pacer.intended());
+                next += 1;
+            }
         }
-    }
-    tokio::time::sleep(common.warm).await;
-    let window = Window::open(&common.stats, &common.pids);
-    tokio::time::sleep(common.length).await;
-    Ok(window.close(common.rate))
+    });
+    Ok(())
 }
