@@ -1,7 +1,8 @@
 //! The life of the process: bind, start workers, announce, serve, drain, end.
 //!
 //! The order is fixed: everything that can fail has failed before the first address is announced. The calling thread
-//! becomes the control plane (signals); one further thread accepts; each worker has its own.
+//! becomes the control plane (signals); each worker has its own; one further thread accepts, unless there is only one
+//! worker, which then does that as well.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::config::model::{Config, ListenAddress, Listener};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, BindError, BoundListener, WorkerPort};
+use crate::listener::{self, BindError, BoundListener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
@@ -54,7 +55,7 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 
     let lifecycle = Lifecycle::new();
     let snapshot = Arc::new(snapshot);
-    let workers = (0..config.server.workers)
+    let mut workers = (0..config.server.workers)
         .map(|number| {
             Worker::start((number, config.server.workers), snapshot.clone(), lifecycle.clone(), access.clone())
         })
@@ -63,14 +64,15 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 
     let addresses =
         config.listeners.iter().zip(&bound).map(|(listener, bound)| address_line(listener, bound)).collect::<Vec<_>>();
-    let (stop_accepting, acceptor) =
-        start_accepting(bound, workers.iter().map(|worker| worker.port.clone()).collect(), connections)
-            .map_err(|error| RunError::System("start accepting", error))?;
+    let (stop_accepting, acceptor) = start_accepting(bound, &mut workers, connections)
+        .map_err(|error| RunError::System("start accepting", error))?;
     announce(&addresses);
 
     runtime.block_on(serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
 
-    let _ = acceptor.join();
+    if let Some(acceptor) = acceptor {
+        let _ = acceptor.join();
+    }
     for worker in workers {
         worker.join();
     }
@@ -122,19 +124,27 @@ fn end(lifecycle: &Lifecycle, stop_accepting: &watch::Sender<bool>) {
     lifecycle.end();
 }
 
+/// On a thread of its own, or by the only worker: a connection then wakes one thread instead of two, and there is no
+/// other worker whom a busy one could keep waiting.
 fn start_accepting(
     bound: Vec<BoundListener>,
-    workers: Vec<WorkerPort>,
+    workers: &mut [Worker],
     connections: Connections,
-) -> io::Result<(watch::Sender<bool>, std::thread::JoinHandle<()>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+) -> io::Result<(watch::Sender<bool>, Option<std::thread::JoinHandle<()>>)> {
     let (sender, stop) = watch::channel(false);
-    let thread = lifecycle::thread("acceptor", move || {
-        if let Err(error) = runtime.block_on(listener::accept_loop(bound, workers, connections, stop)) {
+    let ports = workers.iter().map(|worker| worker.port.clone()).collect();
+    let accepting = async {
+        if let Err(error) = listener::accept_loop(bound, ports, connections, stop).await {
             tracing::error!(%error, "cannot accept");
         }
-    })?;
-    Ok((sender, thread))
+    };
+    if let [worker] = workers {
+        worker.accept(Box::pin(accepting));
+        return Ok((sender, None));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = lifecycle::thread("acceptor", move || runtime.block_on(accepting))?;
+    Ok((sender, Some(thread)))
 }
 
 /// `listening on https://127.0.0.1:8443 (public)`, once the address really listens.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::entry::Entry;
 use super::outbound::Errand;
@@ -26,7 +26,7 @@ use crate::transport::Transport;
 use crate::tunnel::{self, Early, Splice, TunnelOptions, TunnelTools};
 use crate::types::HttpVersion;
 use crate::upgrade::{self, Handshake};
-use crate::upstream::{Failed, HandshakeAnswer, RequestBody, Switched, UpstreamStream};
+use crate::upstream::{Failed, HandshakeAnswer, Switched, UpstreamStream};
 
 /// Asks the upstream, and answers the client with what it said: a tunnel only where it really agreed.
 pub async fn open(
@@ -41,13 +41,11 @@ pub async fn open(
     errand.prepare(&mut head)?;
     head.method = http::Method::GET;
     head.headers = handshake.request_headers(head.headers);
-    head.extensions = spelling::websocket();
 
     let group = errand.generation.group(errand.upstream);
     let timeouts = &route.timeouts;
-    let request = Request::from_parts(head, RequestBody::Empty);
     entry.set_client_stall(timeouts.client_stall);
-    let asked = group.handshake(request, timeouts.response, timeouts.response_body_idle).await;
+    let asked = group.handshake(head, timeouts.response, timeouts.response_body_idle).await;
     let (answer, server) = match asked {
         Ok(answered) => answered,
         Err(Failed { failure, server }) => {

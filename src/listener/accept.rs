@@ -1,4 +1,4 @@
-//! The accept loop: one for all listeners, on a thread of its own.
+//! The accept loop: one for all listeners, on a thread of its own or beside the connections of the only worker.
 //!
 //! It never dies and never waits on a client: a socket that fails is dropped, and when the process has run out of
 //! descriptors a reserve one is given up for as long as it takes to accept and close, so that the queue empties
@@ -57,7 +57,7 @@ pub struct Arrival {
     pub load: LoadGuard,
 }
 
-/// A connected socket that belongs to no runtime yet; non-blocking, TCP_NODELAY set.
+/// A connected socket that belongs to no runtime yet; non-blocking, TCP_NODELAY set (by its listener).
 #[derive(Debug)]
 pub enum ArrivedSocket {
     Tcp(TcpStream),
@@ -112,6 +112,10 @@ pub async fn accept_loop(
                 after
             }
         };
+        if after == After::More {
+            // Whoever shares the thread has a turn between two bursts.
+            tokio::task::yield_now().await;
+        }
         if after == After::Trouble {
             tokio::select! {
                 biased;
@@ -237,9 +241,6 @@ impl Hall {
                 let stream = TcpStream::from(socket);
                 // Absent only if the client is gone already.
                 let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { return };
-                if stream.set_nodelay(true).is_err() {
-                    return;
-                }
                 let local = listener.fixed_local().or_else(|| stream.local_addr().ok());
                 (ArrivedSocket::Tcp(stream), Peer::Tcp(peer), local)
             }

@@ -8,7 +8,8 @@
 //! Ending: `poll_shutdown` sends close_notify, then FIN (RFC 8446 6.1), and reading goes on; [`Transport::abort`] makes
 //! the drop a TCP RST without close_notify. The peer's FIN without close_notify is `Err(UnexpectedEof)` when reading,
 //! since it may be a truncation: whoever knows from the protocol above that the data was complete may forgive it.
-//! `poll_write` takes nothing while ciphertext of an earlier one waits; `poll_flush` is ready when none does.
+//! `poll_write` takes nothing while ciphertext of an earlier one waits; `poll_flush` is ready when none does. Only the
+//! tickets of TLS 1.3, for which no client waits, stay until the first write or the end, and leave with that.
 //! Boxed: the state of a TLS connection has more than 1 KiB, which every future on the way would have room for.
 
 use std::cell::Cell;
@@ -19,8 +20,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::{CommonState, Error, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::SendFlags;
+use rustls::{CommonState, Error, ProtocolVersion, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::engine::{Engine, INPUT, OUTPUT, RECORD, WIRE_RECORD};
 use crate::transport::{SCRATCH_SIZE, Socket, Transport};
@@ -28,6 +30,10 @@ use crate::transport::{SCRATCH_SIZE, Socket, Transport};
 /// Reads of one poll that may bring nothing for the reader (key updates, empty records, parts of records) before other
 /// tasks get their turn.
 const ROUNDS: usize = 8;
+
+/// Tickets up to this size leave in one write with what follows them; larger ones, with certificates of clients in
+/// them, by themselves.
+const COMPANY: usize = 2048;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -41,13 +47,15 @@ pub struct TlsStream {
 struct Inner {
     engine: Engine,
     socket: Socket,
+    /// Ciphertext that waits for company: tickets. 0 once something has been sent after the TLS handshake.
+    held_back: usize,
 }
 
 impl TlsStream {
     /// A connection whose TLS handshake has not begun; see [`handshake`](Self::handshake).
     pub(super) fn new(config: Arc<ServerConfig>, socket: Socket) -> Result<Self, (Error, Socket)> {
         match Engine::new(config) {
-            Ok(engine) => Ok(Self { inner: Box::new(Inner { engine, socket }) }),
+            Ok(engine) => Ok(Self { inner: Box::new(Inner { engine, socket, held_back: 0 }) }),
             Err(error) => Err((error, socket)),
         }
     }
@@ -87,12 +95,18 @@ impl TlsStream {
 impl Inner {
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            let is_over = !self.engine.common().is_handshaking();
+            let is_tls13 = self.engine.common().protocol_version() == Some(ProtocolVersion::TLSv1_3);
+            if is_over && is_tls13 && self.engine.failed().is_none() {
+                self.held_back = self.engine.unsent().len();
+                return Poll::Ready(Ok(()));
+            }
             let sent = ready!(self.poll_send(cx));
             if let Some(error) = self.engine.failed() {
                 return Poll::Ready(Err(error));
             }
             sent?;
-            if !self.engine.common().is_handshaking() {
+            if is_over {
                 return Poll::Ready(Ok(()));
             }
             if let Some(end) = self.engine.end() {
@@ -130,6 +144,7 @@ impl Inner {
 
     /// Sends what waits.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.held_back = 0;
         while !self.engine.unsent().is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_write(cx, self.engine.unsent()))? {
                 0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
@@ -139,13 +154,24 @@ impl Inner {
         Poll::Ready(Ok(()))
     }
 
+    /// Gives the socket close_notify, to leave in one segment with the FIN that follows at once.
+    fn try_send_with_fin(&mut self) {
+        let (Socket::Tcp(stream), unsent @ [_, ..]) = (&self.socket, self.engine.unsent()) else { return };
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = stream.try_io(Interest::WRITABLE, || Ok(rustix::net::send(stream, unsent, flags)?));
+        if let Ok(count) = sent {
+            self.engine.mark_sent(count);
+        }
+    }
+
     /// Sends what it can of alerts that reading has brought about. Without a waker: that of the writer, who may be
     /// another task, must stay where it is.
     fn try_send(&mut self) {
         let unsent = self.engine.unsent();
-        if unsent.is_empty() {
+        if unsent.len() <= self.held_back {
             return;
         }
+        self.held_back = 0;
         let sent = match &self.socket {
             Socket::Tcp(stream) => stream.try_write(unsent),
             Socket::Unix(stream) => stream.try_write(unsent),
@@ -211,16 +237,24 @@ impl AsyncWrite for TlsStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.inner;
-        ready!(inner.poll_send(cx))?;
+        if inner.engine.unsent().len() > inner.held_back.min(COMPANY) {
+            ready!(inner.poll_send(cx))?;
+        }
+        inner.held_back = 0;
         with_scratch(|scratch| {
-            let (out, gather) = scratch.split_at_mut(OUTPUT);
-            let sealed = inner.engine.seal(slices, out, gather)?;
-            let mut rest = &out[..sealed.length];
-            if !rest.is_empty()
-                && inner.engine.unsent().is_empty()
-                && let Poll::Ready(sent) = Pin::new(&mut inner.socket).poll_write(cx, rest)?
-            {
-                rest = &rest[sent..];
+            let (out, gather) = scratch.split_at_mut(COMPANY + OUTPUT);
+            let company = inner.engine.unsent().len();
+            let sealed = inner.engine.seal(slices, &mut out[company..], gather)?;
+            let mut rest = &out[company..company + sealed.length];
+            // Otherwise something stands before what was sealed.
+            if inner.engine.unsent().len() == company {
+                inner.engine.take_unsent(out);
+                rest = &out[..company + sealed.length];
+                if !rest.is_empty()
+                    && let Poll::Ready(sent) = Pin::new(&mut inner.socket).poll_write(cx, rest)?
+                {
+                    rest = &rest[sent..];
+                }
             }
             inner.engine.keep_unsent(rest);
             Poll::Ready(Ok(sealed.accepted))
@@ -232,22 +266,27 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.poll_send(cx)
+        let inner = &mut *self.inner;
+        if inner.engine.unsent().len() <= inner.held_back {
+            return Poll::Ready(Ok(()));
+        }
+        inner.poll_send(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner;
         inner.engine.close();
+        inner.try_send_with_fin();
         ready!(inner.poll_send(cx))?;
         Pin::new(&mut inner.socket).poll_shutdown(cx)
     }
 }
 
-/// Lends the thread's buffer, of [`OUTPUT`] + [`RECORD`] bytes with arbitrary content. A call within a call would get a
+/// Lends the thread's buffer, of [`COMPANY`] + [`OUTPUT`] + [`RECORD`] bytes with arbitrary content. A call within a call would get a
 /// new one.
 fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     const { assert!(INPUT <= OUTPUT) };
-    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; OUTPUT + RECORD].into_boxed_slice());
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; COMPANY + OUTPUT + RECORD].into_boxed_slice());
     let result = work(&mut scratch);
     SCRATCH.set(Some(scratch));
     result

@@ -289,6 +289,14 @@ impl Engine {
         &self.outgoing[self.sent..]
     }
 
+    /// Moves what waits to the front of `to`, which must have room; how much that was.
+    pub fn take_unsent(&mut self, to: &mut [u8]) -> usize {
+        let count = self.unsent().len();
+        to[..count].copy_from_slice(self.unsent());
+        self.mark_sent(count);
+        count
+    }
+
     pub fn mark_sent(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.outgoing.len() {

@@ -13,12 +13,14 @@ mod adapter;
 mod certificate;
 mod client;
 mod engine;
+mod hkdf;
 mod pem;
 mod policy;
 mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod upstream;
 
 use std::sync::Arc;
@@ -33,8 +35,10 @@ pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
 pub use stream::ClientTlsStream;
 pub use upstream::{ClientTls, SystemRoots, UpstreamTlsError};
 
-/// aws-lc-rs with our order of key exchanges: the post-quantum hybrid first, then the curves by cost.
+/// aws-lc-rs with our order of key exchanges, the post-quantum hybrid first, then the curves by cost; and with a key
+/// schedule that hashes less (see `hkdf`).
 fn provider() -> Arc<CryptoProvider> {
     let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
-    Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
+    let theirs = aws_lc_rs::default_provider();
+    Arc::new(CryptoProvider { kx_groups, cipher_suites: hkdf::with_kept_keys(&theirs.cipher_suites), ..theirs })
 }

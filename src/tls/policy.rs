@@ -6,6 +6,7 @@
 //! Unknown names and no name at all get the default policy and its first certificate: the connection may be for a
 //! host that is reached by address, and refusing it would tell a scanner no less.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -28,6 +29,10 @@ use crate::config::report::{Located, Report, Severity};
 
 /// Sessions kept for clients that resume without tickets, which hardly any does.
 const STORED_SESSIONS: usize = 256;
+
+/// Tickets for each TLS 1.3 handshake, full or resumed. A client that opens a connection is likely to open one like it
+/// again, and gets its next ticket then; a second one costs 3 % of the TLS handshake, and mostly nobody uses it.
+const TICKETS: usize = 1;
 
 /// One TLS policy of a listener; comparable only within that listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,11 +118,16 @@ impl ServerPolicies {
         sni.map_or(PolicyId::DEFAULT, |name| self.policy_for_host(name))
     }
 
+    /// The policy of a listener that has no other.
+    pub(super) fn only(&self) -> Option<PolicyId> {
+        (self.policies.len() == 1).then_some(PolicyId::DEFAULT)
+    }
+
     /// The policy to which a host belongs: exact names first, then the longest wildcard, then the default. `host` has
     /// no port; case and one trailing dot do not matter.
     pub fn policy_for_host(&self, host: &str) -> PolicyId {
-        if self.policies.len() == 1 {
-            return PolicyId::DEFAULT;
+        if let Some(only) = self.only() {
+            return only;
         }
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         if let Some(id) = self.exact.get(&host) {
@@ -244,6 +254,7 @@ fn build_policy(
             return None;
         }
     };
+    config.send_tls13_tickets = TICKETS;
     config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
     config.max_early_data_size = 0;
     if protocols.http2 {
@@ -291,6 +302,17 @@ pub(super) fn read_roots(ca: &Located<PathBuf>, report: &mut Report) -> Option<R
     Some(roots)
 }
 
+thread_local! {
+    /// An unbuffered connection of rustls' keeps its SNI to itself; but a certificate is always asked for.
+    static ASKED_FOR: Cell<Option<Arc<str>>> = const { Cell::new(None) };
+}
+
+/// The SNI, in lower case, of the ClientHello that rustls has read on this thread since the last call. To be asked as soon as rustls
+/// returns, before another connection has its turn.
+pub(super) fn take_sni() -> Option<Arc<str>> {
+    ASKED_FOR.take()
+}
+
 /// Chooses the certificate of a policy by SNI: exact name, wildcard of one label, else the first one. Where several
 /// have the name (RSA beside ECDSA), the first that the client can verify.
 #[derive(Debug)]
@@ -324,6 +346,7 @@ impl Chooser {
 
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED_FOR.set(hello.server_name().map(|name| name.to_ascii_lowercase().into()));
         let candidates = hello.server_name().and_then(|name| self.named(name)).unwrap_or_default();
         let usable = |own: &&Arc<CertifiedKey>| own.key.choose_scheme(hello.signature_schemes()).is_some();
         let chosen = candidates.iter().find(usable).or(candidates.first()).unwrap_or(&self.first);

@@ -1,27 +1,31 @@
 //! One TLS handshake with a client, under a deadline.
 //!
-//! Nothing of TLS is set up before the client's first byte: a connection that never sends costs its socket only. That
-//! byte also tells plain HTTP on a TLS port, which gets a short 400 in its own language. Then the ClientHello is read, for
-//! its SNI: that chooses the policy, and the connection made under it is given the same bytes again.
+//! Nothing of TLS is set up before the client's first bytes: a connection that never sends costs its socket only. The
+//! first of them also tells plain HTTP on a TLS port, which gets a short 400 in its own language. Where a listener has
+//! several policies, the ClientHello is read for its SNI: that chooses the policy, and the connection made under it is
+//! given the same bytes again. Where there is only one, rustls reads it once, and says the SNI by the way.
 //! On failure the alert is sent, the socket shut down and what the client still sends read for a moment: closing with
 //! unread bytes would reset the connection, and the client would never see the alert.
 //! Dropping the future closes the socket.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use rustix::net::RecvFlags;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use super::adapter::TlsStream;
 use super::certificate;
-use super::policy::{PolicyId, ServerPolicies};
+use super::policy::{self, PolicyId, ServerPolicies};
+use super::turns;
 use crate::transport::Socket;
 use crate::types::HttpVersion;
 
@@ -143,20 +147,23 @@ impl std::error::Error for TlsError {
 ///
 /// # Errors
 /// See [`TlsError`]; the connection is closed then.
-pub async fn accept(policies: &ServerPolicies, socket: Socket, deadline: Instant) -> Result<TlsAccepted, TlsError> {
-    match timeout_at(deadline, first_byte(&socket)).await {
+pub async fn accept(policies: &ServerPolicies, mut socket: Socket, deadline: Instant) -> Result<TlsAccepted, TlsError> {
+    let read = match timeout_at(deadline, poll_fn(|cx| poll_first(&mut socket, cx))).await {
         Err(_) => return Err(TlsError::Timeout),
         Ok(Err(error)) => return Err(io_error(error)),
-        Ok(Ok(None)) => return Err(TlsError::Closed),
-        Ok(Ok(Some(HANDSHAKE_RECORD))) => {}
-        Ok(Ok(Some(byte))) => {
+        Ok(Ok(read)) => read,
+    };
+    match read.first() {
+        None => return Err(TlsError::Closed),
+        Some(&HANDSHAKE_RECORD) => {}
+        Some(byte) => {
             let http = byte.is_ascii_alphabetic();
             refuse_plain(socket, http).await;
             return Err(TlsError::NotTls { http });
         }
     }
     // Boxed: needed for milliseconds, while the connection's own future would keep the room for it for its lifetime.
-    let (mut stream, hello) = match timeout_at(deadline, Box::pin(shake(policies, socket))).await {
+    let (mut stream, hello) = match timeout_at(deadline, Box::pin(shake(policies, socket, read))).await {
         Err(_) => return Err(TlsError::Timeout),
         Ok(Err((error, socket))) => {
             linger(socket).await;
@@ -180,29 +187,44 @@ struct Hello {
 
 type Failed = (io::Error, Socket);
 
-async fn shake(policies: &ServerPolicies, mut socket: Socket) -> Result<(TlsStream, Hello), Failed> {
-    let mut read = Vec::new();
-    let hello = match read_hello(policies, &mut socket, &mut read).await {
-        Ok(hello) => hello,
-        Err(error) => return Err((error, socket)),
+async fn shake(policies: &ServerPolicies, mut socket: Socket, mut read: Vec<u8>) -> Result<(TlsStream, Hello), Failed> {
+    let policy = match policies.only() {
+        Some(policy) => policy,
+        None => match choose_policy(policies, &mut socket, &mut read).await {
+            Ok(policy) => policy,
+            Err(error) => return Err((error, socket)),
+        },
     };
-    let mut stream = TlsStream::new(Arc::clone(policies.config(hello.policy)), socket)
+    let mut turn = Some(turns::next().await);
+    if turn.as_ref().is_some_and(|turn| turn.has_stood_in_line) && has_left(&socket) {
+        return Err((io::ErrorKind::UnexpectedEof.into(), socket));
+    }
+    let mut stream = TlsStream::new(Arc::clone(policies.config(policy)), socket)
         .map_err(|(error, socket)| (io::Error::other(error), socket))?;
-    match stream.handshake(&read).await {
-        Ok(()) => Ok((stream, hello)),
+    let mut sni = None;
+    let shaken = {
+        let mut handshake = pin!(stream.handshake(&read));
+        poll_fn(|cx| {
+            let polled = handshake.as_mut().poll(cx);
+            sni = policy::take_sni().or(sni.take());
+            // The first poll has read the ClientHello; what follows is cheap.
+            turn = None;
+            polled
+        })
+        .await
+    };
+    match shaken {
+        Ok(()) => Ok((stream, Hello { sni, policy })),
         Err(error) => Err((error, stream.into_socket())),
     }
 }
 
-/// Reads a ClientHello (rustls allows 64 KiB) into `read`, together with whatever follows it at once.
-async fn read_hello(policies: &ServerPolicies, socket: &mut Socket, read: &mut Vec<u8>) -> io::Result<Hello> {
+/// Reads a ClientHello (rustls allows 64 KiB) into `read`, together with whatever follows it at once, for its SNI. `read`
+/// holds what has come so far.
+async fn choose_policy(policies: &ServerPolicies, socket: &mut Socket, read: &mut Vec<u8>) -> io::Result<PolicyId> {
     let mut acceptor = Acceptor::default();
+    let mut start = 0;
     loop {
-        let start = read.len();
-        read.reserve(HELLO);
-        if socket.read_buf(read).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         let mut fresh = &read[start..];
         while !fresh.is_empty() {
             if acceptor.read_tls(&mut fresh)? == 0 {
@@ -211,8 +233,7 @@ async fn read_hello(policies: &ServerPolicies, socket: &mut Socket, read: &mut V
             match acceptor.accept() {
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
-                    let sni = accepted.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
-                    return Ok(Hello { policy: policies.select(sni.as_deref()), sni });
+                    return Ok(policies.select(accepted.client_hello().server_name()));
                 }
                 Err((error, mut alert)) => {
                     let mut words = Vec::new();
@@ -223,21 +244,30 @@ async fn read_hello(policies: &ServerPolicies, socket: &mut Socket, read: &mut V
                 }
             }
         }
+        start = read.len();
+        read.reserve(HELLO);
+        if socket.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
 }
 
-/// Waits for the first byte and leaves it in the socket. `None`: the client closed instead.
-async fn first_byte(socket: &Socket) -> io::Result<Option<u8>> {
-    let mut byte = [0_u8; 1];
-    let mut peek = || match rustix::net::recv(socket.as_fd(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Ok((0, _)) => Ok(None),
-        Ok(_) => Ok(Some(byte[0])),
-        Err(error) => Err(io::Error::from(error)),
+/// Whether the client has said that it will send no more, and so will not finish a TLS handshake.
+fn has_left(socket: &Socket) -> bool {
+    let mut now = Context::from_waker(Waker::noop());
+    let closed = match socket {
+        Socket::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut now),
+        Socket::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut now),
     };
-    match socket {
-        Socket::Tcp(stream) => stream.async_io(Interest::READABLE, &mut peek).await,
-        Socket::Unix(stream) => stream.async_io(Interest::READABLE, &mut peek).await,
-    }
+    matches!(closed, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+}
+
+/// Waits for the first bytes, without a buffer meanwhile. Empty: the client closed instead.
+fn poll_first(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+    let mut room = [MaybeUninit::uninit(); HELLO];
+    let mut read = ReadBuf::uninit(&mut room);
+    ready!(Pin::new(socket).poll_read(cx, &mut read))?;
+    Poll::Ready(Ok(read.filled().to_vec()))
 }
 
 /// Answers what is not TLS: HTTP in its own words, anything else with the alert that it may understand.

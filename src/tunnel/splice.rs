@@ -75,7 +75,7 @@ fn direction(early: &Bytes, way: Way, frames: Option<&mut Frames>) -> Direction 
 
 /// See [`splice`].
 #[must_use = "futures do nothing unless polled"]
-pub struct Splice<D, U> {
+pub struct Splice<D = Box<dyn Transport>, U = Box<dyn Transport>> {
     downstream: D,
     upstream: U,
     /// Client to server.

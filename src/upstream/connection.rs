@@ -83,11 +83,6 @@ impl SharedWire {
         Self(Rc::new(RefCell::new(Wire { stream, read: Rc::default() })))
     }
 
-    /// The stream itself, once hyper has given it back.
-    pub(super) fn into_stream(self) -> Option<UpstreamStream> {
-        Rc::into_inner(self.0).map(|wire| wire.into_inner().stream)
-    }
-
     pub(super) fn watch(&self) -> WireWatch {
         WireWatch { wire: Rc::downgrade(&self.0), read: self.0.borrow().read.clone() }
     }

@@ -1,20 +1,21 @@
 //! One WebSocket handshake to a group: a connection of its own, the request, and the server's answer.
 //!
-//! The connection is not spawned while the answer is awaited, so that a 101 leaves stream and early bytes in our
-//! hands; any other answer is an ordinary one and its connection runs on until the body has ended. Whether a 101
-//! agrees to the handshake is checked by the caller.
+//! The request is written and a 101 is read without hyper, which would make buffers, a channel and a task for the one
+//! exchange; stream and early bytes stay in our hands. Any other answer is an ordinary one: hyper reads it, and its
+//! connection runs on until the body has ended. Whether a 101 agrees to the handshake is checked by the caller.
+//! Dropping the future closes the connection.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, response};
+use http::{Request, Response, request, response};
 use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
+use tokio::io::AsyncWriteExt;
 
+use super::answer_head::{self, AnswerHead, Replayed, Unjudged};
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
@@ -23,6 +24,7 @@ use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
 use crate::lifecycle;
+use crate::proto::spelling;
 
 /// What the server said to the handshake.
 pub enum HandshakeAnswer {
@@ -41,16 +43,16 @@ pub struct Switched {
 }
 
 impl Group {
-    /// Sends the handshake on a fresh connection; another server is asked only where connecting failed.
+    /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where connecting failed.
     /// Also returns the index of the server that answered.
     pub async fn handshake(
         self: &Rc<Self>,
-        request: Request<RequestBody>,
+        head: request::Parts,
         response_timeout: Duration,
         response_body_idle: Duration,
     ) -> Result<(HandshakeAnswer, usize), Failed> {
         let (stream, server) = self.dial_any().await?;
-        let exchange = self.shake(stream, server, request, response_body_idle);
+        let exchange = self.shake(stream, server, head, response_body_idle);
         match tokio::time::timeout(response_timeout, exchange).await {
             Ok(Ok(answer)) => Ok((answer, server)),
             Ok(Err(failure)) => Err(Failed { failure, server: Some(server) }),
@@ -74,59 +76,51 @@ impl Group {
 
     async fn shake(
         self: &Rc<Self>,
-        stream: UpstreamStream,
+        mut stream: UpstreamStream,
         server: usize,
-        request: Request<RequestBody>,
+        head: request::Parts,
+        response_body_idle: Duration,
+    ) -> Result<HandshakeAnswer, Failure> {
+        // A server may answer and close without having read everything: its answer counts, or its silence.
+        let _ = send(&mut stream, &spelling::write_request(&head)).await;
+        match answer_head::read(&mut stream).await {
+            AnswerHead::Switched(head, early) => Ok(HandshakeAnswer::Switched(Switched { head, stream, early })),
+            // Boxed: rare, and large.
+            AnswerHead::Other(unjudged) => {
+                Box::pin(self.pass(stream, unjudged, server, head, response_body_idle)).await
+            }
+        }
+    }
+
+    /// Leaves an answer to hyper, whatever it is.
+    async fn pass(
+        self: &Rc<Self>,
+        stream: UpstreamStream,
+        unjudged: Unjudged,
+        server: usize,
+        head: request::Parts,
         response_body_idle: Duration,
     ) -> Result<HandshakeAnswer, Failure> {
         let wire = SharedWire::new(stream);
         let watch = wire.watch();
-        let (mut sender, mut connection) =
-            client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
-
-        let mut finished = None;
-        let response = {
-            let mut answer = pin!(sender.send_request(request));
-            poll_fn(|cx| {
-                if finished.is_none()
-                    && let Poll::Ready(end) = connection.poll_without_shutdown(cx)
-                {
-                    finished = Some(end);
-                }
-                answer.as_mut().poll(cx)
-            })
+        let (mut sender, connection) = client_builder()
+            .handshake(TokioIo::new(Replayed::new(wire, unjudged)))
             .await
-            .map_err(Failure::from_hyper)?
-        };
-
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let end = match finished {
-                Some(end) => end,
-                None => poll_fn(|cx| connection.poll_without_shutdown(cx)).await,
-            };
-            end.map_err(Failure::from_hyper)?;
-            let parts = connection.into_parts();
-            let stream = parts
-                .io
-                .into_inner()
-                .into_stream()
-                .ok_or_else(|| Failure::Malformed("the switched connection is still shared".to_owned()))?;
-            let (head, _) = response.into_parts();
-            // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
-            let early = Bytes::copy_from_slice(&parts.read_buf);
-            return Ok(HandshakeAnswer::Switched(Switched { head, stream, early }));
-        }
-
+            .map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {
-            let end = match finished {
-                Some(end) => end,
-                None => connection.await,
-            };
-            // Whoever reads the body is told of the error.
-            drop(end);
+            // Whoever waits for the head, or reads the body, is told of the error.
+            let _ = connection.await;
         });
+        let answer = sender.send_request(Request::from_parts(head, RequestBody::Empty));
+        // Before the wait, so that giving up takes the connection down.
         let mut lease = self.lease(server, Connection::new(sender, watch, task.abort_handle()));
         lease.reusable = false;
+        let response = answer.await.map_err(Failure::from_hyper)?;
         Ok(HandshakeAnswer::Other(response.map(|body| ResponseBody::new(body, lease, response_body_idle))))
     }
+}
+
+async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }

@@ -5,6 +5,7 @@
 //! settings. Connections for WebSocket are dialled for one handshake and never pooled.
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
+mod answer_head;
 mod connection;
 mod definition;
 mod dial;

@@ -3,17 +3,20 @@
 //! Owns the tools that the worker's requests share without locks: the snapshot in use, pools, scratch buffer, timer
 //! wheel, access log. Ends when the process has ended.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::oneshot;
 
 use crate::clock::{self, Wheel};
 use crate::connection;
 use crate::exchange::{Numbers, Tools};
-use crate::lifecycle::{self, Lifecycle};
+use crate::lifecycle::{self, Lifecycle, Phase};
 use crate::listener::{Arrival, WorkerLoad, WorkerPort};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
@@ -24,9 +27,13 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Names of servers that one worker looks up at once; further ones wait, within their connect timeout.
 const NAME_LOOKUPS: usize = 16;
 
+/// The accept loop, as a worker may be given it.
+pub type Accepting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A worker that has been started.
 pub struct Worker {
     pub port: WorkerPort,
+    accepting: Option<oneshot::Sender<Accepting>>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -40,19 +47,29 @@ impl Worker {
         access: AccessLogHandle,
     ) -> io::Result<Self> {
         let (sender, inbox) = mpsc::unbounded_channel();
+        let (accepting, told) = oneshot::channel();
         let thread = lifecycle::thread(&format!("worker-{number}"), move || {
-            if let Err(error) = run(Numbers::new(number, workers), snapshot, &lifecycle, &access, inbox) {
+            if let Err(error) = run(Numbers::new(number, workers), snapshot, &lifecycle, &access, inbox, told) {
                 tracing::error!(worker = number, %error, "a worker could not start");
                 lifecycle.end();
             }
         })?;
-        Ok(Self { port: WorkerPort { load: Arc::new(WorkerLoad::default()), inbox: sender }, thread })
+        let port = WorkerPort { load: Arc::new(WorkerLoad::default()), inbox: sender };
+        Ok(Self { port, accepting: Some(accepting), thread })
+    }
+
+    /// Lets the worker's own thread run the accept loop, beside its connections.
+    pub fn accept(&mut self, accepting: Accepting) {
+        if let Some(worker) = self.accepting.take() {
+            // A worker that could not start has ended the process.
+            let _ = worker.send(accepting);
+        }
     }
 
     /// Waits for its thread. The process must have been told to end.
     pub fn join(self) {
-        let Self { port, thread } = self;
-        drop(port);
+        let Self { port, accepting, thread } = self;
+        drop((port, accepting));
         // A panic has been reported by the thread itself.
         let _ = thread.join();
     }
@@ -64,12 +81,13 @@ fn run(
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
     inbox: UnboundedReceiver<Arrival>,
+    accepting: oneshot::Receiver<Accepting>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(numbers, snapshot, lifecycle, access, inbox));
+    runtime.block_on(serve(numbers, snapshot, lifecycle, access, inbox, accepting));
     Ok(())
 }
 
@@ -78,7 +96,8 @@ async fn serve(
     snapshot: Arc<Snapshot>,
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
-    mut inbox: UnboundedReceiver<Arrival>,
+    inbox: UnboundedReceiver<Arrival>,
+    accepting: oneshot::Receiver<Accepting>,
 ) {
     let (phase, follower) = lifecycle.follow();
     lifecycle::spawn_local("phase follower", follower);
@@ -87,26 +106,27 @@ async fn serve(
     let (wheel, ticker) = Wheel::new();
     lifecycle::spawn_local("timer wheel", ticker.on_descriptor());
     let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), log, wheel, numbers));
-    let mut stop = phase.stop();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.ended() => break,
-            arrival = inbox.recv() => match arrival {
-                Some(arrival) => {
-                    lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()));
-                }
-                None => {
-                    stop.ended().await;
-                    break;
-                }
-            },
+    lifecycle::spawn_local("acceptor", async move {
+        if let Ok(accepting) = accepting.await {
+            accepting.await;
         }
-    }
+    });
+    // A task like any other: to wake the runtime's own future from within costs a system call.
+    lifecycle::spawn_local("inbox", take_arrivals(inbox, tools));
+    phase.stop().ended().await;
     // Tunnels say Close, and wait a moment for the answer.
     lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
     // Everyone who was cut gets a turn to say so in the log.
     for _ in 0..64 {
         tokio::task::yield_now().await;
+    }
+}
+
+async fn take_arrivals(mut inbox: UnboundedReceiver<Arrival>, tools: Rc<Tools>) {
+    while let Some(arrival) = inbox.recv().await {
+        if tools.phase.phase() == Phase::Ended {
+            return;
+        }
+        lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()));
     }
 }

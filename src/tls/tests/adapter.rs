@@ -307,8 +307,32 @@ async fn a_client_that_does_not_read_costs_one_batch_and_no_byte_is_lost() {
 }
 
 #[tokio::test]
+async fn tickets_wait_for_the_first_write_and_leave_with_it_or_with_the_end() {
+    let (mut server, mut client) = connected(&TLS13).await;
+    let tickets = server.stored();
+    assert!(tickets > 0);
+    client.write_all(b"x").await.expect("written");
+    server.read_exact(&mut [0]).await.expect("read");
+    server.flush().await.expect("nothing to do");
+    assert_eq!(server.stored(), tickets);
+    server.write_all(b"text").await.expect("written");
+    assert_eq!(server.stored(), 0);
+    client.read_exact(&mut [0; 4]).await.expect("read");
+
+    let (mut server, mut client) = connected(&TLS13).await;
+    server.shutdown().await.expect("shut");
+    assert_eq!((server.stored(), client.read(&mut [0]).await.expect("close_notify")), (0, 0));
+    // The client of TLS 1.2 waits for them.
+    let (server, _client) = connected(&TLS12).await;
+    assert_eq!(server.stored(), 0);
+}
+
+#[tokio::test]
 async fn a_read_takes_several_records_at_once() {
     let (mut server, mut client) = connected(&TLS13).await;
+    // With which the tickets leave.
+    server.write_all(b"x").await.expect("written");
+    client.read_exact(&mut [0]).await.expect("read");
     let text = pattern_bytes(40_000, 5);
     client.write_all(&text).await.expect("written");
     client.flush().await.expect("flushed");

@@ -33,8 +33,10 @@ pub(super) struct Account {
     /// The unit of the source's that comes next, and how much of it has come.
     unit: usize,
     within: usize,
-    /// How far the source's units have been looked at for pongs.
+    /// How far the sink's own units have been looked at.
     judged: usize,
+    /// How many Closes have been read from the sink: each may change what rules the silence.
+    pub closes_read: u64,
     pub closed: Option<Closed>,
     /// Payloads of the gateway's pings to the sink.
     pub pings: Vec<Vec<u8>>,
@@ -58,6 +60,7 @@ impl Account {
             {
                 self.open_ping = None;
             }
+            self.closes_read += u64::from(matches!(unit.what, What::Close(_)));
             self.judged += 1;
         }
     }

@@ -18,6 +18,7 @@ use super::plan::Plan;
 use super::side::{Found, Log, Side, Socket};
 use crate::clock::{self, Instant, TICK, Wheel};
 use crate::lifecycle::Lifecycle;
+use crate::transport::Transport;
 use crate::transport::{SCRATCH_SIZE, Scratch};
 use crate::tunnel::{Early, Splice, TunnelEnd, TunnelOptions, TunnelTools, splice};
 
@@ -92,7 +93,8 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
     let server = side(&mut chance, server);
     let first = |side: &Rc<RefCell<Side>>, most: usize| side.borrow_mut().send_early(most);
     let early = Early { downstream: first(&client, early.0).into(), upstream: first(&server, early.1).into() };
-    let sockets = (Box::new(Socket(client.clone())), Box::new(Socket(server.clone())));
+    let sockets: (Box<dyn Transport>, Box<dyn Transport>) =
+        (Box::new(Socket(client.clone())), Box::new(Socket(server.clone())));
     let mut tunnel = splice(sockets.0, sockets.1, early, options, &tools, phase.stop());
     let now = clock::now();
     let mut world = World {
@@ -179,7 +181,8 @@ impl World {
         self.up.follow(&client, &server, &self.down.pings);
         self.down.follow(&server, &client, &self.up.pings);
         let carried = client.got.len() + server.got.len() - self.up.ping_bytes - self.down.ping_bytes;
-        let moved = (carried, client.turns + server.turns);
+        let turns = client.turns + server.turns + self.up.closes_read + self.down.closes_read;
+        let moved = (carried, turns);
         if moved != self.moved {
             self.moved = moved;
             self.moved_at = clock::now();
