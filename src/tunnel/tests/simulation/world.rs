@@ -18,8 +18,7 @@ use super::plan::Plan;
 use super::side::{Found, Log, Side, Socket};
 use crate::clock::{self, Instant, TICK, Wheel};
 use crate::lifecycle::Lifecycle;
-use crate::transport::Transport;
-use crate::transport::{SCRATCH_SIZE, Scratch};
+use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
 use crate::tunnel::{Early, Splice, TunnelEnd, TunnelOptions, TunnelTools, splice};
 
 /// More turns than any run needs.
