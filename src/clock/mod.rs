@@ -9,6 +9,7 @@
 //! Deadlines are re-armed lazily: who is active only notes when, and when the entry fires it re-registers for what is
 //! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
 
+mod alarm;
 mod idle;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use slab::Slab;
 
+use alarm::Alarm;
 pub use idle::IdleTimer;
 
 /// A point on the monotonic clock.
@@ -102,7 +104,7 @@ impl Wheel {
                 ticker: None,
             }),
         });
-        (wheel.clone(), Ticker { wheel, sleep: None })
+        (wheel.clone(), Ticker { wheel, alarm: Alarm::Runtime(None) })
     }
 
     /// Wakes `waker` once `deadline` has passed.
@@ -334,8 +336,19 @@ impl Future for Sleep {
 #[must_use = "a wheel without its ticker never fires"]
 pub struct Ticker {
     wheel: Rc<Wheel>,
-    /// Present while the wheel has entries; until `wakes_at`.
-    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Set to `wakes_at` while the wheel has entries.
+    alarm: Alarm,
+}
+
+impl Ticker {
+    /// Takes no timer of the runtime's, if the system has a descriptor to give: see the module `alarm`. For a worker;
+    /// does not follow a paused clock.
+    ///
+    /// # Panics
+    /// Outside of the worker's runtime.
+    pub fn on_descriptor(self) -> Self {
+        Self { alarm: Alarm::on_descriptor().unwrap_or(self.alarm), ..self }
+    }
 }
 
 impl Future for Ticker {
@@ -349,17 +362,13 @@ impl Future for Ticker {
                 inner.ticker = Some(cx.waker().clone());
                 if inner.linked == 0 {
                     inner.wakes_at = NEVER;
-                    this.sleep = None;
+                    this.alarm.rest();
                     return Poll::Pending;
                 }
                 inner.wakes_at = inner.next_due();
                 inner.instant_of(inner.wakes_at)
             };
-            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            if sleep.deadline() != deadline {
-                sleep.as_mut().reset(deadline);
-            }
-            if sleep.as_mut().poll(cx).is_pending() {
+            if this.alarm.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
             this.wheel.advance(now());

@@ -169,6 +169,57 @@ async fn a_waker_may_register_again_while_the_wheel_fires() {
     assert!(wheel.is_empty());
 }
 
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn the_ticker_sleeps_until_something_falls_due_and_is_woken_for_what_falls_due_before() {
+    let (wheel, ticker) = Wheel::new();
+    let mut ticker = Box::pin(ticker);
+    let (wakes, waker) = counter();
+    let mut cx = Context::from_waker(&waker);
+    let (fires, entry_waker) = counter();
+    let later = wheel.register(now() + Duration::from_secs(600), &entry_waker);
+    let mut turns = 0;
+    while fires.woken() == 0 {
+        assert!(ticker.as_mut().poll(&mut cx).is_pending());
+        turns += 1;
+        let seen = wakes.woken();
+        while wakes.woken() == seen && fires.woken() == 0 {
+            tokio::time::advance(TICK).await;
+        }
+        assert!(ticker.as_mut().poll(&mut cx).is_pending());
+    }
+    assert!(turns <= 4, "{turns} looks in ten minutes");
+    drop(later);
+    let _later = wheel.register(now() + Duration::from_secs(100), &entry_waker);
+    assert!(ticker.as_mut().poll(&mut cx).is_pending());
+    let seen = wakes.woken();
+    let _still_later = wheel.register(now() + Duration::from_secs(200), &entry_waker);
+    assert_eq!(wakes.woken(), seen, "it comes by anyway");
+    let _sooner = wheel.register(now() + Duration::from_secs(50), &entry_waker);
+    assert_eq!(wakes.woken(), seen + 1);
+}
+
+#[tokio::test(flavor = "local")]
+async fn on_a_descriptor_deadlines_are_kept_as_well() {
+    let (wheel, ticker) = Wheel::new();
+    let ticker = ticker.on_descriptor();
+    assert!(matches!(ticker.alarm, Alarm::Descriptor(..)));
+    tokio::task::spawn_local(ticker);
+    let start = now();
+    let far = wheel.sleep_until(start + Duration::from_secs(3600));
+    tokio::task::spawn_local(far);
+    // The second is nearer than what the descriptor is set to, the third is set after it has rung.
+    for milliseconds in [600, 300, 600] {
+        let from = now();
+        let length = Duration::from_millis(milliseconds);
+        wheel.sleep_until(from + length).await;
+        assert!(from.elapsed() >= length);
+    }
+    let many = (0..3).map(|index| wheel.sleep_until(now() + Duration::from_millis(300 * index)));
+    for sleep in many {
+        sleep.await;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]

@@ -20,6 +20,9 @@ use crate::transport::Transport;
 /// How close behind its last data a stream's end is taken for a farewell.
 const GOODBYE: Duration = Duration::from_millis(250);
 
+/// A DATA frame of that size has others behind it, which are read with it: the server gets one write for several.
+const MANY: usize = 4 * 1024;
+
 /// An h2 stream after its 2xx.
 pub struct StreamTransport {
     stream: TokioIo<Upgraded>,
@@ -48,16 +51,23 @@ impl Transport for StreamTransport {
 impl AsyncRead for StreamTransport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let start = buf.filled().len();
         loop {
             match this.end {
                 End::Clean => return Poll::Ready(Ok(())),
                 End::NotSeen => {
                     let before = buf.filled().len();
-                    ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-                    if buf.filled().len() > before || buf.remaining() == 0 {
+                    let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+                    let got = buf.filled().len() - before;
+                    if got >= MANY && buf.remaining() > 0 {
+                        continue;
+                    }
+                    if buf.filled().len() > start || buf.remaining() == 0 {
+                        // What else there was, an end or an error, comes again.
                         this.last_data = Some(clock::now());
                         return Poll::Ready(Ok(()));
                     }
+                    ready!(polled)?;
                     if this.last_data.is_some_and(|last| last.elapsed() < GOODBYE) {
                         this.end = End::Clean;
                         continue;

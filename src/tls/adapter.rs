@@ -25,7 +25,7 @@ use rustls::{CommonState, Error, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::engine::{Engine, INPUT, OUTPUT, RECORD, WIRE_RECORD};
-use crate::transport::{Socket, Transport};
+use crate::transport::{SCRATCH_SIZE, Socket, Transport};
 
 /// Reads of one poll that may bring nothing for the reader (key updates, empty records, parts of records) before other
 /// tasks get their turn.
@@ -129,7 +129,8 @@ impl Inner {
         let held = self.engine.held();
         // Not much more than the reader has room for: what is decrypted beyond that has to be kept. But a record at
         // least, since parts of one are copied each time.
-        let end = out.remaining().max(WIRE_RECORD).max(held + RECORD).min(INPUT);
+        let wanted = if out.remaining() >= SCRATCH_SIZE { INPUT } else { out.remaining() };
+        let end = wanted.max(WIRE_RECORD).max(held + RECORD).min(INPUT);
         with_scratch(|scratch| {
             let mut input = ReadBuf::new(&mut scratch[held..end]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut input))?;

@@ -31,6 +31,13 @@ impl Transport for ClientStream {
             Self::Tls(stream) => stream.poll_reset(cx),
         }
     }
+
+    fn as_socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Clear(socket) => Some(socket),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for ClientStream {

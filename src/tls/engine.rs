@@ -22,10 +22,12 @@ use tokio::io::ReadBuf;
 pub(super) const RECORD: usize = 16 * 1024;
 /// The longest record on the wire: TLS 1.2 allows 2048 bytes of expansion, and the header has 5.
 pub(super) const WIRE_RECORD: usize = RECORD + 2048 + 5;
-/// Ciphertext looked at in one go. Also the bound of `incoming`: a message of a TLS handshake in very many records.
-pub(super) const INPUT: usize = 64 * 1024;
-/// Records of one write.
+/// Records of one write, and of one read of a stream that consists of full ones.
 const BATCH: usize = 4;
+/// Ciphertext looked at in one go: so much that full records of TLS 1.3, with 22 bytes around each, end where it ends,
+/// and no part of one has to be kept and copied twice. Also the bound of `incoming`: a message of a TLS handshake in
+/// very many records.
+pub(super) const INPUT: usize = BATCH * (RECORD + 22);
 /// Room for one batch: each record has up to 29 bytes around it; and for a key update and alerts before it.
 pub(super) const OUTPUT: usize = BATCH * (RECORD + 64) + 1024;
 

@@ -4,6 +4,7 @@
 //! Reading goes into a buffer of the caller's (a worker's scratch), so that nothing is held per stream while it is
 //! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
 
+mod pipe;
 mod scratch;
 mod socket;
 
@@ -12,6 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use pipe::{Pipe, Pipes, is_no_way};
 pub use scratch::{Lease, SCRATCH_SIZE, Scratch};
 pub use socket::Socket;
 
@@ -29,6 +31,11 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
+
+    /// The socket, where the stream's bytes are just the socket's: both ways, with nothing before and nothing between.
+    fn as_socket(&self) -> Option<&Socket> {
+        None
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Box<T> {
@@ -38,6 +45,10 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_reset(cx)
+    }
+
+    fn as_socket(&self) -> Option<&Socket> {
+        (**self).as_socket()
     }
 }
 

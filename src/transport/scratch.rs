@@ -6,9 +6,15 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
-/// Bytes of one buffer: a few TLS records or a socket's usual fill, and small enough to stay in the cache.
+use super::Pipes;
+
+/// What is read at once: four whole TLS records or a socket's usual fill, and small enough to stay in the cache.
 pub const SCRATCH_SIZE: usize = 64 * 1024;
+
+/// Room behind that, for a control frame that is put in.
+const MARGIN: usize = 256;
 
 /// Buffers that are kept for the next borrower: one for the tunnel, one for a TLS stream below it.
 const KEPT: usize = 2;
@@ -17,6 +23,7 @@ const KEPT: usize = 2;
 #[derive(Debug, Default)]
 pub struct Scratch {
     free: RefCell<Vec<Box<[u8]>>>,
+    pipes: Rc<Pipes>,
 }
 
 impl Scratch {
@@ -24,10 +31,15 @@ impl Scratch {
         Self::default()
     }
 
-    /// A buffer of [`SCRATCH_SIZE`] with arbitrary content. Must not be held while waiting.
+    /// A buffer of [`SCRATCH_SIZE`] and 256 bytes more, with arbitrary content. Must not be held while waiting.
     pub fn borrow(&self) -> Lease<'_> {
         let free = self.free.borrow_mut().pop();
-        Lease { scratch: self, buffer: free.unwrap_or_else(|| vec![0; SCRATCH_SIZE].into_boxed_slice()) }
+        Lease { scratch: self, buffer: free.unwrap_or_else(|| vec![0; SCRATCH_SIZE + MARGIN].into_boxed_slice()) }
+    }
+
+    /// The buffers that the kernel keeps for us.
+    pub fn pipes(&self) -> &Rc<Pipes> {
+        &self.pipes
     }
 
     /// Buffers that lie ready.
@@ -78,7 +90,7 @@ mod tests {
             let second = scratch.borrow();
             let third = scratch.borrow();
             first[0] = 1;
-            assert_eq!((first.len(), second[0], third[0]), (SCRATCH_SIZE, 0, 0));
+            assert_eq!((first.len(), second[0], third[0]), (SCRATCH_SIZE + MARGIN, 0, 0));
         }
         assert_eq!(scratch.idle(), KEPT, "no more than that is kept");
         drop(scratch.borrow());

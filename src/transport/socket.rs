@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, sockopt};
@@ -36,6 +36,53 @@ impl Socket {
             Self::Unix(_) => Ok(()),
         }
     }
+
+    /// Ready with what `work` says about the descriptor, which must not block; that it would is waited for.
+    pub(super) fn poll_reading<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut work: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            match self {
+                Self::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
+                Self::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
+            }
+            let answer = self.try_io(Interest::READABLE, &mut work);
+            if !answer.as_ref().is_err_and(is_not_now) {
+                return Poll::Ready(answer);
+            }
+        }
+    }
+
+    /// As [`poll_reading`](Self::poll_reading), for the other direction.
+    pub(super) fn poll_writing<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut work: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            match self {
+                Self::Tcp(stream) => ready!(stream.poll_write_ready(cx))?,
+                Self::Unix(stream) => ready!(stream.poll_write_ready(cx))?,
+            }
+            let answer = self.try_io(Interest::WRITABLE, &mut work);
+            if !answer.as_ref().is_err_and(is_not_now) {
+                return Poll::Ready(answer);
+            }
+        }
+    }
+
+    fn try_io<R>(&self, interest: Interest, work: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, || work(stream.as_fd())),
+            Self::Unix(stream) => stream.try_io(interest, || work(stream.as_fd())),
+        }
+    }
+}
+
+fn is_not_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 impl Transport for Socket {
@@ -55,6 +102,10 @@ impl Transport for Socket {
             Poll::Ready(Ok(ready)) if ready.is_error() => Poll::Ready(()),
             _ => Poll::Pending,
         }
+    }
+
+    fn as_socket(&self) -> Option<&Socket> {
+        Some(self)
     }
 }
 

@@ -3,6 +3,9 @@
 //! Invariants: bytes leave in the order in which they came, none twice; while a leftover waits the source is not read
 //! (backpressure, bounded by the scratch); the scratch is given back before anything waits; a direction that is idle
 //! holds no buffer.
+//!
+//! Between two plain sockets the payload of long frames does not come here at all: the kernel moves it through a pipe
+//! (see `piped`), up to the next frame header, which is read and judged like all others.
 
 use std::io;
 use std::pin::Pin;
@@ -13,9 +16,9 @@ use tokio::io::ReadBuf;
 
 use super::frames::Lane;
 use super::pace::{Ahead, Allowance, Pace};
+use super::piped::{Filled, LARGE, Leftover, drain, fill};
 use crate::clock;
-use crate::proto::frame::MAX_CONTROL_FRAME;
-use crate::transport::{Scratch, Transport};
+use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
 
 /// Scratch-fulls that one direction moves per turn before other tasks get theirs.
 const ROUNDS: usize = 4;
@@ -91,7 +94,7 @@ impl Source<'_> {
 #[derive(Debug)]
 pub(super) struct Direction {
     /// Read but not yet taken by the sink. Boxed, because nearly always there is none.
-    leftover: Option<Box<Bytes>>,
+    leftover: Option<Box<Leftover>>,
     /// Bytes that the sink has taken.
     pub carried: u64,
     pub flow: Flow,
@@ -99,6 +102,8 @@ pub(super) struct Direction {
     unflushed: bool,
     /// The other direction has found this one's source broken.
     source_broken: bool,
+    /// What came last was [`LARGE`]: the next may be for the kernel.
+    streams: bool,
     /// What is left over is of a ping of ours.
     leftover_own: bool,
 }
@@ -106,8 +111,16 @@ pub(super) struct Direction {
 impl Direction {
     pub fn new(early: &[u8]) -> Self {
         // A copy, since a slice of a head's block would keep the whole block alive.
-        let leftover = (!early.is_empty()).then(|| Box::new(Bytes::copy_from_slice(early)));
-        Self { leftover, carried: 0, flow: Flow::Open, unflushed: false, source_broken: false, leftover_own: false }
+        let leftover = (!early.is_empty()).then(|| Box::new(Leftover::Bytes(Bytes::copy_from_slice(early))));
+        Self {
+            leftover,
+            carried: 0,
+            flow: Flow::Open,
+            unflushed: false,
+            source_broken: false,
+            streams: false,
+            leftover_own: false,
+        }
     }
 
     /// The source's other half broke: an end of its bytes is no good end.
@@ -185,7 +198,7 @@ impl Direction {
         turn: &mut Turn,
     ) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            if self.poll_leftover(cx, sink, turn)?.is_pending() {
+            if self.poll_leftover(cx, sink, scratch, turn)?.is_pending() {
                 return Ok(());
             }
             match self.flow {
@@ -241,17 +254,25 @@ impl Direction {
         lane: &mut Option<Lane<'_>>,
         turn: &mut Turn,
     ) -> io::Result<Poll<()>> {
+        // What has a rate to keep to is read: the kernel would move more than is allowed.
+        if self.streams
+            && self.flow == Flow::Open
+            && source.pace.is_none()
+            && let Some(poll) = self.poll_splice(cx, source.stream, sink, scratch, lane, turn)?
+        {
+            return Ok(poll);
+        }
         let allowance = self.allowance(source, lane.as_mut());
         let mut lease = scratch.borrow();
-        // What is withheld goes back to the front; behind what is read there is room for a Close.
-        let (front, back) = lane.as_ref().map_or((0, 0), |lane| (lane.withheld(), MAX_CONTROL_FRAME));
-        let room = lease.len() - back;
+        // What is withheld goes back to the front; behind what is read there is room for a Close. No more than that goes
+        // on at once: a few bytes above it would be a TLS record and a write of their own.
+        let front = lane.as_ref().map_or(0, Lane::withheld);
         let (read, well) = match allowance {
             // A sender that is gone for good need not be waited for.
             Allowance::Wait if source.stream.poll_reset(cx).is_ready() => (0, false),
             Allowance::Wait => return Ok(Poll::Pending),
             Allowance::Read(most) => {
-                let mut buffer = ReadBuf::new(&mut lease[front..room.min(front.saturating_add(most))]);
+                let mut buffer = ReadBuf::new(&mut lease[front..SCRATCH_SIZE.min(front.saturating_add(most))]);
                 match source.poll_read(cx, &mut buffer) {
                     Poll::Pending => return Ok(Poll::Pending),
                     Poll::Ready(Ok(())) => (buffer.filled().len(), true),
@@ -260,17 +281,10 @@ impl Direction {
             }
         };
         if read == 0 {
-            let was_open = self.flow == Flow::Open;
-            turn.source_end = Some(self.end_source(well));
-            if was_open && let Some(close) = lane.as_mut().and_then(|lane| lane.source_gone(SERVER_GONE)) {
-                // In place of the broken end; see the module `closing`.
-                self.flow = Flow::Ending;
-                turn.told = true;
-                self.write(cx, sink, &close)?;
-            }
-            return Ok(Poll::Ready(()));
+            return self.source_over(well, cx, sink, lane, turn).map(Poll::Ready);
         }
         let is_exceeded = self.spend_bytes(source, lane, read);
+        self.streams = read >= LARGE;
         match lane {
             Some(lane) => {
                 let counted = lane.counted;
@@ -313,6 +327,55 @@ impl Direction {
         pace.is_exceeded
     }
 
+    /// Lets the kernel move what is due of a long frame, or of a stream that nobody looks at; see the module `piped`.
+    /// `None`: read and write instead.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Transport,
+        sink: &mut dyn Transport,
+        scratch: &Scratch,
+        lane: &mut Option<Lane<'_>>,
+        turn: &mut Turn,
+    ) -> io::Result<Option<Poll<()>>> {
+        let due = lane.as_ref().map_or(u64::MAX, Lane::unseen);
+        let (Some(from), Some(to)) = (source.as_socket(), sink.as_socket()) else { return Ok(None) };
+        let pipe = match fill(cx, from, due, scratch) {
+            Filled::Pipe(pipe) => pipe,
+            Filled::Pending => return Ok(Some(Poll::Pending)),
+            Filled::Copy => return Ok(None),
+            Filled::Broken(error) => {
+                return self.source_over(is_common_end(&error), cx, sink, lane, turn).map(|()| Some(Poll::Ready(())));
+            }
+        };
+        self.streams = pipe.held() >= LARGE;
+        if let Some(lane) = lane {
+            lane.carry(pipe.held() as u64);
+        }
+        self.leftover = drain(cx, to, pipe, scratch, &mut self.carried)?.map(Box::new);
+        Ok(Some(Poll::Ready(())))
+    }
+
+    /// The source is at its end, well or not; its sink hears of it.
+    fn source_over(
+        &mut self,
+        well: bool,
+        cx: &mut Context<'_>,
+        sink: &mut dyn Transport,
+        lane: &mut Option<Lane<'_>>,
+        turn: &mut Turn,
+    ) -> io::Result<()> {
+        let was_open = self.flow == Flow::Open;
+        turn.source_end = Some(self.end_source(well));
+        if was_open && let Some(close) = lane.as_mut().and_then(|lane| lane.source_gone(SERVER_GONE)) {
+            // In place of the broken end; see the module `closing`.
+            self.flow = Flow::Ending;
+            turn.told = true;
+            self.write(cx, sink, &close)?;
+        }
+        Ok(())
+    }
+
     fn end_source(&mut self, well: bool) -> SourceEnd {
         if !well || self.source_broken {
             // A sink that has had its end, or is lost, cannot be broken.
@@ -326,7 +389,7 @@ impl Direction {
     fn write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let Poll::Ready(taken) = self.write_once(cx, sink, bytes)? else {
-                self.leftover = Some(Box::new(Bytes::copy_from_slice(bytes)));
+                self.leftover = Some(Box::new(Leftover::Bytes(Bytes::copy_from_slice(bytes))));
                 break;
             };
             bytes = &bytes[taken..];
@@ -349,20 +412,46 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut dyn Transport,
+        scratch: &Scratch,
         turn: &mut Turn,
     ) -> io::Result<Poll<()>> {
-        let Some(mut leftover) = self.leftover.take() else { return Ok(Poll::Ready(())) };
-        while leftover.has_remaining() {
-            let Poll::Ready(taken) = self.write_once(cx, sink, &leftover)? else {
-                self.leftover = Some(leftover);
-                // The bytes before it must not wait in the transport for those after it.
-                return self.flush(cx, sink).map(|_| Poll::Pending);
+        let Some(leftover) = self.leftover.take() else { return Ok(Poll::Ready(())) };
+        let mut leftover = *leftover;
+        if let Leftover::Piped(pipe) = leftover {
+            let rest = match sink.as_socket() {
+                Some(socket) => drain(cx, socket, pipe, scratch, &mut self.carried)?,
+                None => Some(Leftover::Bytes(pipe.recover()?.into())),
             };
-            leftover.advance(taken);
+            match rest {
+                None => return Ok(Poll::Ready(())),
+                Some(rest) => leftover = rest,
+            }
+        }
+        let rest = match leftover {
+            Leftover::Bytes(bytes) => self.write_leftover(cx, sink, bytes, turn)?.map(Leftover::Bytes),
+            Leftover::Piped(pipe) => Some(Leftover::Piped(pipe)),
+        };
+        let Some(rest) = rest else { return Ok(Poll::Ready(())) };
+        self.leftover = Some(Box::new(rest));
+        // The bytes before it must not wait in the transport for those after it.
+        self.flush(cx, sink).map(|_| Poll::Pending)
+    }
+
+    /// What the sink does not take now.
+    fn write_leftover(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn Transport,
+        mut bytes: Bytes,
+        turn: &mut Turn,
+    ) -> io::Result<Option<Bytes>> {
+        while bytes.has_remaining() {
+            let Poll::Ready(taken) = self.write_once(cx, sink, &bytes)? else { return Ok(Some(bytes)) };
+            bytes.advance(taken);
             turn.own += if self.leftover_own { taken as u64 } else { 0 };
         }
         self.leftover_own = false;
-        Ok(Poll::Ready(()))
+        Ok(None)
     }
 
     fn flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {

@@ -244,6 +244,28 @@ impl Lane<'_> {
         kept
     }
 
+    /// Payload that is due before the next header, and may go on without anybody looking at it.
+    pub fn unseen(&self) -> u64 {
+        if self.watched.tracker.is_closed() { 0 } else { self.watched.tracker.payload_left() }
+    }
+
+    /// That much of [`Self::unseen`] has gone on.
+    pub fn carry(&mut self, bytes: u64) {
+        if let Some(probes) = &mut self.probes {
+            probes.heard(self.way);
+        }
+        let probes = self.probes.as_deref_mut();
+        let mut ear = Ear {
+            way: self.way,
+            close_came: &mut self.watched.close_came,
+            notes: self.notes,
+            probes,
+            allowed: self.allowed,
+            counted: &mut self.counted,
+        };
+        self.watched.tracker.carry(bytes, &mut ear);
+    }
+
     /// The Close that is wanted, if this is a place for it.
     pub fn take_close(&mut self) -> Option<ControlFrame> {
         let code = self.watched.wanted?;

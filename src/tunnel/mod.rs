@@ -14,6 +14,7 @@ mod closing;
 mod direction;
 mod frames;
 mod pace;
+mod piped;
 mod probes;
 mod splice;
 

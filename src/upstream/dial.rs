@@ -66,6 +66,13 @@ impl Transport for UpstreamStream {
             Self::Tls(stream) => stream.abort(),
         }
     }
+
+    fn as_socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Clear(socket) => Some(socket),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for UpstreamStream {

@@ -104,7 +104,7 @@ async fn serve(
     let (log, flusher) = access.worker();
     lifecycle::spawn_local("access log flusher", flusher);
     let (wheel, ticker) = Wheel::new();
-    lifecycle::spawn_local("timer wheel", ticker);
+    lifecycle::spawn_local("timer wheel", ticker.on_descriptor());
     let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), log, wheel, numbers));
     lifecycle::spawn_local("acceptor", async move {
         if let Ok(accepting) = accepting.await {

@@ -148,6 +148,19 @@ fn misbehaved(engine: &Engine) -> PeerMisbehaved {
 }
 
 #[test]
+fn a_stream_of_full_records_is_read_without_keeping_parts_of_them() {
+    let (mut engine, mut client, _) = pair(&rustls::version::TLS13);
+    client.set_buffer_limit(None);
+    client.writer().write_all(&vec![7; 8 * RECORD]).expect("memory");
+    let bytes = ciphertext(&mut client);
+    assert_eq!(bytes.len(), 2 * INPUT);
+    for read in bytes.chunks(INPUT) {
+        assert_eq!(feed_for(&mut engine, read, 4 * RECORD).len(), 4 * RECORD);
+        assert_eq!(engine.stored(), 0);
+    }
+}
+
+#[test]
 fn records_may_be_cut_anywhere_and_nothing_is_kept_of_whole_ones() {
     for version in [&TLS13, &TLS12] {
         let (mut engine, mut client, _) = pair(version);

@@ -2,6 +2,7 @@
 
 mod checked;
 mod paced;
+mod piped;
 mod script;
 mod scripted;
 pub(super) mod simulation;

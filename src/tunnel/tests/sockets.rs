@@ -41,7 +41,7 @@ impl Wire {
 }
 
 /// The connecting and the accepting end.
-async fn pair() -> (TcpStream, TcpStream) {
+pub(super) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let socket = TcpSocket::new_v4().expect("socket");
     socket.set_recv_buffer_size(64 * 1024).expect("option");
@@ -49,11 +49,11 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near.expect("connect"), far.expect("accept").0)
 }
 
-async fn soon<F: Future>(future: F) -> F::Output {
+pub(super) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("within patience")
 }
 
-fn pattern(length: usize) -> Vec<u8> {
+pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
 }
 

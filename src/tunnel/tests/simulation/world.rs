@@ -18,8 +18,7 @@ use super::plan::Plan;
 use super::side::{Found, Log, Side, Socket};
 use crate::clock::{self, Instant, TICK, Wheel};
 use crate::lifecycle::Lifecycle;
-use crate::transport::Transport;
-use crate::transport::{SCRATCH_SIZE, Scratch};
+use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
 use crate::tunnel::{Early, Splice, TunnelEnd, TunnelOptions, TunnelTools, splice};
 
 /// More turns than any run needs.
@@ -127,7 +126,7 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
 }
 
 impl World {
-    fn go(&mut self, tunnel: &mut Splice) -> TunnelEnd {
+    fn go<D: Transport, U: Transport>(&mut self, tunnel: &mut Splice<D, U>) -> TunnelEnd {
         let mut is_new = true;
         loop {
             if is_new || self.is_woken() && !self.chance.one_in(6) {
@@ -155,7 +154,7 @@ impl World {
         self.wakes.0.load(Ordering::Relaxed) > self.served
     }
 
-    fn turn(&mut self, tunnel: &mut Splice) -> Poll<TunnelEnd> {
+    fn turn<D: Transport, U: Transport>(&mut self, tunnel: &mut Splice<D, U>) -> Poll<TunnelEnd> {
         self.served = self.wakes.0.load(Ordering::Relaxed);
         let sum = |world: &Self| {
             let (client, server) = (world.client.borrow(), world.server.borrow());
