@@ -457,6 +457,13 @@ const PIECES: &[&str] = &[
     "a.b.c = ",
 ];
 
+#[test]
+fn a_remedy_repeats_no_control_characters_of_the_file() {
+    for text in ["0=\u{1}\t\u{1}", "0=\t\u{7f}\u{1b}[31m", "a = 1-\tb"] {
+        fuzz::configuration_text(text.as_bytes());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -1,8 +1,8 @@
 //! One direction of a tunnel: bytes from a source to a sink, how the source ends, and when the sink takes no more.
 //!
 //! Invariants: bytes leave in the order in which they came, none twice; while a leftover waits the source is not read
-//! (backpressure, bounded by the scratch); the scratch is given back before anything waits; a direction that is idle
-//! holds no buffer.
+//! (backpressure, bounded by the scratch, see `outlet`); the scratch is given back before anything waits; a direction
+//! that is idle holds no buffer.
 //!
 //! Between two plain sockets the payload of long frames does not come here at all: the kernel moves it through a pipe
 //! (see `piped`), up to the next frame header, which is read and judged like all others.
@@ -11,12 +11,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 
 use super::frames::Lane;
+use super::outlet::Outlet;
 use super::pace::{Ahead, Allowance, Pace};
-use super::piped::{Filled, LARGE, Leftover, drain, fill};
+use super::piped::{Filled, LARGE, fill};
 use crate::clock;
 use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
 
@@ -93,34 +93,17 @@ impl Source<'_> {
 
 #[derive(Debug)]
 pub(super) struct Direction {
-    /// Read but not yet taken by the sink. Boxed, because nearly always there is none.
-    leftover: Option<Box<Leftover>>,
-    /// Bytes that the sink has taken.
-    pub carried: u64,
+    pub outlet: Outlet,
     pub flow: Flow,
-    /// The sink has taken bytes since it was last flushed.
-    unflushed: bool,
     /// The other direction has found this one's source broken.
     source_broken: bool,
     /// What came last was [`LARGE`]: the next may be for the kernel.
     streams: bool,
-    /// What is left over is of a ping of ours.
-    leftover_own: bool,
 }
 
 impl Direction {
     pub fn new(early: &[u8]) -> Self {
-        // A copy, since a slice of a head's block would keep the whole block alive.
-        let leftover = (!early.is_empty()).then(|| Box::new(Leftover::Bytes(Bytes::copy_from_slice(early))));
-        Self {
-            leftover,
-            carried: 0,
-            flow: Flow::Open,
-            unflushed: false,
-            source_broken: false,
-            streams: false,
-            leftover_own: false,
-        }
+        Self { outlet: Outlet::new(early), flow: Flow::Open, source_broken: false, streams: false }
     }
 
     /// The source's other half broke: an end of its bytes is no good end.
@@ -131,13 +114,13 @@ impl Direction {
     /// The source is gone, or the sink: gives up what is left.
     pub fn give_up(&mut self) {
         self.flow = Flow::Over;
-        self.leftover = None;
+        self.outlet.give_up();
     }
 
     /// The sink shall hear no more: the source is only read to its end.
     pub fn discard(&mut self) {
         self.flow = if self.flow == Flow::Open { Flow::Discarding } else { Flow::Over };
-        self.leftover = None;
+        self.outlet.give_up();
     }
 
     /// Ends the sink's side as soon as it has what is left, and reads the source to its end.
@@ -147,18 +130,13 @@ impl Direction {
         }
     }
 
-    /// Whether the sink has taken everything.
-    pub fn is_delivered(&self) -> bool {
-        self.leftover.is_none()
-    }
-
     /// Ends the sink's side at once: well, as far as that goes without waiting, or abnormally if it misses bytes of
     /// ours, or of a frame that is not `whole`, or its source has broken and only its end was still to be read.
     pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, whole: bool) {
         match self.flow {
-            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() && !self.source_broken => {
+            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.outlet.is_empty() && !self.source_broken => {
                 // Whether it is taken makes no difference: the drop follows.
-                if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
+                if matches!(self.outlet.flush(cx, sink), Ok(Poll::Ready(()))) {
                     let _ = Pin::new(sink).poll_shutdown(cx);
                 }
             }
@@ -178,12 +156,12 @@ impl Direction {
         mut lane: Option<Lane<'_>>,
     ) -> Turn {
         let mut turn = Turn::default();
-        let carried = self.carried;
+        let carried = self.outlet.carried;
         if let Err(error) = self.advance(cx, &mut source, sink, scratch, &mut lane, &mut turn) {
             turn.sink_loss = Some(self.lose_sink(&error));
             turn.unfinished = self.flow != Flow::Over;
         }
-        turn.moved = self.carried - carried > turn.own;
+        turn.moved = self.outlet.carried - carried > turn.own;
         turn
     }
 
@@ -198,7 +176,7 @@ impl Direction {
         turn: &mut Turn,
     ) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            if self.poll_leftover(cx, sink, scratch, turn)?.is_pending() {
+            if self.outlet.poll_leftover(cx, sink, scratch, &mut turn.own)?.is_pending() {
                 return Ok(());
             }
             match self.flow {
@@ -206,32 +184,30 @@ impl Direction {
                     if self.flow == Flow::Open
                         && let Some(close) = lane.as_mut().and_then(Lane::take_close)
                     {
-                        self.write(cx, sink, &close)?;
+                        self.outlet.write(cx, sink, &close)?;
                     } else if self.flow == Flow::Open
                         && let Some(ping) = lane.as_mut().and_then(Lane::take_ping)
                     {
-                        let before = self.carried;
-                        self.write(cx, sink, &ping)?;
-                        turn.own += self.carried - before;
-                        self.leftover_own = self.leftover.is_some();
+                        turn.own += self.outlet.write_own(cx, sink, &ping)?;
                     } else if self.poll_source(cx, source, sink, scratch, lane, turn)?.is_pending() {
-                        return self.flush(cx, sink).map(drop);
+                        return self.outlet.flush(cx, sink).map(drop);
                     }
                 }
                 Flow::Leaving => {
-                    if self.flush(cx, sink)?.is_pending() || Pin::new(&mut *sink).poll_shutdown(cx)?.is_pending() {
+                    if self.outlet.flush(cx, sink)?.is_pending() || Pin::new(&mut *sink).poll_shutdown(cx)?.is_pending()
+                    {
                         return Ok(());
                     }
                     self.flow = Flow::Discarding;
                 }
                 Flow::Ending => {
-                    if self.flush(cx, sink)?.is_ready() && Pin::new(&mut *sink).poll_shutdown(cx)?.is_ready() {
+                    if self.outlet.flush(cx, sink)?.is_ready() && Pin::new(&mut *sink).poll_shutdown(cx)?.is_ready() {
                         self.flow = Flow::Over;
                     }
                     return Ok(());
                 }
                 Flow::Breaking => {
-                    if self.flush(cx, sink)?.is_ready() {
+                    if self.outlet.flush(cx, sink)?.is_ready() {
                         sink.abort();
                         self.flow = Flow::Over;
                     }
@@ -241,7 +217,7 @@ impl Direction {
             }
         }
         turn.unfinished = true;
-        self.flush(cx, sink).map(drop)
+        self.outlet.flush(cx, sink).map(drop)
     }
 
     /// Reads once and writes at once. Ready means: go on; pending: the source has nothing now.
@@ -293,10 +269,10 @@ impl Direction {
                     pace.spend_messages(lane.counted - counted);
                 }
                 if self.flow == Flow::Open {
-                    self.write(cx, sink, &lease[..forward])?;
+                    self.outlet.write(cx, sink, &lease[..forward])?;
                 }
             }
-            None if self.flow == Flow::Open && !is_exceeded => self.write(cx, sink, &lease[..read])?,
+            None if self.flow == Flow::Open && !is_exceeded => self.outlet.write(cx, sink, &lease[..read])?,
             None => {}
         }
         Ok(Poll::Ready(()))
@@ -339,7 +315,7 @@ impl Direction {
         turn: &mut Turn,
     ) -> io::Result<Option<Poll<()>>> {
         let due = lane.as_ref().map_or(u64::MAX, Lane::unseen);
-        let (Some(from), Some(to)) = (source.as_socket(), sink.as_socket()) else { return Ok(None) };
+        let (Some(from), Some(_)) = (source.as_socket(), sink.as_socket()) else { return Ok(None) };
         let pipe = match fill(cx, from, due, scratch) {
             Filled::Pipe(pipe) => pipe,
             Filled::Pending => return Ok(Some(Poll::Pending)),
@@ -352,7 +328,7 @@ impl Direction {
         if let Some(lane) = lane {
             lane.carry(pipe.held() as u64);
         }
-        self.leftover = drain(cx, to, pipe, scratch, &mut self.carried)?.map(Box::new);
+        self.outlet.write_piped(cx, sink, pipe, scratch)?;
         Ok(Some(Poll::Ready(())))
     }
 
@@ -371,7 +347,7 @@ impl Direction {
             // In place of the broken end; see the module `closing`.
             self.flow = Flow::Ending;
             turn.told = true;
-            self.write(cx, sink, &close)?;
+            self.outlet.write(cx, sink, &close)?;
         }
         Ok(())
     }
@@ -386,86 +362,8 @@ impl Direction {
         SourceEnd::Well
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let Poll::Ready(taken) = self.write_once(cx, sink, bytes)? else {
-                self.leftover = Some(Box::new(Leftover::Bytes(Bytes::copy_from_slice(bytes))));
-                break;
-            };
-            bytes = &bytes[taken..];
-        }
-        Ok(())
-    }
-
-    fn write_once(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, bytes: &[u8]) -> io::Result<Poll<usize>> {
-        let Poll::Ready(taken) = Pin::new(sink).poll_write(cx, bytes)? else { return Ok(Poll::Pending) };
-        if taken == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        debug_assert!(taken <= bytes.len(), "a transport takes no more than it is given");
-        self.carried += taken as u64;
-        self.unflushed = true;
-        Ok(Poll::Ready(taken.min(bytes.len())))
-    }
-
-    fn poll_leftover(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut dyn Transport,
-        scratch: &Scratch,
-        turn: &mut Turn,
-    ) -> io::Result<Poll<()>> {
-        let Some(leftover) = self.leftover.take() else { return Ok(Poll::Ready(())) };
-        let mut leftover = *leftover;
-        if let Leftover::Piped(pipe) = leftover {
-            let rest = match sink.as_socket() {
-                Some(socket) => drain(cx, socket, pipe, scratch, &mut self.carried)?,
-                None => Some(Leftover::Bytes(pipe.recover()?.into())),
-            };
-            match rest {
-                None => return Ok(Poll::Ready(())),
-                Some(rest) => leftover = rest,
-            }
-        }
-        let rest = match leftover {
-            Leftover::Bytes(bytes) => self.write_leftover(cx, sink, bytes, turn)?.map(Leftover::Bytes),
-            Leftover::Piped(pipe) => Some(Leftover::Piped(pipe)),
-        };
-        let Some(rest) = rest else { return Ok(Poll::Ready(())) };
-        self.leftover = Some(Box::new(rest));
-        // The bytes before it must not wait in the transport for those after it.
-        self.flush(cx, sink).map(|_| Poll::Pending)
-    }
-
-    /// What the sink does not take now.
-    fn write_leftover(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut dyn Transport,
-        mut bytes: Bytes,
-        turn: &mut Turn,
-    ) -> io::Result<Option<Bytes>> {
-        while bytes.has_remaining() {
-            let Poll::Ready(taken) = self.write_once(cx, sink, &bytes)? else { return Ok(Some(bytes)) };
-            bytes.advance(taken);
-            turn.own += if self.leftover_own { taken as u64 } else { 0 };
-        }
-        self.leftover_own = false;
-        Ok(None)
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {
-        if !self.unflushed {
-            return Ok(Poll::Ready(()));
-        }
-        let poll = Pin::new(sink).poll_flush(cx)?;
-        self.unflushed = poll.is_pending();
-        Ok(poll)
-    }
-
     fn lose_sink(&mut self, error: &io::Error) -> SinkLoss {
-        self.leftover = None;
-        self.unflushed = false;
+        self.outlet.lose_sink();
         self.flow = match self.flow {
             Flow::Open | Flow::Leaving => Flow::Discarding,
             // The source has ended and has nothing more to be read.

@@ -13,6 +13,7 @@ mod bucket;
 mod closing;
 mod direction;
 mod frames;
+mod outlet;
 mod pace;
 mod piped;
 mod probes;

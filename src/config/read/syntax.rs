@@ -100,7 +100,10 @@ fn whole_value(text: &str, message: &str, span: Range<usize>) -> Range<usize> {
 }
 
 fn words(message: &str, raw: &str) -> (String, Option<String>) {
-    let quoted = || (!raw.is_empty() && !raw.contains(['"', '\n'])).then(|| format!("write \"{raw}\""));
+    let quoted = || {
+        (!raw.is_empty() && !raw.contains(|letter: char| letter == '"' || letter.is_control()))
+            .then(|| format!("write \"{raw}\""))
+    };
     if message.starts_with("string values must be quoted") {
         return ("a string must stand in quotes".into(), quoted());
     }
