@@ -11,12 +11,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 use super::frames::Lane;
-use super::outlet::Outlet;
 use super::pace::{Ahead, Allowance, Pace};
-use super::piped::{Filled, LARGE, fill};
+use super::piped::{Filled, LARGE, Leftover, fill};
 use crate::clock;
 use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
 
@@ -93,8 +93,15 @@ impl Source<'_> {
 
 #[derive(Debug)]
 pub(super) struct Direction {
-    pub outlet: Outlet,
+    /// Read but not yet taken by the sink. Boxed, because nearly always there is none.
+    pub(super) leftover: Option<Box<Leftover>>,
+    /// Bytes that the sink has taken.
+    pub carried: u64,
     pub flow: Flow,
+    /// The sink has taken bytes since it was last flushed.
+    pub(super) unflushed: bool,
+    /// What is left over is of a ping of ours.
+    pub(super) leftover_own: bool,
     /// The other direction has found this one's source broken.
     source_broken: bool,
     /// What came last was [`LARGE`]: the next may be for the kernel.
@@ -103,7 +110,22 @@ pub(super) struct Direction {
 
 impl Direction {
     pub fn new(early: &[u8]) -> Self {
-        Self { outlet: Outlet::new(early), flow: Flow::Open, source_broken: false, streams: false }
+        // A copy, since a slice of a head's block would keep the whole block alive.
+        let leftover = (!early.is_empty()).then(|| Box::new(Leftover::Bytes(Bytes::copy_from_slice(early))));
+        Self {
+            leftover,
+            carried: 0,
+            flow: Flow::Open,
+            unflushed: false,
+            leftover_own: false,
+            source_broken: false,
+            streams: false,
+        }
+    }
+
+    /// Whether the sink has taken everything.
+    pub fn is_delivered(&self) -> bool {
+        self.leftover.is_none()
     }
 
     /// The source's other half broke: an end of its bytes is no good end.
@@ -114,13 +136,13 @@ impl Direction {
     /// The source is gone, or the sink: gives up what is left.
     pub fn give_up(&mut self) {
         self.flow = Flow::Over;
-        self.outlet.give_up();
+        self.leftover = None;
     }
 
     /// The sink shall hear no more: the source is only read to its end.
     pub fn discard(&mut self) {
         self.flow = if self.flow == Flow::Open { Flow::Discarding } else { Flow::Over };
-        self.outlet.give_up();
+        self.leftover = None;
     }
 
     /// Ends the sink's side as soon as it has what is left, and reads the source to its end.
@@ -134,9 +156,9 @@ impl Direction {
     /// ours, or of a frame that is not `whole`, or its source has broken and only its end was still to be read.
     pub fn cut(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, whole: bool) {
         match self.flow {
-            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.outlet.is_empty() && !self.source_broken => {
+            Flow::Open | Flow::Ending | Flow::Leaving if whole && self.leftover.is_none() && !self.source_broken => {
                 // Whether it is taken makes no difference: the drop follows.
-                if matches!(self.outlet.flush(cx, sink), Ok(Poll::Ready(()))) {
+                if matches!(self.flush(cx, sink), Ok(Poll::Ready(()))) {
                     let _ = Pin::new(sink).poll_shutdown(cx);
                 }
             }
@@ -156,12 +178,12 @@ impl Direction {
         mut lane: Option<Lane<'_>>,
     ) -> Turn {
         let mut turn = Turn::default();
-        let carried = self.outlet.carried;
+        let carried = self.carried;
         if let Err(error) = self.advance(cx, &mut source, sink, scratch, &mut lane, &mut turn) {
             turn.sink_loss = Some(self.lose_sink(&error));
             turn.unfinished = self.flow != Flow::Over;
         }
-        turn.moved = self.outlet.carried - carried > turn.own;
+        turn.moved = self.carried - carried > turn.own;
         turn
     }
 
@@ -176,7 +198,7 @@ impl Direction {
         turn: &mut Turn,
     ) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            if self.outlet.poll_leftover(cx, sink, scratch, &mut turn.own)?.is_pending() {
+            if self.poll_leftover(cx, sink, scratch, &mut turn.own)?.is_pending() {
                 return Ok(());
             }
             match self.flow {
@@ -184,30 +206,29 @@ impl Direction {
                     if self.flow == Flow::Open
                         && let Some(close) = lane.as_mut().and_then(Lane::take_close)
                     {
-                        self.outlet.write(cx, sink, &close)?;
+                        self.write(cx, sink, &close)?;
                     } else if self.flow == Flow::Open
                         && let Some(ping) = lane.as_mut().and_then(Lane::take_ping)
                     {
-                        turn.own += self.outlet.write_own(cx, sink, &ping)?;
+                        turn.own += self.write_own(cx, sink, &ping)?;
                     } else if self.poll_source(cx, source, sink, scratch, lane, turn)?.is_pending() {
-                        return self.outlet.flush(cx, sink).map(drop);
+                        return self.flush(cx, sink).map(drop);
                     }
                 }
                 Flow::Leaving => {
-                    if self.outlet.flush(cx, sink)?.is_pending() || Pin::new(&mut *sink).poll_shutdown(cx)?.is_pending()
-                    {
+                    if self.flush(cx, sink)?.is_pending() || Pin::new(&mut *sink).poll_shutdown(cx)?.is_pending() {
                         return Ok(());
                     }
                     self.flow = Flow::Discarding;
                 }
                 Flow::Ending => {
-                    if self.outlet.flush(cx, sink)?.is_ready() && Pin::new(&mut *sink).poll_shutdown(cx)?.is_ready() {
+                    if self.flush(cx, sink)?.is_ready() && Pin::new(&mut *sink).poll_shutdown(cx)?.is_ready() {
                         self.flow = Flow::Over;
                     }
                     return Ok(());
                 }
                 Flow::Breaking => {
-                    if self.outlet.flush(cx, sink)?.is_ready() {
+                    if self.flush(cx, sink)?.is_ready() {
                         sink.abort();
                         self.flow = Flow::Over;
                     }
@@ -217,7 +238,7 @@ impl Direction {
             }
         }
         turn.unfinished = true;
-        self.outlet.flush(cx, sink).map(drop)
+        self.flush(cx, sink).map(drop)
     }
 
     /// Reads once and writes at once. Ready means: go on; pending: the source has nothing now.
@@ -269,10 +290,10 @@ impl Direction {
                     pace.spend_messages(lane.counted - counted);
                 }
                 if self.flow == Flow::Open {
-                    self.outlet.write(cx, sink, &lease[..forward])?;
+                    self.write(cx, sink, &lease[..forward])?;
                 }
             }
-            None if self.flow == Flow::Open && !is_exceeded => self.outlet.write(cx, sink, &lease[..read])?,
+            None if self.flow == Flow::Open && !is_exceeded => self.write(cx, sink, &lease[..read])?,
             None => {}
         }
         Ok(Poll::Ready(()))
@@ -328,7 +349,7 @@ impl Direction {
         if let Some(lane) = lane {
             lane.carry(pipe.held() as u64);
         }
-        self.outlet.write_piped(cx, sink, pipe, scratch)?;
+        self.write_piped(cx, sink, pipe, scratch)?;
         Ok(Some(Poll::Ready(())))
     }
 
@@ -347,7 +368,7 @@ impl Direction {
             // In place of the broken end; see the module `closing`.
             self.flow = Flow::Ending;
             turn.told = true;
-            self.outlet.write(cx, sink, &close)?;
+            self.write(cx, sink, &close)?;
         }
         Ok(())
     }
@@ -363,7 +384,8 @@ impl Direction {
     }
 
     fn lose_sink(&mut self, error: &io::Error) -> SinkLoss {
-        self.outlet.lose_sink();
+        self.leftover = None;
+        self.unflushed = false;
         self.flow = match self.flow {
             Flow::Open | Flow::Leaving => Flow::Discarding,
             // The source has ended and has nothing more to be read.

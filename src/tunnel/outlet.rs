@@ -2,7 +2,8 @@
 //!
 //! Invariants: bytes are taken in the order in which they were given, and counted when the sink has them; nothing is
 //! given while a leftover waits; what owes nothing holds no memory. Errors are the sink's. When to write is
-//! `direction`'s business, moving bytes within the kernel that of `piped`.
+//! `direction`'s business, moving bytes within the kernel that of `piped`. The fields are the direction's own: a struct
+//! of their own would need eight bytes more in each, and there are two in every tunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -10,47 +11,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 
+use super::direction::Direction;
 use super::piped::{Leftover, drain};
 use crate::transport::{Pipe, Scratch, Transport};
 
-#[derive(Debug)]
-pub(super) struct Outlet {
-    /// Boxed, because nearly always there is none.
-    leftover: Option<Box<Leftover>>,
-    /// Bytes that the sink has taken.
-    pub carried: u64,
-    /// The sink has taken bytes since it was last flushed.
-    unflushed: bool,
-    /// What is left over is of a ping of ours.
-    leftover_own: bool,
-}
-
-impl Outlet {
-    /// Owes what came early.
-    pub fn new(early: &[u8]) -> Self {
-        // A copy, since a slice of a head's block would keep the whole block alive.
-        let leftover = (!early.is_empty()).then(|| Box::new(Leftover::Bytes(Bytes::copy_from_slice(early))));
-        Self { leftover, carried: 0, unflushed: false, leftover_own: false }
-    }
-
-    /// Whether the sink has taken everything.
-    pub fn is_empty(&self) -> bool {
-        self.leftover.is_none()
-    }
-
-    /// Forgets what the sink has not taken.
-    pub fn give_up(&mut self) {
-        self.leftover = None;
-    }
-
-    /// The sink takes nothing any more.
-    pub fn lose_sink(&mut self) {
-        self.leftover = None;
-        self.unflushed = false;
-    }
-
+impl Direction {
     /// Gives the sink bytes, and keeps those that it does not take.
-    pub fn write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let Poll::Ready(taken) = self.write_once(cx, sink, bytes)? else {
                 self.leftover = Some(Box::new(Leftover::Bytes(Bytes::copy_from_slice(bytes))));
@@ -62,7 +29,7 @@ impl Outlet {
     }
 
     /// Gives the sink a ping of ours; returns how much of it was taken at once. See [`Self::poll_leftover`].
-    pub fn write_own(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, ping: &[u8]) -> io::Result<u64> {
+    pub(super) fn write_own(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport, ping: &[u8]) -> io::Result<u64> {
         let before = self.carried;
         self.write(cx, sink, ping)?;
         self.leftover_own = self.leftover.is_some();
@@ -70,7 +37,7 @@ impl Outlet {
     }
 
     /// Gives the sink, a socket, what is in a pipe.
-    pub fn write_piped(
+    pub(super) fn write_piped(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut dyn Transport,
@@ -106,7 +73,7 @@ impl Outlet {
     }
 
     /// Ready when nothing is left over. `own` grows by what was taken of a ping of ours.
-    pub fn poll_leftover(
+    pub(super) fn poll_leftover(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut dyn Transport,
@@ -146,7 +113,7 @@ impl Outlet {
     }
 
     /// Ready when the transport holds nothing back of what it has taken.
-    pub fn flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Transport) -> io::Result<Poll<()>> {
         if !self.unflushed {
             return Ok(Poll::Ready(()));
         }

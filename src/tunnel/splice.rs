@@ -266,7 +266,7 @@ impl<D: Transport, U: Transport> Splice<D, U> {
             return Act::Nothing;
         }
         let said = |frames: &Frames, way, direction: &Direction| {
-            direction.flow != Flow::Open || !frames.wants_close(way) && direction.outlet.is_empty()
+            direction.flow != Flow::Open || !frames.wants_close(way) && direction.is_delivered()
         };
         let view = View {
             now: clock::now(),
@@ -370,8 +370,8 @@ impl<D: Transport, U: Transport> Splice<D, U> {
     fn record(&self, reason: EndReason) -> TunnelEnd {
         TunnelEnd {
             reason,
-            bytes_up: self.up.outlet.carried,
-            bytes_down: self.down.outlet.carried,
+            bytes_up: self.up.carried,
+            bytes_down: self.down.carried,
             duration: clock::now().saturating_duration_since(self.opened),
             frames: self.frames.as_deref().map(Frames::record),
         }
