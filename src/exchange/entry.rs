@@ -10,9 +10,10 @@ use std::time::Duration;
 use http::header::{HOST, ORIGIN, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::downstream::Downstream;
 use super::plan::Found;
 use super::record::{self, Asker, TunnelRecord, Way};
-use super::tools::{Downstream, Generation};
+use super::tools::Generation;
 use crate::clock::{self, Instant};
 use crate::config::model::Target;
 use crate::fault::Fault;

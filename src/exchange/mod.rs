@@ -4,6 +4,7 @@
 //! holder of the entry lets go of it. Dropping the future (the client left) closes what was opened upstream.
 
 mod delivery;
+mod downstream;
 mod entry;
 mod outbound;
 mod plain;
@@ -11,6 +12,7 @@ pub mod plan;
 mod record;
 mod stalls;
 mod tools;
+mod tunnel;
 mod websocket;
 
 use std::rc::Rc;
@@ -23,10 +25,11 @@ use crate::http::{AnswerBody, Inbound};
 use crate::telemetry::end::EndReason;
 use crate::types::HttpVersion;
 
+pub use downstream::Downstream;
 use entry::Entry;
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
-pub use tools::{Downstream, Generation, Numbers, Tools};
+pub use tools::{Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.
 pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<AnswerBody> {

@@ -3,8 +3,9 @@
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Uri, Version, request};
 
+use super::downstream::Downstream;
 use super::entry::Entry;
-use super::tools::{Downstream, Generation};
+use super::tools::Generation;
 use crate::config::model::HostHeader;
 use crate::fault::Fault;
 use crate::proto::fields;

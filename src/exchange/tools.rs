@@ -1,28 +1,18 @@
-//! What a request finds around it: the worker's tools, and the connection it came on.
+//! What the requests of one worker share: the generation in use, the timer wheel, the scratch buffers, the logs.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::net::IpAddr;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderMap;
-
-use crate::clock::{Instant, Wheel};
-use crate::http::Activity;
+use crate::clock::Wheel;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
-use crate::proto::forwarded;
 use crate::proto::request_id::RequestIds;
-use crate::snapshot::{ListenerPlan, Snapshot};
-use crate::telemetry::access::{AccessLog, AccessRecord};
-use crate::telemetry::end::EndReason;
-use crate::tls::TlsInfo;
+use crate::snapshot::Snapshot;
+use crate::telemetry::access::AccessLog;
 use crate::transport::Scratch;
-use crate::types::{HttpVersion, Peer};
 use crate::upstream::Group;
 
 use super::record::{Place, Places, Way};
-use super::stalls::Stalls;
-use super::websocket::Tunnel;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -34,7 +24,7 @@ pub struct Tools {
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
     places: Places,
-    numbers: Numbers,
+    pub(super) numbers: Numbers,
 }
 
 /// Numbers connections so that no two workers use the same: each counts in strides of the number of workers.
@@ -49,7 +39,7 @@ impl Numbers {
         Self { next: Cell::new(worker as u64 + 1), stride: workers as u64 }
     }
 
-    fn take(&self) -> u64 {
+    pub(super) fn take(&self) -> u64 {
         let number = self.next.get();
         self.next.set(number + self.stride);
         number
@@ -113,154 +103,4 @@ fn random() -> u64 {
     // Ids only have to differ; without randomness they still count up.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u64::from_ne_bytes(bytes)
-}
-
-/// A downstream connection as its requests see it.
-pub struct Downstream {
-    pub tools: Rc<Tools>,
-    pub listener: Arc<ListenerPlan>,
-    pub peer: Peer,
-    /// The port at which the client reached us; `None` on a unix socket.
-    pub local_port: Option<u16>,
-    pub tls: Option<TlsInfo>,
-    pub version: HttpVersion,
-    pub activity: Rc<Activity>,
-    /// Unique in this process, for logs.
-    pub number: u64,
-    stalls: OnceCell<Rc<Stalls>>,
-    ends_by_close: Cell<bool>,
-    is_opening: Cell<bool>,
-    tunnel: RefCell<Option<Box<Tunnel>>>,
-    cut: Cell<Option<EndReason>>,
-    tunnels: Cell<usize>,
-}
-
-/// A tunnel on a stream of a connection, for as long as it is held.
-pub struct OpenTunnel(Rc<Downstream>);
-
-impl Drop for OpenTunnel {
-    fn drop(&mut self) {
-        self.0.tunnels.set(self.0.tunnels.get() - 1);
-    }
-}
-
-impl Downstream {
-    pub fn new(
-        tools: Rc<Tools>,
-        listener: Arc<ListenerPlan>,
-        (peer, local_port): (Peer, Option<u16>),
-        tls: Option<TlsInfo>,
-        version: HttpVersion,
-        activity: Rc<Activity>,
-    ) -> Self {
-        let number = tools.numbers.take();
-        Self {
-            tools,
-            listener,
-            peer,
-            local_port,
-            tls,
-            version,
-            activity,
-            number,
-            stalls: OnceCell::new(),
-            ends_by_close: Cell::default(),
-            is_opening: Cell::default(),
-            tunnel: RefCell::default(),
-            cut: Cell::default(),
-            tunnels: Cell::default(),
-        }
-    }
-
-    /// On HTTP/2: answers that wait for a window.
-    pub fn stalls(&self) -> &Rc<Stalls> {
-        self.stalls.get_or_init(Rc::default)
-    }
-
-    /// Until when the client may say nothing while no request is open.
-    pub fn keep_alive_deadline(&self) -> Instant {
-        self.activity.idle_since() + self.listener.timeouts.keep_alive
-    }
-
-    pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
-        self.tunnels.set(self.tunnels.get() + 1);
-        OpenTunnel(self.clone())
-    }
-
-    /// Whether tunnels run on streams of this connection, which they need until they have said Close.
-    pub fn has_tunnels(&self) -> bool {
-        self.tunnels.get() > 0
-    }
-
-    /// Whether the peer's forwarded fields are believed.
-    pub fn is_trusted(&self, snapshot: &Snapshot) -> bool {
-        snapshot.trusted_proxies.trust(self.peer.ip())
-    }
-
-    /// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
-    pub fn client_address(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Option<IpAddr> {
-        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.trust(peer))
-    }
-
-    /// On HTTP/1.1: what is to become of the stream once the 101 has been written.
-    pub fn take_tunnel(&self) -> Option<Box<Tunnel>> {
-        self.tunnel.take()
-    }
-
-    pub(super) fn put_tunnel(&self, tunnel: Tunnel) {
-        *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
-    }
-
-    /// hyper has refused what came by itself: its one line in the access log.
-    pub fn note_refused(&self, error: &hyper::Error) {
-        let status = match error {
-            error if error.is_parse_too_large() => 431,
-            error if error.is_parse() => 400,
-            // Gone in the middle of something; the open request, if any, says so.
-            _ => return,
-        };
-        self.tools.access.record(&AccessRecord {
-            connection: self.number,
-            listener: self.listener.name.as_str(),
-            client: self.peer.ip(),
-            peer: Some(&self.peer),
-            protocol: Some(self.version),
-            tls: self.tls.as_ref().map(|tls| tls.version),
-            status: Some(status),
-            end: Some(if status == 431 { EndReason::HeadTooLarge } else { EndReason::Malformed }),
-            detail: Some(&error.to_string()),
-            ..AccessRecord::default()
-        });
-    }
-
-    /// On HTTP/1.1: a handshake waits for its server. Its 101 must not say that the connection closes.
-    pub fn is_opening(&self) -> bool {
-        self.is_opening.get()
-    }
-
-    pub(super) fn set_opening(&self, opening: bool) {
-        self.is_opening.set(opening);
-    }
-
-    /// An answer has begun whose only mark of its end may be the connection's.
-    pub(super) fn set_ends_by_close(&self) {
-        self.ends_by_close.set(true);
-    }
-
-    /// Whether an orderly end of the connection would make a broken answer look whole.
-    pub fn ends_by_close(&self) -> bool {
-        self.ends_by_close.get()
-    }
-
-    /// The connection is being cut; its open requests end with this reason.
-    pub fn cut(&self, reason: EndReason) {
-        self.cut.set(Some(reason));
-        if let Some(tunnel) = &mut *self.tunnel.borrow_mut() {
-            tunnel.cut(reason);
-        }
-    }
-
-    pub(super) fn cut_reason(&self) -> Option<EndReason> {
-        self.cut.get()
-    }
 }

@@ -1,33 +1,28 @@
 //! A WebSocket handshake: sent to a server, its 101 checked, and the tunnel that follows.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
+use super::downstream::Downstream;
 use super::entry::Entry;
 use super::outbound::Errand;
 use super::plain;
-use super::record::TunnelRecord;
-use super::tools::{Downstream, Tools};
+use super::tunnel::Tunnel;
 use crate::config::model::{Route, WebSocketPolicy};
 use crate::fault::Fault;
-use crate::http::{AnswerBody, Inbound, OpenRequest};
+use crate::http::{AnswerBody, Inbound};
 use crate::lifecycle;
 use crate::limits::TunnelPermit;
 use crate::proto::frame::{Rsv, Rules};
 use crate::proto::spelling;
 use crate::proto::websocket::extension_names;
-use crate::telemetry::end::EndReason;
-use crate::transport::Transport;
-use crate::tunnel::{self, Early, Splice, TunnelOptions, TunnelTools};
+use crate::tunnel::TunnelOptions;
 use crate::types::HttpVersion;
 use crate::upgrade::{self, Handshake};
-use crate::upstream::{Failed, HandshakeAnswer, Switched, UpstreamStream};
+use crate::upstream::{Failed, HandshakeAnswer, Switched};
 
 /// Asks the upstream, and answers the client with what it said: a tunnel only where it really agreed.
 pub async fn open(
@@ -119,65 +114,4 @@ fn options(policy: Option<&WebSocketPolicy>, answer: &HeaderMap) -> TunnelOption
         });
     }
     options
-}
-
-/// A tunnel whose client side is about to be ready.
-pub struct Tunnel {
-    tools: Rc<Tools>,
-    record: TunnelRecord,
-    /// On HTTP/1.1: the request, until the connection is handed over.
-    open: Option<OpenRequest>,
-    upstream: UpstreamStream,
-    /// What the server sent right behind its 101.
-    early: Bytes,
-    options: TunnelOptions,
-    /// Where the route counts its tunnels.
-    permit: Option<TunnelPermit>,
-}
-
-impl Tunnel {
-    /// Splices, in a small task of its own. `early` is what the client sent right behind its request; `held` is kept
-    /// until the end.
-    pub fn open<T: Transport + 'static, H: 'static>(mut self, downstream: T, early: Bytes, held: H) {
-        match self.permit.take() {
-            // Boxed with what is held anyway, so that tunnels which nobody counts have no room for it.
-            Some(permit) => self.splice(downstream, early, Box::new((held, permit))),
-            None => self.splice(downstream, early, held),
-        }
-    }
-
-    fn splice<T: Transport + 'static, H: 'static>(self, downstream: T, early: Bytes, held: H) {
-        let Self { tools, record, open, upstream, early: from_upstream, options, .. } = self;
-        drop(open);
-        // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
-        let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
-        let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
-        let splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.phase.stop());
-        lifecycle::spawn_local("tunnel", Running { splice, record, held });
-    }
-
-    /// Its connection is being cut.
-    pub(super) fn cut(&mut self, reason: EndReason) {
-        self.record.cut(reason);
-    }
-}
-
-/// A tunnel that runs. Written by hand: an `async` block would have room for the splice twice.
-struct Running<T, H> {
-    splice: Splice<T, UpstreamStream>,
-    record: TunnelRecord,
-    #[expect(dead_code, reason = "held until the end")]
-    held: H,
-}
-
-impl<T: Transport, H> Unpin for Running<T, H> {}
-
-impl<T: Transport, H> Future for Running<T, H> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let end = ready!(Pin::new(&mut self.splice).poll(cx));
-        self.record.end(end);
-        Poll::Ready(())
-    }
 }

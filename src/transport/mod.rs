@@ -4,6 +4,7 @@
 //! Reading goes into a buffer of the caller's (a worker's scratch), so that nothing is held per stream while it is
 //! silent. Half-close is `poll_shutdown` (TLS: close_notify, then FIN; h2: END_STREAM).
 
+mod delegate;
 mod pipe;
 mod scratch;
 mod socket;
@@ -13,6 +14,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use delegate::delegate_io;
 pub use pipe::{Pipe, Pipes, is_no_way};
 pub use scratch::{Lease, SCRATCH_SIZE, Scratch};
 pub use socket::Socket;

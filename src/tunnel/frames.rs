@@ -7,6 +7,7 @@
 use super::closing::{Closing, STEP};
 use super::pace::Ahead;
 use super::probes::Probes;
+use super::random::random;
 use super::{FrameRecord, Way};
 use crate::clock;
 use crate::proto::frame::{
@@ -356,15 +357,4 @@ fn close_frame(way: Way, code: u16) -> ControlFrame {
 /// Frames to a server have a mask that nobody can foresee (RFC 6455 10.3).
 fn mask(way: Way) -> Option<u32> {
     (way == Way::Up).then(|| u32::from_ne_bytes(random()))
-}
-
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // A simulation must be able to run again as it did.
-    #[cfg(test)]
-    if super::tests::simulation::foreseen(&mut bytes) {
-        return bytes;
-    }
-    aws_lc_rs::rand::fill(&mut bytes).expect("AWS-LC ends the process rather than run out of random bytes");
-    bytes
 }

@@ -17,6 +17,7 @@ mod outlet;
 mod pace;
 mod piped;
 mod probes;
+mod random;
 mod splice;
 
 use std::rc::Rc;

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::Way;
-use super::frames::random;
+use super::random::random;
 use crate::clock::{self, Instant};
 use crate::proto::frame::{PING_PAYLOAD, Pings, Pong};
 

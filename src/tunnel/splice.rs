@@ -10,9 +10,10 @@ use bytes::Bytes;
 
 use super::closing::{Act, Closing, STEP, View};
 use super::direction::{Direction, Flow, SERVER_GONE, SinkLoss, Source, SourceEnd};
-use super::frames::{Closer, Frames, random};
+use super::frames::{Closer, Frames};
 use super::pace::Pace;
 use super::probes::{Due, Probes};
+use super::random::random;
 use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
 use crate::lifecycle::Stop;
