@@ -2,7 +2,8 @@
 //!
 //! Owns every deadline up to a complete request head, and the keep-alive and stall deadlines between and during
 //! requests; what happens within a request is `exchange`'s. Deadlines that run out here close without an answer
-//! (RFC 9112 9.5). What hyper refuses by itself (a head that is not HTTP) gets its one line in the access log here.
+//! (RFC 9112 9.5). What never became a request (a head that is not HTTP, or came too late) gets its one line in the access
+//! log here.
 //! Dropping the future closes the socket.
 
 use std::future::{Future, poll_fn};
@@ -254,7 +255,10 @@ async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, do
                     continue;
                 }
                 Poll::Ready(Due::Expired(Expiry::Stall)) => Poll::Ready(End::Cut(EndReason::ClientStalled)),
-                Poll::Ready(Due::Expired(Expiry::Head)) => Poll::Ready(End::Cut(EndReason::ClientTimeout)),
+                Poll::Ready(Due::Expired(Expiry::Head)) => {
+                    downstream.note_late_head();
+                    Poll::Ready(End::Cut(EndReason::ClientTimeout))
+                }
                 Poll::Ready(Due::Expired(Expiry::KeepAlive)) if clockwork.goaway_until.is_some() => {
                     Poll::Ready(End::Idle)
                 }

@@ -119,12 +119,22 @@ impl Downstream {
 
     /// hyper has refused what came by itself: its one line in the access log.
     pub fn note_refused(&self, error: &hyper::Error) {
-        let status = match error {
-            error if error.is_parse_too_large() => 431,
-            error if error.is_parse() => 400,
+        let (status, end) = match error {
+            error if error.is_parse_too_large() => (431, EndReason::HeadTooLarge),
+            error if error.is_parse() => (400, EndReason::Malformed),
             // Gone in the middle of something; the open request, if any, says so.
             _ => return,
         };
+        self.note_headless(Some(status), end, &error.to_string());
+    }
+
+    /// A head did not arrive whole in time: its one line in the access log.
+    pub fn note_late_head(&self) {
+        self.note_headless(None, EndReason::ClientTimeout, "the request's head did not arrive in time");
+    }
+
+    /// What never became a request.
+    fn note_headless(&self, status: Option<u16>, end: EndReason, detail: &str) {
         self.tools.access.record(&AccessRecord {
             connection: self.number,
             listener: self.listener.name.as_str(),
@@ -132,9 +142,9 @@ impl Downstream {
             peer: Some(&self.peer),
             protocol: Some(self.version),
             tls: self.tls.as_ref().map(|tls| tls.version),
-            status: Some(status),
-            end: Some(if status == 431 { EndReason::HeadTooLarge } else { EndReason::Malformed }),
-            detail: Some(&error.to_string()),
+            status,
+            end: Some(end),
+            detail: Some(detail),
             ..AccessRecord::default()
         });
     }

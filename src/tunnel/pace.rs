@@ -26,6 +26,8 @@ pub(super) struct Pace {
     on_excess: OnExcess,
     /// The source is not read before.
     delayed_until: Option<Instant>,
+    /// What was allowed last, if it was the bytes that bounded it.
+    granted: u64,
     /// Bytes that came with the handshake and have not been read yet.
     early: Bytes,
     /// More bytes came than may, with [`OnExcess::Close`].
@@ -57,6 +59,7 @@ impl Pace {
             messages: rates.messages_per_second.map(|rate| Bucket::new(u64::from(rate), now)),
             on_excess: rates.on_excess,
             delayed_until: None,
+            granted: u64::MAX,
             early,
             is_exceeded: false,
         }
@@ -97,6 +100,7 @@ impl Pace {
             _ => u64::MAX,
         };
         let allowed = bytes.min(frames.saturating_add(ahead.payload));
+        self.granted = if bytes == allowed { bytes } else { u64::MAX };
         if allowed > 0 {
             return Allowance::Read(usize::try_from(allowed).unwrap_or(usize::MAX));
         }
@@ -118,6 +122,10 @@ impl Pace {
         let Some(bucket) = &mut self.bytes else { return };
         let available = bucket.available(now);
         bucket.spend(count as u64);
+        if count as u64 >= self.granted {
+            // What trickles into the bucket between two reads is not worth a turn.
+            self.delayed_until = Some(bucket.ready_at(bucket.helping()));
+        }
         self.is_exceeded |= self.on_excess == OnExcess::Close && count as u64 > available;
     }
 
@@ -125,6 +133,35 @@ impl Pace {
     pub fn spend_messages(&mut self, count: u64) {
         if let Some(bucket) = &mut self.messages {
             bucket.spend(count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn who_has_used_all_that_was_allowed_waits_for_what_is_worth_a_turn() {
+        const RATE: usize = 2 << 20;
+        let start = clock::now();
+        for on_excess in [OnExcess::Delay, OnExcess::Close] {
+            let rates = Rates { bytes_per_second: Some(RATE as u64), messages_per_second: None, on_excess };
+            let mut pace = Pace::new(rates, Bytes::new(), start);
+            pace.is_exceeded = on_excess == OnExcess::Close;
+            assert_eq!(pace.allowance(start, Ahead::default()), Allowance::Read(RATE));
+            pace.spend_bytes(start, RATE - 1_000);
+            assert_eq!(pace.allowance(start, Ahead::default()), Allowance::Read(1_000), "there is something left");
+            pace.spend_bytes(start, 1_000);
+            // A hundred bytes have trickled in.
+            let soon = start + Duration::from_micros(50);
+            assert_eq!(pace.allowance(soon, Ahead::default()), Allowance::Wait);
+            assert_eq!(pace.delayed_until(), Some(start + Duration::from_millis(125)));
+            let then = start + Duration::from_millis(125);
+            assert_eq!(pace.allowance(then, Ahead::default()), Allowance::Read(RATE / 8));
         }
     }
 }

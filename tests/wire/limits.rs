@@ -102,6 +102,13 @@ async fn lim_03_a_head_that_trickles_is_cut_at_its_deadline_from_the_first_byte(
         }
         assert!(start.elapsed() > Duration::from_millis(800), "{:?}", start.elapsed());
         stage.b1.assert_untouched();
+        let lines = stage.gateway.logged(1).await;
+        assert_eq!(
+            (&lines[0]["end"], &lines[0]["side"]),
+            (&"client-timeout".into(), &"downstream".into()),
+            "{lines:?}"
+        );
+        assert!(lines[0].get("status").is_none(), "nothing was answered: {lines:?}");
         stage.assert_serving().await;
     }
 }
