@@ -282,8 +282,8 @@ impl AsyncWrite for TlsStream {
     }
 }
 
-/// Lends the thread's buffer, of [`COMPANY`] + [`OUTPUT`] + [`RECORD`] bytes with arbitrary content. A call within a call would get a
-/// new one.
+/// Lends the thread's buffer, of [`COMPANY`] + [`OUTPUT`] + [`RECORD`] bytes with arbitrary content. A call within a
+/// call would get a new one.
 fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     const { assert!(INPUT <= OUTPUT) };
     let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; COMPANY + OUTPUT + RECORD].into_boxed_slice());

@@ -307,8 +307,8 @@ thread_local! {
     static ASKED_FOR: Cell<Option<Arc<str>>> = const { Cell::new(None) };
 }
 
-/// The SNI, in lower case, of the ClientHello that rustls has read on this thread since the last call. To be asked as soon as rustls
-/// returns, before another connection has its turn.
+/// The SNI, in lower case, of the ClientHello that rustls has read on this thread since the last call. To be asked as
+/// soon as rustls returns, before another connection has its turn.
 pub(super) fn take_sni() -> Option<Arc<str>> {
     ASKED_FOR.take()
 }

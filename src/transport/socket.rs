@@ -37,36 +37,38 @@ impl Socket {
         }
     }
 
-    /// Ready with what `work` says about the descriptor, which must not block; that it would is waited for.
+    /// Ready with what `work`, which reads, says about the descriptor; it must not block, and that it would is waited for.
     pub(super) fn poll_reading<R>(
         &self,
         cx: &mut Context<'_>,
-        mut work: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+        work: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        loop {
-            match self {
-                Self::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
-                Self::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
-            }
-            let answer = self.try_io(Interest::READABLE, &mut work);
-            if !answer.as_ref().is_err_and(is_not_now) {
-                return Poll::Ready(answer);
-            }
-        }
+        self.poll_io(cx, Interest::READABLE, work)
     }
 
     /// As [`poll_reading`](Self::poll_reading), for the other direction.
     pub(super) fn poll_writing<R>(
         &self,
         cx: &mut Context<'_>,
+        work: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.poll_io(cx, Interest::WRITABLE, work)
+    }
+
+    fn poll_io<R>(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
         mut work: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            match self {
-                Self::Tcp(stream) => ready!(stream.poll_write_ready(cx))?,
-                Self::Unix(stream) => ready!(stream.poll_write_ready(cx))?,
+            match (self, interest.is_readable()) {
+                (Self::Tcp(stream), true) => ready!(stream.poll_read_ready(cx))?,
+                (Self::Tcp(stream), false) => ready!(stream.poll_write_ready(cx))?,
+                (Self::Unix(stream), true) => ready!(stream.poll_read_ready(cx))?,
+                (Self::Unix(stream), false) => ready!(stream.poll_write_ready(cx))?,
             }
-            let answer = self.try_io(Interest::WRITABLE, &mut work);
+            let answer = self.try_io(interest, &mut work);
             if !answer.as_ref().is_err_and(is_not_now) {
                 return Poll::Ready(answer);
             }

@@ -212,16 +212,9 @@ impl Lane<'_> {
         let (mut at, mut kept, mut close) = (0, 0, None);
         while at < filled {
             let until = if self.watched.wanted.is_some() { Until::Boundary } else { Until::Input };
-            let probes = self.probes.as_deref_mut();
-            let mut ear = Ear {
-                way: self.way,
-                close_came: &mut self.watched.close_came,
-                notes: self.notes,
-                probes,
-                allowed: self.allowed,
-                counted: &mut self.counted,
-            };
-            let step = self.watched.tracker.feed(self.rules, &mut buffer[at..filled], until, &mut ear);
+            let rules = self.rules;
+            let (tracker, mut ear) = self.listen();
+            let step = tracker.feed(rules, &mut buffer[at..filled], until, &mut ear);
             if at != kept {
                 // Something was swallowed in between.
                 buffer.copy_within(at..at + step.forward, kept);
@@ -255,16 +248,22 @@ impl Lane<'_> {
         if let Some(probes) = &mut self.probes {
             probes.heard(self.way);
         }
-        let probes = self.probes.as_deref_mut();
-        let mut ear = Ear {
+        let (tracker, mut ear) = self.listen();
+        tracker.carry(bytes, &mut ear);
+    }
+
+    /// The tracker, and who hears what it finds.
+    fn listen(&mut self) -> (&mut Tracker, Ear<'_>) {
+        let Watched { tracker, close_came, .. } = &mut *self.watched;
+        let ear = Ear {
             way: self.way,
-            close_came: &mut self.watched.close_came,
+            close_came,
             notes: self.notes,
-            probes,
+            probes: self.probes.as_deref_mut(),
             allowed: self.allowed,
             counted: &mut self.counted,
         };
-        self.watched.tracker.carry(bytes, &mut ear);
+        (tracker, ear)
     }
 
     /// The Close that is wanted, if this is a place for it.

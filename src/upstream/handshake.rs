@@ -43,8 +43,8 @@ pub struct Switched {
 }
 
 impl Group {
-    /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where connecting failed.
-    /// Also returns the index of the server that answered.
+    /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where
+    /// connecting failed. Also returns the index of the server that answered.
     pub async fn handshake(
         self: &Rc<Self>,
         head: request::Parts,
