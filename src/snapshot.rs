@@ -58,7 +58,7 @@ impl Snapshot {
             .enumerate()
             .map(|(index, listener)| {
                 let tls = match &listener.tls {
-                    Some(tls) => Some(Arc::new(ServerPolicies::build(tls, listener.protocols, report)?)),
+                    Some(tls) => Some(Arc::new(ServerPolicies::build(tls, listener.protocols, None, report)?)),
                     None => None,
                 };
                 Some(Arc::new(ListenerPlan {

@@ -102,6 +102,15 @@ impl Report {
         self.add(Severity::Error, code, None, message.to_string())
     }
 
+    /// `portcullis.toml:7:3`: file, line and column of a place. `None` where it is in no file.
+    pub fn place(&self, spot: &Spot) -> Option<String> {
+        let source = self.sources.get(spot.file)?;
+        let before = source.text.get(..source.text.floor_char_boundary(spot.range.start))?;
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        let column = 1 + before.rsplit('\n').next().map_or(0, |line| line.chars().count());
+        Some(format!("{}:{line}:{column}", source.path.display()))
+    }
+
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }

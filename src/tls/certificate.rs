@@ -25,6 +25,14 @@ pub(super) struct OwnCertificate {
     pub names: Names,
 }
 
+impl OwnCertificate {
+    /// Whether this is the chain of `other`. The key belongs to it, so that the same chain has the same key; unless the
+    /// key is of a kind that does not tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert && self.key.keys_match().is_ok() && other.key.keys_match().is_ok()
+    }
+}
+
 /// The names in a certificate's SANs, in lower case.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {

@@ -40,7 +40,7 @@ async fn meet_server(
 ) -> (Result<ClientTlsStream, UpstreamTlsError>, usize) {
     let files = Files::new();
     let tls = ListenerTls { default: policy(vec![files.pair(pair)], ClientAuth::None), policies: Vec::new() };
-    let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
+    let policies = ServerPolicies::build(&tls, BOTH, None, &mut Report::default()).expect("built");
     let (ours, theirs) = sockets().await;
     let (accepted, connected) =
         tokio::join!(accept(&policies, theirs, Instant::now() + PATIENCE), client.connect(name, Socket::Tcp(ours)));
