@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
@@ -47,8 +48,9 @@ pub(super) enum Identity {
 pub(super) struct Wording(Box<str>);
 
 impl Wording {
-    pub fn of(table: &DeTable<'_>) -> Self {
-        let mut text = String::new();
+    /// `base`: where relative paths in it start, and so part of what it says.
+    pub fn of(table: &DeTable<'_>, base: &Path) -> Self {
+        let mut text = format!("{} ", base.display());
         write_table(&mut text, table);
         Self(text.into())
     }
@@ -110,6 +112,20 @@ pub struct Difference {
 }
 
 impl Written {
+    /// Whether the upstream of this name is written as it was `before`, with the same to lean on in `[server]`.
+    pub fn has_upstream_of(&self, before: &Self, name: &Name) -> bool {
+        let entry = |written: &'_ Self| {
+            written.upstreams.iter().find(|entry| entry.name == *name).map(|entry| entry.wording.clone())
+        };
+        let is_same = match (entry(self), entry(before)) {
+            (Some(now), Some(before)) => now == before,
+            // An inline one is what its URL says, unless that has a path that may be relative.
+            (None, None) => !name.as_str().contains("unix:"),
+            _ => false,
+        };
+        is_same && self.server == before.server
+    }
+
     /// What has changed since `before`.
     pub fn since(&self, before: &Self) -> Changes {
         Changes {

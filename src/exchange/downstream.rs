@@ -4,19 +4,20 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::HeaderMap;
 
 use crate::clock::Instant;
+use crate::config::model::ListenerTimeouts;
 use crate::http::Activity;
 use crate::proto::forwarded;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::types::{HttpVersion, Peer};
+use crate::types::{HttpVersion, Peer, Scheme};
 
+use super::live_listener::LiveListener;
 use super::stalls::Stalls;
 use super::tools::Tools;
 use super::tunnel::Tunnel;
@@ -24,7 +25,7 @@ use super::tunnel::Tunnel;
 /// A downstream connection as its requests see it.
 pub struct Downstream {
     pub tools: Rc<Tools>,
-    pub listener: Arc<ListenerPlan>,
+    pub listener: Rc<LiveListener>,
     pub peer: Peer,
     /// The port at which the client reached us; `None` on a unix socket.
     pub local_port: Option<u16>,
@@ -33,12 +34,36 @@ pub struct Downstream {
     pub activity: Rc<Activity>,
     /// Unique in this process, for logs.
     pub number: u64,
+    promise: Cell<Promise>,
+    /// A request has come on it.
+    has_asked: Cell<bool>,
+    is_outdated: Cell<bool>,
     stalls: OnceCell<Rc<Stalls>>,
     ends_by_close: Cell<bool>,
     is_opening: Cell<bool>,
     tunnel: RefCell<Option<Box<Tunnel>>>,
     cut: Cell<Option<EndReason>>,
     tunnels: Cell<usize>,
+}
+
+/// What a connection was made with and keeps, although a reload may have changed it since.
+#[derive(Clone, Copy, Debug)]
+pub struct Promise {
+    /// The listener's, when this was last known to be what it offers.
+    revision: u32,
+    websocket_over_h2: bool,
+    head_size: usize,
+}
+
+impl Promise {
+    /// As the listener offers it now.
+    pub fn of(listener: &LiveListener, plan: &ListenerPlan) -> Self {
+        Self {
+            revision: listener.revision(),
+            websocket_over_h2: plan.websocket_over_h2,
+            head_size: plan.limits.head_size,
+        }
+    }
 }
 
 /// A tunnel on a stream of a connection, for as long as it is held.
@@ -53,7 +78,7 @@ impl Drop for OpenTunnel {
 impl Downstream {
     pub fn new(
         tools: Rc<Tools>,
-        listener: Arc<ListenerPlan>,
+        (listener, promise): (Rc<LiveListener>, Promise),
         (peer, local_port): (Peer, Option<u16>),
         tls: Option<TlsInfo>,
         version: HttpVersion,
@@ -69,6 +94,9 @@ impl Downstream {
             version,
             activity,
             number,
+            promise: Cell::new(promise),
+            has_asked: Cell::default(),
+            is_outdated: Cell::default(),
             stalls: OnceCell::new(),
             ends_by_close: Cell::default(),
             is_opening: Cell::default(),
@@ -85,7 +113,56 @@ impl Downstream {
 
     /// Until when the client may say nothing while no request is open.
     pub fn keep_alive_deadline(&self) -> Instant {
-        self.activity.idle_since() + self.listener.timeouts.keep_alive
+        self.activity.idle_since() + self.timeouts().keep_alive
+    }
+
+    pub fn timeouts(&self) -> ListenerTimeouts {
+        self.listener.timeouts()
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// HTTP is set up on the connection once more, by this plan.
+    pub fn renew_promise(&self, plan: &ListenerPlan) {
+        self.promise.set(Promise { revision: self.promise.get().revision, ..Promise::of(&self.listener, plan) });
+    }
+
+    /// Whether a request has ever come.
+    pub fn has_asked(&self) -> bool {
+        self.has_asked.get()
+    }
+
+    pub(super) fn note_asked(&self) {
+        self.has_asked.set(true);
+    }
+
+    /// Whether its listener would not make this connection today: a reload has changed what is asked of clients, or what
+    /// they are offered. It takes no further requests then.
+    pub fn is_outdated(&self) -> bool {
+        let promise = self.promise.get();
+        let revision = self.listener.revision();
+        if promise.revision != revision {
+            self.promise.set(Promise { revision, ..promise });
+            let is_good = self.listener.serving().is_some_and(|serving| self.is_good_under(serving.listener()));
+            self.is_outdated.set(!is_good);
+        }
+        self.is_outdated.get()
+    }
+
+    fn is_good_under(&self, plan: &ListenerPlan) -> bool {
+        let Promise { websocket_over_h2, head_size, .. } = self.promise.get();
+        let is_spoken = match self.version {
+            HttpVersion::Http1 => plan.protocols.http1,
+            HttpVersion::Http2 => plan.protocols.http2 && (!websocket_over_h2 || plan.websocket_over_h2),
+        };
+        let is_let_in = match (&self.tls, &plan.tls) {
+            (None, None) => true,
+            (Some(tls), Some(policies)) => policies.admit(tls, None),
+            _ => false,
+        };
+        is_spoken && is_let_in && head_size <= plan.limits.head_size
     }
 
     pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
@@ -137,7 +214,7 @@ impl Downstream {
     fn note_headless(&self, status: Option<u16>, end: EndReason, detail: &str) {
         self.tools.access.record(&AccessRecord {
             connection: self.number,
-            listener: self.listener.name.as_str(),
+            listener: self.listener.name().as_str(),
             client: self.peer.ip(),
             peer: Some(&self.peer),
             protocol: Some(self.version),

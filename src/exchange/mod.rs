@@ -1,11 +1,13 @@
 //! The life of a request: plan → refuse, answer, forward, or open a tunnel.
 //!
 //! The entry for the access log is opened first; whatever happens afterwards is recorded exactly once, when the last
-//! holder of the entry lets go of it. Dropping the future (the client left) closes what was opened upstream.
+//! holder of the entry lets go of it. A request is served to its end by the configuration that was in use when its head
+//! was whole. Dropping the future (the client left) closes what was opened upstream.
 
 mod delivery;
 mod downstream;
 mod entry;
+mod live_listener;
 mod outbound;
 mod plain;
 pub mod plan;
@@ -25,18 +27,27 @@ use crate::http::{AnswerBody, Inbound};
 use crate::telemetry::end::EndReason;
 use crate::types::HttpVersion;
 
-pub use downstream::Downstream;
+pub use downstream::{Downstream, Promise};
 use entry::Entry;
+pub use live_listener::{LiveListener, Serving};
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
 pub use tools::{Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.
 pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<AnswerBody> {
-    let generation = downstream.tools.generation();
+    downstream.note_asked();
+    let serving = downstream.listener.serving();
+    let generation =
+        serving.as_ref().map_or_else(|| downstream.tools.generation(), |serving| serving.generation.clone());
     let entry = Entry::open(&downstream, &generation, &inbound);
     let is_head = inbound.head.method == Method::HEAD;
-    let mut answer = match serve(&downstream, &generation, &entry, inbound).await {
+    let served = match &serving {
+        Some(serving) => serve(&downstream, serving, &entry, inbound).await,
+        // Its listener is long gone, and there is no telling what it would have said.
+        None => Err(Fault::Misdirected),
+    };
+    let mut answer = match served {
         Ok(answer) => answer,
         Err(fault) => {
             entry.failed(&fault);
@@ -60,14 +71,14 @@ fn strip_body(answer: &mut Response<AnswerBody>) {
 
 async fn serve(
     downstream: &Rc<Downstream>,
-    generation: &Rc<Generation>,
+    serving: &Serving,
     entry: &Rc<Entry>,
     inbound: Inbound,
 ) -> Result<Response<AnswerBody>, Fault> {
-    let snapshot = &generation.snapshot;
+    let (generation, snapshot) = (&serving.generation, serving.snapshot());
     let mut found = Found::default();
     let asked = Asked {
-        listener: &downstream.listener,
+        listener: serving.listener(),
         peer: downstream.peer.ip(),
         tls: downstream.tls.as_ref(),
         version: downstream.version,

@@ -85,6 +85,10 @@ pub fn plan(snapshot: &Snapshot, asked: &Asked<'_>, found: &mut Found) -> Result
         return Ok(Plan::Options);
     }
     let target = parse_target(raw)?;
+    // Refused by hyper, unless it was offered to this connection before a reload.
+    if found.is_handshake && asked.version == HttpVersion::Http2 && !asked.listener.websocket_over_h2 {
+        return Err(Fault::Misdirected);
+    }
     if snapshot.via.is_in(&head.headers) {
         return Err(Fault::Loop);
     }

@@ -10,6 +10,6 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Arrival, ArrivedSocket, WorkerPort, accept_loop};
+pub use accept::{Arrival, ArrivedSocket, Change, Door, WorkerPort, accept_loop};
 pub use bind::{BindError, BoundListener, bind};
 pub use load::{LoadGuard, WorkerLoad};

@@ -25,12 +25,10 @@ pub(super) struct OwnCertificate {
     pub names: Names,
 }
 
-impl OwnCertificate {
-    /// Whether this is the chain of `other`. The key belongs to it, so that the same chain has the same key; unless the
-    /// key is of a kind that does not tell.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.key.cert == other.key.cert && self.key.keys_match().is_ok() && other.key.keys_match().is_ok()
-    }
+/// Whether the two are one. Keys belong to their chains, so that the same chain has the same key; unless one is of a kind
+/// that does not tell.
+pub(super) fn is_same(own: &CertifiedKey, other: &CertifiedKey) -> bool {
+    own.cert == other.cert && own.keys_match().is_ok() && other.keys_match().is_ok()
 }
 
 /// The names in a certificate's SANs, in lower case.

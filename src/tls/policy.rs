@@ -153,6 +153,12 @@ impl ServerPolicies {
         is_own && self.policies[own.0].admits(info)
     }
 
+    /// Whether all policies are those of `previous`, with what their files hold, their tickets and their sessions.
+    pub fn is_kept_from(&self, previous: &Self) -> bool {
+        let mut pairs = self.policies.iter().zip(&previous.policies);
+        self.policies.len() == previous.policies.len() && pairs.all(|(now, old)| Arc::ptr_eq(&now.config, &old.config))
+    }
+
     /// Whether every connection that is good under one of the two is so under the other.
     pub fn ask_the_same(&self, other: &Self) -> bool {
         let asks = |policy: &Policy| {

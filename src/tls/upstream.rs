@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use super::makeup::Anchors;
 use super::policy::read_roots;
 use super::stream::ClientTlsStream;
 use super::{certificate, provider};
@@ -30,13 +32,30 @@ const STORED_SESSIONS: usize = 256;
 #[derive(Debug, Default)]
 pub struct SystemRoots {
     /// The outer `None`: not asked for yet. The inner: there are none.
-    read: Option<Option<Arc<RootCertStore>>>,
+    read: Option<Option<Roots>>,
+}
+
+/// Trust anchors with what compares them.
+#[derive(Clone, Debug)]
+struct Roots {
+    store: Arc<RootCertStore>,
+    anchors: Anchors,
+}
+
+impl Roots {
+    fn new(store: RootCertStore) -> Self {
+        let anchors = Anchors::of(&store);
+        Self { store: Arc::new(store), anchors }
+    }
 }
 
 /// How an upstream's servers are reached over TLS. Clones share sessions.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    /// What it was built on.
+    anchors: Anchors,
+    own: Option<Arc<CertifiedKey>>,
 }
 
 /// Why a TLS handshake with an upstream server failed. The server has got the alert.
@@ -96,7 +115,7 @@ impl ClientTls {
             }
         }
         let roots = match &upstream.ca {
-            Some(ca) => read_roots(ca, report).map(Arc::new),
+            Some(ca) => read_roots(ca, report).map(Roots::new),
             None => system.get(&upstream.spot, report),
         };
         let provider = provider();
@@ -104,8 +123,19 @@ impl ClientTls {
             None => Some(None),
             Some(files) => certificate::load_client(files, &provider, crate::clock::wall(), report).map(Some),
         };
-        let config = client_config(provider, roots?, own?, &upstream.spot, report)?;
-        names_are_good.then(|| Self { config: Arc::new(config) })
+        let (Roots { store, anchors }, own) = (roots?, own?);
+        let config = client_config(provider, store, own.clone(), &upstream.spot, report)?;
+        names_are_good.then(|| Self { config: Arc::new(config), anchors, own })
+    }
+
+    /// Whether both trust the same CAs and show the same certificate. Names are not looked at.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let own = match (&self.own, &other.own) {
+            (None, None) => true,
+            (Some(own), Some(other)) => certificate::is_same(own, other),
+            _ => false,
+        };
+        own && self.anchors == other.anchors
     }
 
     /// Runs the TLS handshake with a server that must prove to be `name`: a host name, or an address (with or without
@@ -123,12 +153,12 @@ impl ClientTls {
 }
 
 impl SystemRoots {
-    fn get(&mut self, spot: &Spot, report: &mut Report) -> Option<Arc<RootCertStore>> {
+    fn get(&mut self, spot: &Spot, report: &mut Report) -> Option<Roots> {
         let roots = self.read.get_or_insert_with(|| {
             let mut roots = RootCertStore::empty();
             // Single broken files or certificates are the system's business, as long as something is left.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            (!roots.is_empty()).then(|| Arc::new(roots))
+            (!roots.is_empty()).then(|| Roots::new(roots))
         });
         if roots.is_none() {
             report
@@ -142,7 +172,7 @@ impl SystemRoots {
 fn client_config(
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
-    own: Option<Arc<rustls::sign::CertifiedKey>>,
+    own: Option<Arc<CertifiedKey>>,
     spot: &Spot,
     report: &mut Report,
 ) -> Option<ClientConfig> {

@@ -72,6 +72,15 @@ impl Definition {
         })
     }
 
+    /// Whether the files that both are built on (CAs, our certificate) hold the same.
+    pub fn has_files_of(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(tls), Some(other)) => tls.is_same(other),
+            _ => false,
+        }
+    }
+
     /// The number of one more group.
     pub(super) fn join(&self) -> usize {
         self.groups.fetch_add(1, Ordering::Relaxed)

@@ -1,8 +1,10 @@
 //! One thread with its own runtime: it takes arrivals and runs connections; nothing of a connection ever leaves it.
 //!
 //! Owns the tools that the worker's requests share without locks: the snapshot in use, pools, scratch buffer, timer
-//! wheel, access log. Ends when the process has ended.
+//! wheel, access log. Everything it is told comes through one inbox, in order: an arrival is served by the configuration
+//! that stood before it. Ends when the process has ended.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -30,9 +32,30 @@ const NAME_LOOKUPS: usize = 16;
 /// The accept loop, as a worker may be given it.
 pub type Accepting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What a worker is told.
+pub enum Message {
+    Arrival(Arrival),
+    /// Another configuration, for every request whose head is whole from now on.
+    Configuration(NextConfiguration),
+}
+
+impl From<Arrival> for Message {
+    fn from(arrival: Arrival) -> Self {
+        Self::Arrival(arrival)
+    }
+}
+
+/// A configuration on its way to a worker.
+pub struct NextConfiguration {
+    pub snapshot: Arc<Snapshot>,
+    pub access: AccessLogHandle,
+    /// Dropped once the worker serves by it.
+    pub done: mpsc::Sender<Infallible>,
+}
+
 /// A worker that has been started.
 pub struct Worker {
-    pub port: WorkerPort,
+    pub port: WorkerPort<Message>,
     accepting: Option<oneshot::Sender<Accepting>>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -80,7 +103,7 @@ fn run(
     snapshot: Arc<Snapshot>,
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
-    inbox: UnboundedReceiver<Arrival>,
+    inbox: UnboundedReceiver<Message>,
     accepting: oneshot::Receiver<Accepting>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -96,7 +119,7 @@ async fn serve(
     snapshot: Arc<Snapshot>,
     lifecycle: &Lifecycle,
     access: &AccessLogHandle,
-    inbox: UnboundedReceiver<Arrival>,
+    inbox: UnboundedReceiver<Message>,
     accepting: oneshot::Receiver<Accepting>,
 ) {
     let (phase, follower) = lifecycle.follow();
@@ -112,7 +135,7 @@ async fn serve(
         }
     });
     // A task like any other: to wake the runtime's own future from within costs a system call.
-    lifecycle::spawn_local("inbox", take_arrivals(inbox, tools));
+    lifecycle::spawn_local("inbox", read_inbox(inbox, tools));
     phase.stop().ended().await;
     // Tunnels say Close, and wait a moment for the answer.
     lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
@@ -122,11 +145,20 @@ async fn serve(
     }
 }
 
-async fn take_arrivals(mut inbox: UnboundedReceiver<Arrival>, tools: Rc<Tools>) {
-    while let Some(arrival) = inbox.recv().await {
+async fn read_inbox(mut inbox: UnboundedReceiver<Message>, tools: Rc<Tools>) {
+    while let Some(message) = inbox.recv().await {
         if tools.phase.phase() == Phase::Ended {
             return;
         }
-        lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()));
+        match message {
+            Message::Arrival(arrival) => {
+                _ = lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()))
+            }
+            Message::Configuration(NextConfiguration { snapshot, access, done }) => {
+                tools.access.follow(&access);
+                tools.change(snapshot);
+                drop(done);
+            }
+        }
     }
 }

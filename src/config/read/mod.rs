@@ -117,11 +117,11 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     match included_by {
         None => {
             if let Some(table) = root.table(&mut cx, "server", &keys::SERVER) {
-                draft.written.server = table.wording();
+                draft.written.server = table.wording(&cx);
                 draft.server = Some(server::server(&mut cx, table, &mut draft.include));
             }
             if let Some(table) = root.table(&mut cx, "log", &keys::LOG) {
-                draft.written.log = table.wording();
+                draft.written.log = table.wording(&cx);
                 draft.log = Some(server::log(&mut cx, table));
             }
         }
@@ -137,14 +137,14 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
         }
     }
     for table in root.tables(&mut cx, "listener", &keys::LISTENER) {
-        let wording = table.wording();
+        let wording = table.wording(&cx);
         let listener = listener::listener(&mut cx, table);
         let (identity, name) = (Identity::Listener(listener.key()), listener.name.clone());
         draft.written.listeners.push(Entry { identity, name, wording });
         draft.listeners.push(listener);
     }
     for table in root.tables(&mut cx, "route", &keys::ROUTE) {
-        let wording = table.wording();
+        let wording = table.wording(&cx);
         let route = route::route(&mut cx, table);
         draft.written.routes.push(named(&route.route.name, wording));
         draft.routes.push(route);
@@ -192,7 +192,7 @@ fn upstreams(cx: &mut Cx<'_>, draft: &mut Draft, node: &Node<'_>) {
         };
         let mut table = Table::new(&keys::UPSTREAM, entries, group.spot);
         table.header = format!("[upstream.{}]", name.get_ref());
-        draft.written.upstreams.push(named(&Name::new(&**name.get_ref()), table.wording()));
+        draft.written.upstreams.push(named(&Name::new(&**name.get_ref()), table.wording(cx)));
         upstream::check_name(cx, name.get_ref(), &name_spot);
         let upstream = upstream::upstream(cx, table, name.get_ref());
         draft.upstreams.push(DraftUpstream { upstream, name_spot });

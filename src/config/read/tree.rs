@@ -142,8 +142,8 @@ impl<'t> Table<'t> {
     }
 
     /// What it says, for comparison.
-    pub fn wording(&self) -> Wording {
-        Wording::of(self.entries)
+    pub fn wording(&self, cx: &Cx<'_>) -> Wording {
+        Wording::of(self.entries, &cx.base)
     }
 
     pub fn take(&mut self, key: &'static str) -> Option<Node<'t>> {
