@@ -81,6 +81,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         access: RefCell::new(access),
         events,
     });
+    let max_connections = (config.server.max_connections, descriptors);
     // What was read is in the snapshot, and that is another one after a reload.
     drop((config, addresses));
     let reloader = Reloader::new(Running {
@@ -89,7 +90,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         inboxes: workers.iter().map(|worker| worker.port.inbox.clone()).collect(),
         acceptor: accepting.changes,
         connections,
-        descriptors,
+        max_connections,
         control: control.clone(),
         lifecycle: lifecycle.clone(),
     });

@@ -68,8 +68,8 @@ pub struct Running {
     pub inboxes: Vec<mpsc::UnboundedSender<Message>>,
     pub acceptor: mpsc::Sender<Change>,
     pub connections: Connections,
-    /// Of the process at most: connections have to do with them.
-    pub descriptors: u64,
+    /// What `server.max_connections` says, and how many descriptors the process may have for that.
+    pub max_connections: (Option<usize>, u64),
     pub control: Rc<Control>,
     pub lifecycle: Lifecycle,
 }
@@ -77,7 +77,8 @@ pub struct Running {
 /// Reloads a gateway.
 pub struct Reloader {
     running: Running,
-    reading: Option<JoinHandle<()>>,
+    /// Has been given up, and may still be at it.
+    slow_reading: Option<JoinHandle<()>>,
     /// Reloads that were refused.
     refused: u64,
 }
@@ -90,7 +91,7 @@ struct Draft {
 
 impl Reloader {
     pub fn new(running: Running) -> Self {
-        Self { running, reading: None, refused: 0 }
+        Self { running, slow_reading: None, refused: 0 }
     }
 
     /// Reloads whenever it is asked to, until the process stops.
@@ -125,7 +126,7 @@ impl Reloader {
 
     /// The configuration as its files are now.
     async fn read(&mut self) -> Draft {
-        if self.reading.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if self.slow_reading.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return Draft::without("the files of an earlier reload are still being read");
         }
         let (document, previous) = (self.running.document.clone(), self.running.snapshot.clone());
@@ -136,15 +137,18 @@ impl Reloader {
             // Whoever waited may have given up.
             let _ = done.send(draft);
         });
-        match thread {
-            Ok(thread) => self.reading = Some(thread),
+        let thread = match thread {
+            Ok(thread) => thread,
             Err(error) => return Draft::without(format_args!("there is no thread to read the files: {error}")),
-        }
+        };
         match tokio::time::timeout(READING, draft).await {
             Ok(Ok(draft)) => draft,
             // It has told of its panic.
             Ok(Err(_)) => Draft::without("the files could not be read"),
-            Err(_) => Draft::without(format_args!("the files could not be read within {READING:?}")),
+            Err(_) => {
+                self.slow_reading = Some(thread);
+                Draft::without(format_args!("the files could not be read within {READING:?}"))
+            }
         }
     }
 
@@ -167,7 +171,11 @@ impl Reloader {
         running.control.access.replace(access);
         running.control.events.follow(&config.log);
         running.control.drain_timeout.set(config.server.drain_timeout);
-        running.connections.set_max(limits::fit_connections(config.server.max_connections, running.descriptors));
+        let (max_connections, descriptors) = running.max_connections;
+        if config.server.max_connections != max_connections {
+            running.max_connections = (config.server.max_connections, descriptors);
+            running.connections.set_max(limits::fit_connections(config.server.max_connections, descriptors));
+        }
         let (workers, wanted) = (running.inboxes.len(), config.server.workers);
         if workers != wanted {
             tracing::warn!(workers, wanted, "`server.workers` needs a restart; all else is in use");

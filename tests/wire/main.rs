@@ -20,6 +20,8 @@ mod origin;
 mod places;
 mod pool;
 mod rates;
+mod reload;
+mod reload_listeners;
 mod response;
 mod rows;
 mod smuggling;

@@ -52,6 +52,8 @@ pub struct Pki {
     pub mtls: Leaf,
     client_authority_pem: String,
     client_authority: CertificateDer<'static>,
+    servers: Authority,
+    strangers: Authority,
     clients: Vec<(ClientKind, Leaf)>,
     backends: Vec<(ServerKind, Leaf)>,
     provider: Arc<CryptoProvider>,
@@ -125,14 +127,18 @@ impl Pki {
             (ServerKind::WrongName, issue(params(&["other.test"], ServerAuth), Some(&servers))),
             (ServerKind::Expired, issue(expired(backend()), Some(&servers))),
         ];
+        let (a, b, mtls) = (server("a.test"), server("b.test"), server("mtls.test"));
+        let (authority_pem, authority) = (servers.1.pem(), servers.1.der().clone());
         Self {
-            a: server("a.test"),
-            b: server("b.test"),
-            mtls: server("mtls.test"),
-            authority_pem: servers.1.pem(),
-            authority: servers.1.der().clone(),
+            a,
+            b,
+            mtls,
+            authority_pem,
+            authority,
             client_authority_pem: visitors.1.pem(),
             client_authority: visitors.1.der().clone(),
+            servers,
+            strangers,
             clients,
             backends,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
@@ -149,6 +155,16 @@ impl Pki {
             write(&format!("{name}.pem"), &leaf.cert_pem);
             write(&format!("{name}.key"), &leaf.key_pem);
         }
+    }
+
+    /// A further certificate for a name, as after a renewal.
+    pub fn renewed(&self, name: &str) -> Leaf {
+        issue(params(&[name], ExtendedKeyUsagePurpose::ServerAuth), Some(&self.servers))
+    }
+
+    /// The authority of [`ClientKind::OtherCa`], which is not that of `clients.pem`.
+    pub fn other_clients(&self) -> String {
+        self.strangers.1.pem()
     }
 
     fn client(&self, kind: ClientKind) -> &Leaf {
