@@ -285,6 +285,10 @@ fn file_with(section: &Section, lines: &str) -> String {
             upstream =
                 format!("[upstream.a]\n[[upstream.a.servers]]\n{}{lines}\n", unless("url", "url = \"https://a.test\""));
         }
+        "upstream.NAME.sticky" => {
+            let needed = unless("cookie", "cookie = \"pcl\"") + &unless("secret_file", "secret_file = \"s\"");
+            upstream.push_str(&format!("[upstream.a.sticky]\n{needed}{lines}\n"));
+        }
         "upstream.NAME.hash" => {
             let by = if has("name = ") { unless("by", "by = \"header\"") } else { String::new() };
             let name = if lines.contains("\"header\"") { unless("name", "name = \"X-User\"") } else { String::new() };

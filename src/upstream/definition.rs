@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::balance::Balance;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
+use super::sticky::Sticky;
 use crate::config::model::{self, HostHeader};
 use crate::config::report::Report;
 use crate::tls::{ClientTls, SystemRoots};
@@ -18,6 +19,7 @@ pub struct Definition {
     pub name: Name,
     pub roster: Roster,
     pub balance: Balance,
+    pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
     /// Plain requests are refused; the servers speak only WebSocket.
@@ -45,6 +47,13 @@ impl Definition {
         } else {
             None
         };
+        let sticky = match &upstream.sticky {
+            Some(sticky) => {
+                let known = previous.and_then(|previous| previous.sticky.as_ref());
+                Some(Sticky::build(upstream.name.as_str(), sticky, known, report)?)
+            }
+            None => None,
+        };
         let known = known_states(previous);
         let servers = upstream.servers.iter().map(|server| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
@@ -61,6 +70,7 @@ impl Definition {
             name: upstream.name.clone(),
             roster: Roster::new(servers.collect()),
             balance: Balance::new(&upstream.balance),
+            sticky,
             slow_start: upstream.slow_start,
             websocket_only: upstream.websocket_only,
             host: upstream.host,

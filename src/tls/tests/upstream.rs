@@ -18,6 +18,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
+        sticky: None,
         websocket_only: false,
         host: HostHeader::Preserve,
         via: true,

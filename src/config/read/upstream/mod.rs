@@ -2,6 +2,7 @@
 
 mod balance;
 mod servers;
+mod sticky;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     }
     (upstream.servers, upstream.websocket_only) = servers::read(cx, &mut table);
     upstream.balance = balance::read(cx, &mut table);
+    upstream.sticky = sticky::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
     upstream.host = host(cx, &mut table, &upstream.servers);
     upstream.via = table.boolean(cx, "via", true).value;
@@ -60,6 +62,7 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         slow_start: None,
+        sticky: None,
         websocket_only: false,
         host: HostHeader::Preserve,
         via: true,
