@@ -260,7 +260,15 @@ pub static UPSTREAM: Section = Section {
 pub static UPSTREAM_SERVER: Section = Section {
     path: "upstream.NAME.servers",
     header: "an entry of `servers`",
-    keys: &[key("url", Required), key("weight", Value("1")), key("backup", Value("false"))],
+    keys: &[
+        key("url", Required),
+        key("weight", Value("1")),
+        key("backup", Value("false")),
+        key("tls_name", Words("the host in the URL")),
+        key("ca", Words("the upstream's `ca`")),
+        key("client_cert", Words("the upstream's `client_cert`")),
+        key("client_key", Words("the upstream's `client_key`")),
+    ],
     later: &[],
 };
 

@@ -28,8 +28,6 @@ pub struct Definition {
     pub via: bool,
     pub retries: u32,
     pub connect_timeout: Duration,
-    /// Present when any server is reached over TLS.
-    pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
 }
@@ -42,11 +40,7 @@ impl Definition {
         previous: Option<&Self>,
         report: &mut Report,
     ) -> Option<Self> {
-        let tls = if upstream.servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(ClientTls::build_with(upstream, roots, report)?)
-        } else {
-            None
-        };
+        let tls = ClientTls::build(upstream, roots, report)?;
         let sticky = match &upstream.sticky {
             Some(sticky) => {
                 let known = previous.and_then(|previous| previous.sticky.as_ref());
@@ -55,7 +49,7 @@ impl Definition {
             None => None,
         };
         let known = known_states(previous);
-        let servers = upstream.servers.iter().map(|server| {
+        let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
                 let state = Arc::new(State::default());
@@ -64,7 +58,7 @@ impl Definition {
                 }
                 state
             });
-            Arc::new(Server::build(upstream.name.as_str(), server, state))
+            Arc::new(Server::build(upstream.name.as_str(), server, tls, state))
         });
         Some(Self {
             name: upstream.name.clone(),
@@ -77,7 +71,6 @@ impl Definition {
             via: upstream.via,
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
-            tls,
             groups: AtomicUsize::new(0),
         })
     }

@@ -32,10 +32,6 @@ pub struct Upstream {
     pub retries: u32,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
-    /// `None`: the system's roots.
-    pub ca: Option<Located<PathBuf>>,
-    /// For servers that ask for a client certificate.
-    pub client_certificate: Option<CertificateFiles>,
     pub spot: Spot,
 }
 
@@ -46,6 +42,10 @@ pub struct UpstreamServer {
     /// TLS to the server, with the name that is verified and, unless it is an address, sent as SNI. IPv6 without
     /// brackets.
     pub tls_name: Option<Located<Arc<str>>>,
+    /// Where TLS is: who vouches for the server. `None`: the system's roots.
+    pub ca: Option<Located<PathBuf>>,
+    /// For a server that asks for a client certificate.
+    pub client_certificate: Option<CertificateFiles>,
     /// As written, for logs.
     pub url: Name,
     /// Its share of new work beside the others'. Default 1; 0: it drains, and gets none.

@@ -1,8 +1,8 @@
 //! `sticky`: the cookie that keeps a client with its server.
 
-use super::balance::is_token;
 use crate::config::keys;
 use crate::config::model::{SameSite, Sticky};
+use crate::config::read::names::is_token;
 use crate::config::read::tree::{Cx, Table};
 use crate::config::report::Located;
 
