@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::config::model::{
     Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Protocols, Route, TrustedProxies,
 };
-use crate::config::report::{Report, Spot};
+use crate::config::report::{Digest, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
 use crate::proto::via::Via;
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub tunnels: Vec<Option<Tunnels>>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
+    /// What the files hold that each of them is built on.
+    upstream_files: Vec<Files>,
     pub trusted_proxies: TrustedProxies,
     pub forwarded: bool,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
@@ -104,27 +106,13 @@ impl Snapshot {
             .map(|(index, listener)| ListenerPlan::build(index, listener, previous, report))
             .collect();
         let table = RouteTable::build(config, report);
-        let mut roots = SystemRoots::default();
-        let upstreams: Vec<_> = config
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                let known = previous.and_then(|previous| previous.upstream(&upstream.name));
-                let built = Definition::build(upstream, &mut roots, known.map(|known| &**known), report)?;
-                // The same Arc has the same groups on the workers, with their connections.
-                let is_same = |known: &&Arc<Definition>| {
-                    let before = previous.map(|previous| &previous.written);
-                    before.is_some_and(|before| config.written.has_upstream_of(before, &upstream.name))
-                        && known.has_files_of(&built)
-                };
-                Some(known.filter(is_same).cloned().unwrap_or_else(|| Arc::new(built)))
-            })
-            .collect();
+        let upstreams = build_upstreams(config, previous, report);
         if report.has_errors() {
             return None;
         }
         let listeners = listeners.into_iter().collect::<Option<Vec<_>>>()?;
         check_hosts(config, &listeners, report);
+        let (upstreams, upstream_files) = upstreams?.into_iter().unzip();
         let ledger = previous.map_or_else(Arc::default, |previous| previous.ledger.clone());
         Some(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
@@ -132,7 +120,8 @@ impl Snapshot {
             table,
             routes: config.routes.clone(),
             tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
-            upstreams: upstreams.into_iter().collect::<Option<_>>()?,
+            upstreams,
+            upstream_files,
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
@@ -151,8 +140,8 @@ impl Snapshot {
                 changes.listeners.note_renewed(&plan.name);
             }
         }
-        for upstream in &self.upstreams {
-            if before.upstream(&upstream.name).is_some_and(|old| !old.has_files_of(upstream)) {
+        for (upstream, files) in self.upstreams.iter().zip(&self.upstream_files) {
+            if before.upstream(&upstream.name).is_some_and(|(_, old)| old != files) {
                 changes.upstreams.note_renewed(&upstream.name);
             }
         }
@@ -163,9 +152,34 @@ impl Snapshot {
         self.listeners.iter().find(|plan| plan.key == *key)
     }
 
-    fn upstream(&self, name: &Name) -> Option<&Arc<Definition>> {
-        self.upstreams.iter().find(|upstream| upstream.name == *name)
+    fn upstream(&self, name: &Name) -> Option<(&Arc<Definition>, &Files)> {
+        let mut all = self.upstreams.iter().zip(&self.upstream_files);
+        all.find(|(upstream, _)| upstream.name == *name)
     }
+}
+
+type Files = Box<[Digest]>;
+
+/// All upstreams, with what their files hold. Where neither text nor files differ from `previous`, it is the same one: its
+/// groups on the workers, and the connections that they have, go on.
+fn build_upstreams(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    report: &mut Report,
+) -> Option<Vec<(Arc<Definition>, Files)>> {
+    let mut roots = SystemRoots::default();
+    let mut all = Vec::new();
+    for upstream in &config.upstreams {
+        let known = previous.and_then(|previous| previous.upstream(&upstream.name));
+        let before = report.files_read();
+        let built = Definition::build(upstream, &mut roots, known.map(|(known, _)| &**known), report);
+        let files: Files = report.read_since(before).into();
+        let is_written_the_same =
+            previous.is_some_and(|previous| config.written.has_upstream_of(&previous.written, &upstream.name));
+        let kept = known.filter(|(_, old)| is_written_the_same && **old == files).map(|(known, _)| known.clone());
+        all.push(built.map(|built| (kept.unwrap_or_else(|| Arc::new(built)), files)));
+    }
+    all.into_iter().collect()
 }
 
 impl Drop for Snapshot {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use aws_lc_rs::digest;
+
 /// A place in a configuration file: which file, and which bytes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spot {
@@ -84,7 +86,13 @@ impl Problem {
 pub struct Report {
     pub sources: Vec<Source>,
     pub problems: Vec<Problem>,
+    /// What was read of other files, in that order.
+    read: Vec<Digest>,
 }
+
+/// Tells one text from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
 
 impl Report {
     /// Adds an error; the configuration will not be used.
@@ -109,6 +117,22 @@ impl Report {
         let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
         let column = 1 + before.rsplit('\n').next().map_or(0, |line| line.chars().count());
         Some(format!("{}:{line}:{column}", source.path.display()))
+    }
+
+    /// A file that the configuration names holds this.
+    pub fn note_read(&mut self, text: &[u8]) {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(digest::digest(&digest::SHA256, text).as_ref());
+        self.read.push(Digest(digest));
+    }
+
+    /// What has been read since there were `before` files: the same where each of them holds the same.
+    pub fn read_since(&self, before: usize) -> &[Digest] {
+        self.read.get(before..).unwrap_or_default()
+    }
+
+    pub fn files_read(&self) -> usize {
+        self.read.len()
     }
 
     pub fn has_errors(&self) -> bool {

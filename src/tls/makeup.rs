@@ -40,6 +40,10 @@ impl Anchors {
         digest.copy_from_slice(context.finish().as_ref());
         Self(Arc::new(digest))
     }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &*self.0
+    }
 }
 
 /// Everything that two policies have to agree in to be one.
