@@ -70,6 +70,7 @@ impl ListenerPlan {
         tls && self.protocols == other.protocols
             && self.websocket_over_h2 == other.websocket_over_h2
             && self.limits.head_size == other.limits.head_size
+            && self.limits.fields == other.limits.fields
     }
 
     fn build(index: usize, listener: &Listener, previous: Option<&Snapshot>, report: &mut Report) -> Option<Arc<Self>> {

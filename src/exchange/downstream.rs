@@ -52,7 +52,9 @@ pub struct Promise {
     /// The listener's, when this was last known to be what it offers.
     revision: u32,
     websocket_over_h2: bool,
+    /// What hyper lets through of a head.
     head_size: usize,
+    fields: usize,
 }
 
 impl Promise {
@@ -62,6 +64,7 @@ impl Promise {
             revision: listener.revision(),
             websocket_over_h2: plan.websocket_over_h2,
             head_size: plan.limits.head_size,
+            fields: plan.limits.fields,
         }
     }
 }
@@ -152,7 +155,7 @@ impl Downstream {
     }
 
     fn is_good_under(&self, plan: &ListenerPlan) -> bool {
-        let Promise { websocket_over_h2, head_size, .. } = self.promise.get();
+        let Promise { websocket_over_h2, head_size, fields, .. } = self.promise.get();
         let is_spoken = match self.version {
             HttpVersion::Http1 => plan.protocols.http1,
             HttpVersion::Http2 => plan.protocols.http2 && (!websocket_over_h2 || plan.websocket_over_h2),
@@ -162,7 +165,7 @@ impl Downstream {
             (Some(tls), Some(policies)) => policies.admit(tls, None),
             _ => false,
         };
-        is_spoken && is_let_in && head_size <= plan.limits.head_size
+        is_spoken && is_let_in && (head_size, fields) == (plan.limits.head_size, plan.limits.fields)
     }
 
     pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {

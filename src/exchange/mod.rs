@@ -19,7 +19,7 @@ mod websocket;
 
 use std::rc::Rc;
 
-use http::header::{CONTENT_LENGTH, LOCATION};
+use http::header::{CONNECTION, CONTENT_LENGTH, LOCATION};
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::fault::Fault;
@@ -56,6 +56,13 @@ pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<An
     };
     if is_head {
         strip_body(&mut answer);
+    }
+    if downstream.version == HttpVersion::Http1
+        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        && downstream.is_outdated()
+    {
+        // Before `connection.rs` gets to look: the client need not try again in vain.
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
 }

@@ -23,6 +23,8 @@ mod pool;
 mod rates;
 mod reload;
 mod reload_listeners;
+mod reload_policies;
+mod reload_tls;
 mod response;
 mod rows;
 mod smuggling;

@@ -1,10 +1,13 @@
 //! OPS: another configuration while the gateway serves: under load, refused, and in every order.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::harness::{
-    Backend, Fields, Frame, Gateway, H2, Handshake, Leaf, Peer, Request, Setup, Stage, Tunnel, Way, eventually, pki,
+    Backend, Client, Fields, Frame, Gateway, H2, Handshake, Peer, Request, Setup, Stage, Tunnel, Way, eventually,
+    holds_within, pki,
 };
 
 /// A piece of the standard configuration that reloads of these tests exchange.
@@ -77,11 +80,6 @@ fn variant(stage: &Stage, number: usize) -> String {
     if number % 2 == 1 { toml + &extra } else { toml }
 }
 
-fn write_certificate(gateway: &Gateway, name: &str, leaf: &Leaf) {
-    gateway.replace(&format!("{name}.key"), &leaf.key_pem);
-    gateway.replace(&format!("{name}.pem"), &leaf.cert_pem);
-}
-
 async fn reload_fifty_times_under_load(workers: usize) {
     const RELOADS: usize = 50;
     let stage = Setup::new().b1(mirror()).server(&format!("workers = {workers}")).start();
@@ -141,7 +139,7 @@ async fn reload_fifty_times_under_load(workers: usize) {
     let reloads = async {
         for number in 1..=RELOADS {
             if number % 5 == 0 {
-                write_certificate(&stage.gateway, "a", &pki().renewed("a.test"));
+                stage.gateway.replace_certificate("a", &pki().renewed("a.test"));
             }
             let before = busy.get();
             let event = stage.gateway.reload_with(&variant(&stage, number)).await;
@@ -258,7 +256,7 @@ async fn ops_07_what_has_changed_is_said_in_short() {
     assert_eq!(event["upstreams"], "added spare");
     assert_eq!(event["server"], false);
     assert!(stage.gateway.events().iter().any(|event| event["code"] == "unused-upstream" && event["level"] == "WARN"));
-    write_certificate(&stage.gateway, "b", &pki().renewed("b.test"));
+    stage.gateway.replace_certificate("b", &pki().renewed("b.test"));
     let event = stage.gateway.reload_with(&toml.replace("[server]", "[server]\nforwarded = true")).await;
     assert_eq!(event["listeners"], "removed third; renewed tls");
     assert_eq!((&event["upstreams"], &event["server"]), (&"removed spare".into(), &true.into()));
@@ -439,4 +437,87 @@ async fn ops_06_requests_under_way_end_as_they_began() {
         assert!(rest.ends_with(b"second\r\n0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&rest));
         assert_eq!(client.ask(&Request::get("/n")).await.status, 204, "the next one is served by what is in use now");
     }
+}
+
+/// The generations of which the gateway has said that nothing uses them any more.
+fn freed(gateway: &Gateway) -> BTreeSet<u64> {
+    let events = gateway.events();
+    let is_freed = |event: &&serde_json::Value| event["message"] == "nothing uses this configuration any more";
+    events.iter().filter(is_freed).filter_map(|event| event["generation"].as_u64()).collect()
+}
+
+#[tokio::test]
+async fn tun_22_fifty_reloads_under_open_tunnels_leave_no_old_configuration_behind() {
+    let large =
+        (0..2_000).map(|number| format!("[[route]]\npath = \"= /large/{number}\"\nrespond = {{ status = 204 }}\n"));
+    let stage = Setup::new().server("workers = 2").more(&large.collect::<String>()).start();
+    let base = format!("[log]\nlevel = \"debug\"\n{}", stage.toml);
+    let with_more = |number: usize| {
+        let text = base.replace(DENIED, &format!("body = \"{number}\\n\""));
+        let listener = "\n[[listener]]\nname = \"third\"\naddress = \"127.0.0.1:0\"\n";
+        if number.is_multiple_of(2) { text + listener } else { text }
+    };
+    stage.gateway.reload_with(&with_more(0)).await;
+    let mut tunnels = Vec::new();
+    let third = stage.gateway.announced("third").await;
+    let mut removed = Client::clear(third).await;
+    removed.open(&Handshake::to("/ws")).await;
+    for _ in 0..10 {
+        for way in Way::ALL {
+            tunnels.push(way.tunnel(&stage, &Handshake::to("/ws")).await);
+        }
+    }
+    let mut idle = stage.tls().await;
+    assert_eq!(idle.ask(&Request::get("/n")).await.status, 200);
+    for number in 1..=10 {
+        stage.gateway.reload_with(&with_more(number)).await;
+    }
+    eventually("the first ones gone", || freed(&stage.gateway).len() >= 10).await;
+    let (descriptors, memory) = (stage.gateway.descriptors(), stage.gateway.rss());
+    for number in 11..=50 {
+        if number % 10 == 0 {
+            stage.gateway.replace_certificate("a", &pki().renewed("a.test"));
+        }
+        let event = stage.gateway.reload_with(&with_more(number)).await;
+        assert_eq!(event["generation"].as_u64(), Some(number as u64 + 2), "{event}");
+    }
+    // The first one went before the level of the second was in use.
+    let left = || (2..=51).filter(|generation| !freed(&stage.gateway).contains(generation)).collect::<Vec<_>>();
+    assert!(holds_within(Duration::from_secs(10), || left().is_empty()).await, "{:?}", left());
+    assert!(!freed(&stage.gateway).contains(&52), "the one in use");
+    let is_flat = || stage.gateway.descriptors() <= descriptors;
+    assert!(holds_within(Duration::from_secs(5), is_flat).await, "{descriptors}, {}", stage.gateway.descriptors());
+    let grown = stage.gateway.rss().saturating_sub(memory);
+    assert!(grown < 12 * 1024, "{grown} KiB on top of {memory}");
+    assert_eq!(idle.ask(&Request::get("/n")).await.status, 200);
+    removed.echo("still").await;
+    for tunnel in &mut tunnels {
+        tunnel.echo("still").await;
+    }
+}
+
+/// A request that goes on holds the configuration that it began with, and lets go of it at its end.
+#[tokio::test]
+async fn tun_22_a_handshake_under_way_holds_its_configuration_and_its_tunnel_does_not() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let backend = Backend::scripted(move |mut peer: Peer| {
+        let mut wait = wait.clone();
+        async move {
+            let head = peer.head().await?;
+            let _ = wait.wait_for(|go| *go).await;
+            peer.serve_from(head).await
+        }
+    });
+    let stage = Setup::new().b1(backend).more("[log]\nlevel = \"debug\"\n").start();
+    let mut client = stage.clear().await;
+    client.send(Handshake::to("/ws").to_h1()).await;
+    eventually("the handshake upstream", || stage.b1.saw("/ws")).await;
+    stage.reload_with(DENIED, "body = \"x\"").await;
+    stage.reload_with(DENIED, "body = \"y\"").await;
+    eventually("the second one gone", || freed(&stage.gateway).contains(&2)).await;
+    assert!(!freed(&stage.gateway).contains(&1));
+    go.send(true).expect("a waiting backend");
+    assert_eq!(client.head().await.status(), 101);
+    client.echo("open").await;
+    eventually("the first one gone", || freed(&stage.gateway).contains(&1)).await;
 }

@@ -4,6 +4,7 @@ mod adapter;
 mod downstream;
 mod engine;
 mod files;
+mod reload;
 mod upstream;
 
 use std::path::PathBuf;

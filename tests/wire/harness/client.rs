@@ -19,12 +19,14 @@ pub struct TlsOptions {
     pub send_sni: bool,
     pub alpn: Vec<&'static str>,
     pub certificate: Option<ClientKind>,
+    /// TLS 1.2 and nothing newer.
+    pub tls12: bool,
 }
 
 impl TlsOptions {
     /// SNI `name`, ALPN `http/1.1`, no certificate.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), send_sni: true, alpn: vec!["http/1.1"], certificate: None }
+        Self { name: name.to_owned(), send_sni: true, alpn: vec!["http/1.1"], certificate: None, tls12: false }
     }
 
     pub fn alpn(mut self, alpn: &[&'static str]) -> Self {
@@ -34,6 +36,11 @@ impl TlsOptions {
 
     pub fn certificate(mut self, kind: ClientKind) -> Self {
         self.certificate = Some(kind);
+        self
+    }
+
+    pub fn tls12(mut self) -> Self {
+        self.tls12 = true;
         self
     }
 
@@ -67,7 +74,7 @@ impl Client {
 
     pub async fn try_tls(address: SocketAddr, options: &TlsOptions) -> io::Result<Self> {
         let socket = within("a TCP connection", TcpStream::connect(address)).await?;
-        let config = pki().client_config(&options.alpn, options.send_sni, options.certificate);
+        let config = pki().client_config(options);
         let name = ServerName::try_from(options.name.clone()).expect("a server name");
         let connector = TlsConnector::from(Arc::new(config));
         let tls = within("a TLS handshake", connector.connect(name, socket)).await?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{eventually, patience, pki};
+use super::{Leaf, eventually, patience, pki};
 
 pub struct Gateway {
     child: Child,
@@ -134,6 +134,12 @@ impl Gateway {
         let fresh = self.folder().join(format!(".{name}.new").replace('/', "-"));
         std::fs::write(&fresh, text).expect("a writable folder");
         std::fs::rename(fresh, self.folder().join(name)).expect("a writable folder");
+    }
+
+    /// Certificate and key.
+    pub fn replace_certificate(&self, name: &str, leaf: &Leaf) {
+        self.replace(&format!("{name}.key"), &leaf.key_pem);
+        self.replace(&format!("{name}.pem"), &leaf.cert_pem);
     }
 
     /// SIGHUP, and the event that says what has come of it.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::TlsOptions;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -172,19 +173,20 @@ impl Pki {
     }
 
     /// A client that trusts the test authority.
-    pub fn client_config(&self, alpn: &[&str], sni: bool, certificate: Option<ClientKind>) -> rustls::ClientConfig {
+    pub fn client_config(&self, options: &TlsOptions) -> rustls::ClientConfig {
+        let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::DEFAULT_VERSIONS };
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.clone()).expect("a root");
         let builder = rustls::ClientConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("protocol versions")
             .with_root_certificates(roots);
-        let mut config = match certificate.map(|kind| self.client(kind)) {
+        let mut config = match options.certificate.map(|kind| self.client(kind)) {
             Some(leaf) => builder.with_client_auth_cert(vec![leaf.cert.clone()], leaf.key()).expect("a client key"),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config.enable_sni = sni;
+        config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.enable_sni = options.send_sni;
         config
     }
 
