@@ -223,7 +223,7 @@ async fn ops_07_a_broken_file_is_refused_in_the_words_of_check_and_nothing_chang
             for part in [text("message"), text("code"), text("help"), text("place")] {
                 assert!(said.contains(part), "{what}: {part:?} is not in\n{said}");
             }
-            assert!(!text("place").is_empty() || *toml == "", "{what}: {problem}");
+            assert!(!text("place").is_empty() || toml.is_empty(), "{what}: {problem}");
         }
         assert_eq!(
             problems.len(),
@@ -317,7 +317,7 @@ async fn ops_07_a_file_that_is_replaced_while_it_is_read_is_the_old_one_or_the_n
             for _ in 0..30 {
                 let event = stage.gateway.reload().await;
                 assert_eq!(event["message"], "reloaded", "{event}");
-                let text = Way::Clear.ask(&stage, &Request::get("/denied")).await.text();
+                let text = Way::Clear.ask(stage, &Request::get("/denied")).await.text();
                 text.trim().parse::<usize>().expect("a number");
             }
         };
