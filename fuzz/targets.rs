@@ -234,11 +234,11 @@ pub fn proxy_header(data: &[u8]) {
     assert!(data.len() > 400 || verdict == whole);
     match whole {
         Ok(Parsed::Partial) => assert!(data.len() < MAX_HEADER),
-        Ok(Parsed::Header { length, ends }) => {
+        Ok(Parsed::Header { length, addresses }) => {
             assert!(length <= data.len() && length <= MAX_HEADER);
             assert!(parse(&data[..length]) == whole && parse(&data[..length - 1]) == Ok(Parsed::Partial));
             for version in [Version::V1, Version::V2] {
-                let again = header(version, Sender::Client(ends));
+                let again = header(version, Sender::Client(addresses));
                 assert!(matches!(parse(&again), Ok(Parsed::Header { length, .. }) if length == again.len()));
             }
         }

@@ -15,7 +15,7 @@ use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::types::{HttpVersion, Peer};
+use crate::types::{Ends, HttpVersion, Local, Peer};
 
 use super::stalls::Stalls;
 use super::tools::Tools;
@@ -26,8 +26,8 @@ pub struct Downstream {
     pub tools: Rc<Tools>,
     pub listener: Arc<ListenerPlan>,
     pub peer: Peer,
-    /// The port at which the client reached us; `None` on a unix socket.
-    pub local_port: Option<u16>,
+    /// Where the client reached us; `None` on a unix socket.
+    pub local: Option<Local>,
     pub tls: Option<TlsInfo>,
     pub version: HttpVersion,
     pub activity: Rc<Activity>,
@@ -54,7 +54,7 @@ impl Downstream {
     pub fn new(
         tools: Rc<Tools>,
         listener: Arc<ListenerPlan>,
-        (peer, local_port): (Peer, Option<u16>),
+        Ends { peer, local }: Ends,
         tls: Option<TlsInfo>,
         version: HttpVersion,
         activity: Rc<Activity>,
@@ -64,7 +64,7 @@ impl Downstream {
             tools,
             listener,
             peer,
-            local_port,
+            local,
             tls,
             version,
             activity,
@@ -100,12 +100,12 @@ impl Downstream {
 
     /// Whether the peer's forwarded fields are believed.
     pub fn is_trusted(&self, snapshot: &Snapshot) -> bool {
-        snapshot.trusted_proxies.trust(self.peer.ip())
+        snapshot.trusted_proxies.has(self.peer.ip())
     }
 
     /// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
     pub fn client_address(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Option<IpAddr> {
-        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.trust(peer))
+        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.has(peer))
     }
 
     /// On HTTP/1.1: what is to become of the stream once the 101 has been written.

@@ -86,7 +86,7 @@ impl Errand<'_> {
                 client: self.downstream.client_address(snapshot, headers),
                 scheme: self.downstream.listener.scheme(),
                 authority: self.authority,
-                port: self.downstream.local_port,
+                port: self.downstream.local.map(|local| local.port),
                 emit_forwarded: snapshot.forwarded,
             },
         );

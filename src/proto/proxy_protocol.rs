@@ -38,7 +38,7 @@ pub enum Version {
 
 /// A connection's two ends, as they were where the client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct Addresses {
     /// The client.
     pub source: SocketAddr,
     /// What it connected to.
@@ -54,7 +54,7 @@ pub enum Parsed {
         /// Bytes of the header; the connection proper begins behind them.
         length: usize,
         /// `None`: the socket's own.
-        ends: Option<Ends>,
+        addresses: Option<Addresses>,
     },
 }
 
@@ -121,8 +121,8 @@ fn line(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let Some(end) = memchr::memchr2(b'\r', b'\n', head) else { return room_for(bytes.len() + 2) };
     match head.get(end..end + 2) {
         Some(b"\r\n") => {
-            let ends = words(&head[LINE_START.len()..end]).ok_or(Malformed::Line)?;
-            Ok(Parsed::Header { length: end + 2, ends })
+            let addresses = words(&head[LINE_START.len()..end]).ok_or(Malformed::Line)?;
+            Ok(Parsed::Header { length: end + 2, addresses })
         }
         None if head[end] == b'\r' => room_for(end + 2),
         _ => Err(Malformed::Line),
@@ -130,7 +130,7 @@ fn line(bytes: &[u8]) -> Result<Parsed, Malformed> {
 }
 
 /// What stands between `PROXY ` and CRLF. The outer `None`: nothing that may stand there.
-fn words(line: &[u8]) -> Option<Option<Ends>> {
+fn words(line: &[u8]) -> Option<Option<Addresses>> {
     // Whatever stands behind UNKNOWN is to be ignored.
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
         return Some(None);
@@ -146,8 +146,8 @@ fn words(line: &[u8]) -> Option<Option<Ends>> {
     if words.next().is_some() {
         return None;
     }
-    let ends = Ends { source: SocketAddr::new(source, from), destination: SocketAddr::new(destination, to) };
-    Some(Some(ends))
+    let addresses = Addresses { source: SocketAddr::new(source, from), destination: SocketAddr::new(destination, to) };
+    Some(Some(addresses))
 }
 
 /// Decimal without sign or leading zero.
@@ -176,25 +176,25 @@ fn binary(bytes: &[u8]) -> Result<Parsed, Malformed> {
     if length > MAX_BLOCK {
         return Err(Malformed::TooLong);
     }
-    let layout = layout.filter(|layout| length >= layout.addresses);
+    let layout = layout.filter(|layout| length >= layout.length);
     if layout.is_none() && !is_local {
         return Err(Malformed::TooShort);
     }
     let Some(header) = bytes.get(..FIXED + length) else { return Ok(Parsed::Partial) };
     let believed = layout.filter(|layout| !is_local && layout.is_internet);
-    match checksum(header, FIXED + layout.map_or(0, |layout| layout.addresses)) {
+    match checksum(header, FIXED + layout.map_or(0, |layout| layout.length)) {
         Err(Malformed::Tlv) if believed.is_none() => {}
         checked => checked?,
     }
-    let ends = believed.and_then(|layout| addresses(&header[FIXED..FIXED + layout.addresses]));
-    Ok(Parsed::Header { length: header.len(), ends })
+    let addresses = believed.and_then(|layout| decode(&header[FIXED..FIXED + layout.length]));
+    Ok(Parsed::Header { length: header.len(), addresses })
 }
 
 /// What a family and a transport say about the block behind them.
 #[derive(Clone, Copy)]
 struct Layout {
     /// Bytes that the addresses take.
-    addresses: usize,
+    length: usize,
     /// They are a client's, with ports.
     is_internet: bool,
 }
@@ -210,17 +210,17 @@ impl Layout {
             _ => return None,
         };
         match family {
-            0 => Some(Self { addresses: 0, is_internet: false }),
-            1 => Some(Self { addresses: 12, is_internet: has_ports }),
-            2 => Some(Self { addresses: 36, is_internet: has_ports }),
-            3 => Some(Self { addresses: 216, is_internet: false }),
+            0 => Some(Self { length: 0, is_internet: false }),
+            1 => Some(Self { length: 12, is_internet: has_ports }),
+            2 => Some(Self { length: 36, is_internet: has_ports }),
+            3 => Some(Self { length: 216, is_internet: false }),
             _ => None,
         }
     }
 }
 
 /// Both addresses, then both ports.
-fn addresses(block: &[u8]) -> Option<Ends> {
+fn decode(block: &[u8]) -> Option<Addresses> {
     let (addresses, ports) = block.split_at_checked(block.len().checked_sub(4)?)?;
     let (source, destination) = addresses.split_at(addresses.len() / 2);
     let ip = |octets: &[u8]| match octets.len() {
@@ -228,7 +228,7 @@ fn addresses(block: &[u8]) -> Option<Ends> {
         _ => <[u8; 16]>::try_from(octets).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets))),
     };
     let port = |at: usize| Some(u16::from_be_bytes([*ports.get(at)?, *ports.get(at + 1)?]));
-    Some(Ends {
+    Some(Addresses {
         source: SocketAddr::new(ip(source)?, port(0)?),
         destination: SocketAddr::new(ip(destination)?, port(2)?),
     })
@@ -273,7 +273,7 @@ fn crc32c(mut crc: u32, bytes: &[u8]) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// For a client; `None`: one whose addresses cannot be told (a unix socket).
-    Client(Option<Ends>),
+    Client(Option<Addresses>),
     /// For ourselves: a health check. The receiver takes the socket's addresses.
     Local,
 }
@@ -292,7 +292,7 @@ pub fn header(version: Version, sender: Sender) -> Vec<u8> {
 fn text(sender: Sender) -> Vec<u8> {
     let mut line = String::from("PROXY ");
     let family = match sender {
-        Sender::Client(Some(ends)) => match canonical(ends) {
+        Sender::Client(Some(addresses)) => match canonical(addresses) {
             (source, destination) if source.is_ipv4() && destination.is_ipv4() => "TCP4",
             (source, destination) if source.is_ipv6() && destination.is_ipv6() => "TCP6",
             _ => "UNKNOWN",
@@ -300,11 +300,11 @@ fn text(sender: Sender) -> Vec<u8> {
         _ => "UNKNOWN",
     };
     line.push_str(family);
-    if let Sender::Client(Some(ends)) = sender
+    if let Sender::Client(Some(addresses)) = sender
         && family != "UNKNOWN"
     {
-        let (source, destination) = canonical(ends);
-        let (from, to) = (ends.source.port(), ends.destination.port());
+        let (source, destination) = canonical(addresses);
+        let (from, to) = (addresses.source.port(), addresses.destination.port());
         // Writing to a String does not fail.
         let _ = write!(line, " {source} {destination} {from} {to}");
     }
@@ -315,7 +315,7 @@ fn text(sender: Sender) -> Vec<u8> {
 fn block(sender: Sender) -> Vec<u8> {
     let mut header = Vec::with_capacity(FIXED + 36);
     header.extend_from_slice(SIGNATURE);
-    let ends = match sender {
+    let addresses = match sender {
         Sender::Local => {
             header.extend_from_slice(&[0x20, 0x00, 0, 0]);
             return header;
@@ -324,9 +324,9 @@ fn block(sender: Sender) -> Vec<u8> {
             header.extend_from_slice(&[0x21, 0x00, 0, 0]);
             return header;
         }
-        Sender::Client(Some(ends)) => ends,
+        Sender::Client(Some(addresses)) => addresses,
     };
-    match canonical(ends) {
+    match canonical(addresses) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             header.extend_from_slice(&[0x21, 0x11, 0, 12]);
             header.extend_from_slice(&source.octets());
@@ -338,14 +338,14 @@ fn block(sender: Sender) -> Vec<u8> {
             header.extend_from_slice(&mapped(destination).octets());
         }
     }
-    header.extend_from_slice(&ends.source.port().to_be_bytes());
-    header.extend_from_slice(&ends.destination.port().to_be_bytes());
+    header.extend_from_slice(&addresses.source.port().to_be_bytes());
+    header.extend_from_slice(&addresses.destination.port().to_be_bytes());
     header
 }
 
 /// An IPv4 client of a dual-stack socket is an IPv4 client.
-fn canonical(ends: Ends) -> (IpAddr, IpAddr) {
-    (ends.source.ip().to_canonical(), ends.destination.ip().to_canonical())
+fn canonical(addresses: Addresses) -> (IpAddr, IpAddr) {
+    (addresses.source.ip().to_canonical(), addresses.destination.ip().to_canonical())
 }
 
 fn mapped(address: IpAddr) -> Ipv6Addr {

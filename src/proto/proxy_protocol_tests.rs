@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn ends(source: &str, destination: &str) -> Ends {
-    Ends { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+fn addresses(source: &str, destination: &str) -> Addresses {
+    Addresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
 }
 
-/// The whole of `bytes` is one header with these ends.
+/// The whole of `bytes` is one header with these addresses.
 #[track_caller]
-fn assert_whole(bytes: &[u8], ends: Option<Ends>) {
-    assert_eq!(parse(bytes), Ok(Parsed::Header { length: bytes.len(), ends }), "{}", bytes.escape_ascii());
+fn assert_whole(bytes: &[u8], addresses: Option<Addresses>) {
+    assert_eq!(parse(bytes), Ok(Parsed::Header { length: bytes.len(), addresses }), "{}", bytes.escape_ascii());
 }
 
 #[track_caller]
@@ -40,24 +40,24 @@ fn summed(mut header: Vec<u8>, at: usize) -> Vec<u8> {
 
 const V4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 9, 0x04, 0xD2, 0x01, 0xBB];
 
-fn v4_ends() -> Ends {
-    ends("192.0.2.1:1234", "198.51.100.9:443")
+fn v4_addresses() -> Addresses {
+    addresses("192.0.2.1:1234", "198.51.100.9:443")
 }
 
 #[test]
 fn the_specifications_own_lines_are_read() {
     assert_whole(
         b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n",
-        Some(ends("192.168.0.1:56324", "192.168.0.11:443")),
+        Some(addresses("192.168.0.1:56324", "192.168.0.11:443")),
     );
     assert_whole(
         b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
-        Some(ends("255.255.255.255:65535", "255.255.255.255:65535")),
+        Some(addresses("255.255.255.255:65535", "255.255.255.255:65535")),
     );
     let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-    let both = ends(&format!("[{long}]:65535"), &format!("[{long}]:65535"));
+    let both = addresses(&format!("[{long}]:65535"), &format!("[{long}]:65535"));
     assert_whole(format!("PROXY TCP6 {long} {long} 65535 65535\r\n").as_bytes(), Some(both));
-    assert_whole(b"PROXY TCP6 2001:DB8::1 ::1 0 80\r\n", Some(ends("[2001:db8::1]:0", "[::1]:80")));
+    assert_whole(b"PROXY TCP6 2001:DB8::1 ::1 0 80\r\n", Some(addresses("[2001:db8::1]:0", "[::1]:80")));
     assert_whole(b"PROXY UNKNOWN\r\n", None);
     let worst = format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n");
     assert_eq!(worst.len(), MAX_LINE);
@@ -133,12 +133,12 @@ fn what_is_something_else_is_refused_at_its_first_strange_byte() {
 
 #[test]
 fn binary_headers_carry_the_clients_addresses() {
-    assert_whole(&v2(0x21, 0x11, &V4), Some(v4_ends()));
+    assert_whole(&v2(0x21, 0x11, &V4), Some(v4_addresses()));
     let v6 = [&[0x20, 1, 0xD, 0xB8][..], &[0; 11], &[7], &[0xFE, 0x80], &[0; 13], &[1], &[0, 1, 0, 2]].concat();
-    assert_whole(&v2(0x21, 0x21, &v6), Some(ends("[2001:db8::7]:1", "[fe80::1]:2")));
+    assert_whole(&v2(0x21, 0x21, &v6), Some(addresses("[2001:db8::7]:1", "[fe80::1]:2")));
     // A client that came over QUIC.
-    assert_whole(&v2(0x21, 0x12, &V4), Some(v4_ends()));
-    assert_whole(&v2(0x21, 0x22, &v6), Some(ends("[2001:db8::7]:1", "[fe80::1]:2")));
+    assert_whole(&v2(0x21, 0x12, &V4), Some(v4_addresses()));
+    assert_whole(&v2(0x21, 0x22, &v6), Some(addresses("[2001:db8::7]:1", "[fe80::1]:2")));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_binary_header_that_the_specification_does_not_have_is_refused() {
 #[test]
 fn the_length_of_a_binary_header_is_bounded() {
     let padding = |length: usize| tlv(0x04, &vec![0; length - 3]);
-    assert_whole(&v2(0x21, 0x11, &[&V4[..], &padding(MAX_BLOCK - 12)].concat()), Some(v4_ends()));
+    assert_whole(&v2(0x21, 0x11, &[&V4[..], &padding(MAX_BLOCK - 12)].concat()), Some(v4_addresses()));
     assert_refused(&v2(0x21, 0x11, &[&V4[..], &padding(MAX_BLOCK - 11)].concat()), Malformed::TooLong);
     // Nothing of such a block is waited for.
     for command in [0x20, 0x21] {
@@ -184,7 +184,7 @@ fn the_length_of_a_binary_header_is_bounded() {
 #[test]
 fn tlvs_are_skipped_and_have_to_fill_their_room() {
     let known = [tlv(0x01, b"h2"), tlv(0x02, b"a.test"), tlv(0x20, &[1, 0, 0, 0, 0]), tlv(0xEA, b"")].concat();
-    assert_whole(&v2(0x21, 0x11, &[&V4[..], &known].concat()), Some(v4_ends()));
+    assert_whole(&v2(0x21, 0x11, &[&V4[..], &known].concat()), Some(v4_addresses()));
     for broken in [&b"\x04"[..], b"\x04\x00", b"\x04\x00\x01", b"\x04\xFF\xFF\x00", b"\x01\x00\x00\x02\x00\x05abc"] {
         assert_refused(&v2(0x21, 0x11, &[&V4[..], broken].concat()), Malformed::Tlv);
     }
@@ -197,7 +197,7 @@ fn a_checksum_is_verified_wherever_it_stands() {
     let block = [&V4[..], &before, &tlv(TLV_CRC32C, &[0; 4]), &after].concat();
     let at = FIXED + V4.len() + before.len() + 3;
     let good = summed(v2(0x21, 0x11, &block), at);
-    assert_whole(&good, Some(v4_ends()));
+    assert_whole(&good, Some(v4_addresses()));
     // But for the byte that says that it is one.
     for index in (FIXED..good.len()).filter(|index| *index != at - 3) {
         let mut bad = good.clone();
@@ -228,7 +228,7 @@ fn a_checksum_of_another_size_or_a_second_one_is_refused() {
 #[test]
 fn what_is_written_is_the_specifications_form() {
     let written = |version, sender| header(version, sender);
-    let client = |source, destination| Sender::Client(Some(ends(source, destination)));
+    let client = |source, destination| Sender::Client(Some(addresses(source, destination)));
     let v4 = client("192.0.2.1:1234", "198.51.100.9:443");
     assert_eq!(written(Version::V1, v4), b"PROXY TCP4 192.0.2.1 198.51.100.9 1234 443\r\n");
     assert_eq!(written(Version::V2, v4), v2(0x21, 0x11, &V4));
@@ -243,7 +243,7 @@ fn what_is_written_is_the_specifications_form() {
     );
     let mixed = client("192.0.2.1:1", "[::1]:2");
     assert_eq!(written(Version::V1, mixed), b"PROXY UNKNOWN\r\n");
-    assert_whole(&written(Version::V2, mixed), Some(ends("[::ffff:192.0.2.1]:1", "[::1]:2")));
+    assert_whole(&written(Version::V2, mixed), Some(addresses("[::ffff:192.0.2.1]:1", "[::1]:2")));
     for (sender, command) in [(Sender::Client(None), 0x21), (Sender::Local, 0x20)] {
         assert_eq!(written(Version::V1, sender), b"PROXY UNKNOWN\r\n");
         assert_eq!(written(Version::V2, sender), v2(command, 0x00, b""));
@@ -258,8 +258,8 @@ fn any_address() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn any_sender() -> impl Strategy<Value = Sender> {
-    let ends = (any_address(), any_address()).prop_map(|(source, destination)| Ends { source, destination });
-    prop_oneof![1 => Just(Sender::Local), 8 => prop::option::of(ends).prop_map(Sender::Client)]
+    let addresses = (any_address(), any_address()).prop_map(|(source, destination)| Addresses { source, destination });
+    prop_oneof![1 => Just(Sender::Local), 8 => prop::option::of(addresses).prop_map(Sender::Client)]
 }
 
 proptest! {
@@ -274,11 +274,11 @@ proptest! {
             for end in 0..written.len() {
                 prop_assert_eq!(parse(&written[..end]), Ok(Parsed::Partial));
             }
-            let Ok(Parsed::Header { length, ends }) = parse(&[&written[..], &behind].concat()) else {
+            let Ok(Parsed::Header { length, addresses }) = parse(&[&written[..], &behind].concat()) else {
                 panic!("not read: {}", written.escape_ascii())
             };
             prop_assert_eq!(length, written.len());
-            match (sender, ends) {
+            match (sender, addresses) {
                 (Sender::Client(Some(sent)), Some(read)) => {
                     prop_assert_eq!(read.source.ip().to_canonical(), sent.source.ip().to_canonical());
                     prop_assert_eq!(read.destination.ip().to_canonical(), sent.destination.ip().to_canonical());
@@ -290,7 +290,7 @@ proptest! {
                     prop_assert_eq!(version, Version::V1);
                     prop_assert_ne!(is_v4(sent.source), is_v4(sent.destination));
                 }
-                (_, ends) => prop_assert_eq!(ends, None),
+                (_, addresses) => prop_assert_eq!(addresses, None),
             }
         }
     }

@@ -54,6 +54,8 @@ end_reasons! {
     Responded = "responded" by Gateway,
 
     // Requests that are refused for what they are.
+    /// No PROXY header where one is expected, or a malformed one.
+    BadProxyHeader = "bad-proxy-header" by Downstream,
     /// Not HTTP, or HTTP whose framing cannot be trusted.
     Malformed = "malformed" by Downstream,
     HeadTooLarge = "head-too-large" by Downstream,

@@ -19,6 +19,7 @@ mod operations;
 mod origin;
 mod places;
 mod pool;
+mod proxy_protocol;
 mod rates;
 mod response;
 mod rows;
