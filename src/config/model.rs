@@ -4,16 +4,19 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+mod upstream;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::report::{Located, Spot};
 use crate::types::Name;
+
+pub use upstream::{Balance, Hash, HashBy, HostHeader, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -339,57 +342,6 @@ pub struct Subprotocols {
     pub allow: Option<Vec<String>>,
     /// A handshake without an acceptable offer is refused.
     pub require: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// The table's name, or the URL of an inline one.
-    pub name: Name,
-    /// Never empty; all of one kind.
-    pub servers: Vec<UpstreamServer>,
-    /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
-    pub websocket_only: bool,
-    pub host: HostHeader,
-    /// Adds `Via` to requests. Default true.
-    pub via: bool,
-    /// Further attempts after a failed one. Default 1.
-    pub retries: u32,
-    /// Default 5 s, TLS handshake included.
-    pub connect_timeout: Duration,
-    /// `None`: the system's roots.
-    pub ca: Option<Located<PathBuf>>,
-    /// For servers that ask for a client certificate.
-    pub client_certificate: Option<CertificateFiles>,
-    pub spot: Spot,
-}
-
-/// One server of an upstream.
-#[derive(Clone, Debug)]
-pub struct UpstreamServer {
-    pub address: ServerAddress,
-    /// TLS to the server, with the name that is verified and, unless it is an address, sent as SNI. IPv6 without
-    /// brackets.
-    pub tls_name: Option<Located<Arc<str>>>,
-    /// As written, for logs.
-    pub url: Name,
-    pub spot: Spot,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerAddress {
-    Ip(SocketAddr),
-    /// Resolved when a connection is made.
-    Name(Arc<str>, u16),
-    Unix(PathBuf),
-}
-
-/// Which Host goes upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostHeader {
-    /// The client's.
-    Preserve,
-    /// The server's own.
-    Upstream,
 }
 
 /// Peers who are believed in something; nobody else is. Default: nobody.

@@ -6,14 +6,13 @@ use http::{HeaderMap, HeaderValue, Uri, Version, request};
 use super::downstream::Downstream;
 use super::entry::Entry;
 use super::tools::Generation;
-use crate::config::model::HostHeader;
 use crate::fault::Fault;
 use crate::proto::fields;
 use crate::proto::forwarded::{self, ForwardedInput};
 use crate::proto::host::Authority;
 use crate::proto::location::{self, Public};
 use crate::types::HttpVersion;
-use crate::upstream::ServerDefinition;
+use crate::upstream::Asker;
 
 /// What belongs to the request besides its head.
 pub struct Errand<'a> {
@@ -55,10 +54,13 @@ impl Errand<'_> {
             Some(host) => headers.insert(HOST, host),
             None => headers.remove(HOST),
         };
-        if definition.host == HostHeader::Upstream {
-            headers.insert(HOST, server_host(&definition.servers));
-        }
         Ok(())
+    }
+
+    /// Who asks, by a head that has been prepared.
+    pub fn asker(&self, head: &request::Parts) -> Asker {
+        let is_secure = head.headers.get(&forwarded::X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
+        Asker { client: self.entry.client(), is_secure }
     }
 
     /// A server that redirects to its own address means the name that the client knows.
@@ -69,7 +71,7 @@ impl Errand<'_> {
             authority: &authority.to_string(),
             strip_prefix: self.strip_prefix,
         };
-        let servers = &self.generation.group(self.upstream).definition.servers;
+        let (_, servers) = self.generation.group(self.upstream).definition.roster.read();
         let names = servers.iter().filter_map(|server| server.authority.as_ref());
         if let Some(location) = location::rewrite(location, names, public) {
             answer.insert(LOCATION, location);
@@ -99,9 +101,4 @@ fn client_host(head: &request::Parts) -> Option<HeaderValue> {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => head.headers.get(HOST).cloned(),
     }
-}
-
-/// All servers of a group are of one kind; the first one's name stands for the group.
-fn server_host(servers: &[ServerDefinition]) -> HeaderValue {
-    servers.first().map_or(HeaderValue::from_static("localhost"), |server| server.host.clone())
 }

@@ -7,6 +7,7 @@
 //! RFC 9110, 9112, 9113 (fields, host, target), 6454 (origin), 6455, 7692, 8441 (WebSocket), 7239 (forwarded).
 //! The PROXY protocol has no RFC; its specification is HAProxy's.
 
+pub mod cookie;
 pub mod fields;
 pub mod forwarded;
 pub mod frame;

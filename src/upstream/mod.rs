@@ -6,23 +6,32 @@
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod balance;
 mod connection;
 mod definition;
 mod dial;
 mod failure;
+mod foresee;
 mod gate;
 mod group;
 mod handshake;
 mod pool;
 mod request_body;
 mod response_body;
+mod roster;
 mod send;
+mod server;
+mod sticky;
 
-pub use definition::{Definition, ServerDefinition};
+pub use balance::{Ask, Balance};
+pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
-pub use group::Group;
-pub use handshake::{HandshakeAnswer, Switched};
+pub use foresee::{Foreseen, How};
+pub use group::{Asker, Group};
+pub use handshake::{HandshakeAnswer, HandshakeOptions, Switched};
 pub use request_body::{BodyError, RequestBody};
 pub use response_body::{ResponseBody, ResponseBodyFault};
+pub use roster::Roster;
 pub use send::{Answered, Failed, SendOptions};
+pub use server::{Server, ServerId, Share, State, TunnelShare};

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,18 +14,20 @@ use http::{Method, Request, Response, StatusCode, request};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use smallvec::SmallVec;
 
+use super::balance::Ask;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::Group;
+use super::group::{Asker, Group, Member, Tried};
 use super::pool::Lease;
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
+use super::server::Server;
 use crate::clock::{self, IdleTimer, Instant};
 
 /// What one request asks of its group.
 pub struct SendOptions {
+    pub asker: Asker,
     /// Hold the body until the server says 100 (the request carries `Expect: 100-continue`).
     pub expect_continue: bool,
     /// From the last progress of the request to the head of the answer.
@@ -36,14 +39,13 @@ pub struct SendOptions {
 /// An answer, and the server it came from.
 pub struct Answered {
     pub response: Response<ResponseBody>,
-    /// Index into the definition's servers.
-    pub server: usize,
+    pub server: Arc<Server>,
 }
 
 /// A failure, and the server that was asked last.
 pub struct Failed {
     pub failure: Failure,
-    pub server: Option<usize>,
+    pub server: Option<Arc<Server>>,
 }
 
 impl Group {
@@ -57,41 +59,55 @@ impl Group {
         mut request: Request<RequestBody>,
         options: &SendOptions,
     ) -> Result<Answered, Failed> {
-        let mut tried = SmallVec::<[usize; 4]>::new();
+        let mut tried = Tried::new();
+        // What is said, and who may be asked once more, where nobody is left that was not tried.
+        let mut last = Failed { failure: Failure::NoServer, server: None };
+        let mut again: Option<Rc<Member>> = None;
         let mut attempts_left = self.definition.retries;
         let replayable = is_idempotent(request.method()) && request.body().is_empty();
+        let home = self.home(request.headers_mut());
         let gate = options.expect_continue.then(|| hold_body(&mut request));
         let progress = Progress::attach(&mut request);
 
         loop {
             let first = tried.is_empty();
-            let server = self.pick(&tried).or(tried.last().copied()).unwrap_or(0);
-            tried.push(server);
-            let failed = |failure| Failed { failure, server: Some(server) };
+            let (client, path) = (options.asker.client, request.uri().path());
+            let ask = Ask { client, headers: request.headers(), path, home };
+            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
+            let Some(picked) = picked else { return Err(last) };
+            let member = picked.member.clone();
+            let failed = |failure| Failed { failure, server: Some(member.server.clone()) };
+            tried.push(member.clone());
 
-            let pooled = if first { self.checkout(server) } else { None };
-            let mut lease = match pooled {
-                Some(lease) => lease,
-                None => match self.open(server).await {
-                    Ok(lease) => lease,
-                    // Nothing was written: another server may be asked, this one need not be asked again.
-                    Err(failure) if failure.is_connect() && attempts_left > 0 && tried.len() < self.servers.len() => {
+            let pooled = if first { self.checkout(&member) } else { None };
+            let connection = match pooled {
+                Some(connection) => connection,
+                None => match self.open(&member.server).await {
+                    Ok(connection) => connection,
+                    // Nothing was written: another server may be asked, the same one need not be asked again.
+                    Err(failure) if failure.is_connect() && attempts_left > 0 => {
                         attempts_left -= 1;
+                        last = failed(failure);
                         continue;
                     }
                     Err(failure) => return Err(failed(failure)),
                 },
             };
+            let mut lease = self.lease(picked, connection);
+            self.address(request.headers_mut(), &member.server);
 
             progress.touch();
             match attempt(&mut lease, request, replayable, &progress, options.response_timeout).await {
-                Ok(response) => {
+                Ok(mut response) => {
                     drop(gate);
+                    self.tell(response.headers_mut(), &member.server, home, options.asker);
+                    let server = member.server.clone();
                     return Ok(Answered { response: admit(response, lease, options), server });
                 }
                 Err(Attempt { retry: Some(unsent), .. }) if attempts_left > 0 => {
                     attempts_left -= 1;
                     request = *unsent;
+                    again = Some(member);
                 }
                 Err(Attempt { failure, .. }) => return Err(failed(failure)),
             }
