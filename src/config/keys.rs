@@ -254,6 +254,7 @@ pub static UPSTREAM: Section = Section {
         key("via", Value("true")),
         key("retries", Value("1")),
         key("connect_timeout", Value("\"5s\"")),
+        key("proxy_protocol", Words("servers get no PROXY header")),
         key("ca", Words("the system's roots")),
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),

@@ -2,7 +2,7 @@
 //! `connection.rs` reads what is noted here.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use http::HeaderMap;
 use crate::clock::Instant;
 use crate::http::Activity;
 use crate::proto::forwarded;
+use crate::proto::proxy_protocol::Addresses;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
@@ -96,6 +97,16 @@ impl Downstream {
     /// Whether tunnels run on streams of this connection, which they need until they have said Close.
     pub fn has_tunnels(&self) -> bool {
         self.tunnels.get() > 0
+    }
+
+    /// Both ends, where they have addresses.
+    pub fn addresses(&self) -> Option<Addresses> {
+        match (&self.peer, self.local) {
+            (Peer::Tcp(source), Some(Local { ip, port })) => {
+                Some(Addresses { source: *source, destination: SocketAddr::new(ip, port) })
+            }
+            _ => None,
+        }
     }
 
     /// Whether the peer's forwarded fields are believed.

@@ -218,6 +218,16 @@ fn a_checksum_is_verified_wherever_it_stands() {
 }
 
 #[test]
+fn a_header_that_haproxy_has_sent_is_read() {
+    let header = b"\r\n\r\n\x00\r\nQUIT\n!\x11\x00B\x7f\x00\x00\x01\x7f\x00\x00\x01\xa6*G\x87\x03\x00\x04r\xf3\xb3$\
+        \x05\x00$91236a9e-765b-477a-9470-c327b14ae2a1 \x00\x05\x00\x00\x00\x00\x00";
+    assert_whole(header, Some(addresses("127.0.0.1:42538", "127.0.0.1:18311")));
+    let mut other = *header;
+    other[16] = 126;
+    assert_refused(&other, Malformed::Checksum);
+}
+
+#[test]
 fn a_checksum_of_another_size_or_a_second_one_is_refused() {
     let sum = tlv(TLV_CRC32C, &[0; 4]);
     for tlvs in [tlv(TLV_CRC32C, &[0; 3]), tlv(TLV_CRC32C, b""), tlv(TLV_CRC32C, &[0; 5]), [&sum[..], &sum].concat()] {

@@ -11,6 +11,7 @@ use super::server::{Server, ServerId, State};
 use super::sticky::Sticky;
 use crate::config::model::{self, HostHeader};
 use crate::config::report::Report;
+use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
@@ -28,6 +29,8 @@ pub struct Definition {
     pub via: bool,
     pub retries: u32,
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
+    pub(super) proxy_protocol: Option<Version>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
 }
@@ -71,6 +74,7 @@ impl Definition {
             via: upstream.via,
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
+            proxy_protocol: upstream.proxy_protocol,
             groups: AtomicUsize::new(0),
         })
     }

@@ -16,6 +16,7 @@ use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
 use super::server::{Server, ServerId, Share};
 use crate::config::model::HostHeader;
+use crate::proto::proxy_protocol::{Addresses, Sender};
 
 /// A group at work on one worker.
 pub struct Group {
@@ -46,6 +47,9 @@ pub struct Asker {
     pub client: Option<IpAddr>,
     /// Came over TLS, to us or to a proxy that is trusted.
     pub is_secure: bool,
+    /// Of the connection that the request came on, for PROXY headers: not what fields of the request say. `None`: it came
+    /// over a unix socket.
+    pub addresses: Option<Addresses>,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -139,9 +143,9 @@ impl Group {
         Some(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server).await;
+    /// Connects to one server for a client, and notes whether it could be reached.
+    pub(super) async fn dial(&self, server: &Server, asker: Asker) -> Result<UpstreamStream, Failure> {
+        let connected = dial::dial(&self.definition, server, Sender::Client(asker.addresses)).await;
         server.state.note_dial(connected.is_ok());
         connected
     }

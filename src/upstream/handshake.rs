@@ -74,7 +74,7 @@ impl Group {
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
         let home = self.home(&mut head.headers);
         let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
-        let (stream, picked) = self.dial_any(&ask).await?;
+        let (stream, picked) = self.dial_any(&ask, options.asker).await?;
         let server = picked.member.server.clone();
         self.address(&mut head.headers, &server);
         let exchange = self.shake(stream, picked, head, options.response_body_idle);
@@ -88,13 +88,13 @@ impl Group {
         }
     }
 
-    async fn dial_any(&self, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
+    async fn dial_any(&self, ask: &Ask<'_>, asker: Asker) -> Result<(UpstreamStream, Picked), Failed> {
         let mut tried = Tried::new();
         let mut last = Failed { failure: Failure::NoServer, server: None };
         for _ in 0..=self.definition.retries {
             let Some(picked) = self.pick(ask, &tried) else { break };
             let server = &picked.member.server;
-            match self.dial(server).await {
+            match self.dial(server, asker).await {
                 Ok(stream) => return Ok((stream, picked)),
                 Err(failure) => last = Failed { failure, server: Some(server.clone()) },
             }

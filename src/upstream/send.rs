@@ -82,7 +82,7 @@ impl Group {
             let pooled = if first { self.checkout(&member) } else { None };
             let connection = match pooled {
                 Some(connection) => connection,
-                None => match self.open(&member.server).await {
+                None => match self.open(&member.server, options.asker).await {
                     Ok(connection) => connection,
                     // Nothing was written: another server may be asked, the same one need not be asked again.
                     Err(failure) if failure.is_connect() && attempts_left > 0 => {

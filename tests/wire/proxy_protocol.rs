@@ -1,12 +1,15 @@
 //! PRX: the PROXY protocol, from proxies in front and to servers behind.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Client, End, Fields, Frame, H2, Handshake, Head, Request, Setup, Stage, TlsOptions, Way, pause, within,
+    Backend, Client, End, Fields, Frame, H2, Handshake, Head, Request, ServerKind, Setup, Stage, TlsOptions, Way,
+    eventually, pause, within,
 };
 
 const LOOPBACK: &str = "proxy_protocol = { from = [\"127.0.0.0/8\"] }";
@@ -344,5 +347,123 @@ async fn prx_07_places_for_tunnels_are_counted_by_the_address_in_the_header() {
         way.refused(&stage, &Handshake::to("/ws"), 429, "too-many-tunnels-from-address").await;
         stage.introduction = V1_V6.to_vec();
         let _second = way.tunnel(&stage, &Handshake::to("/ws")).await;
+    }
+}
+
+/// The client and what it reached, as a header for a server says it.
+fn told(header: &[u8]) -> (SocketAddr, SocketAddr) {
+    if let Some(line) = header.strip_prefix(b"PROXY TCP4 ") {
+        let words: Vec<_> = std::str::from_utf8(line).expect("text").trim_end().split(' ').collect();
+        let address = |ip: usize, port: usize| format!("{}:{}", words[ip], words[port]).parse().expect("an address");
+        return (address(0, 2), address(1, 3));
+    }
+    assert!(header.starts_with(&v2(0x21, 0x11, &[0; 12])[..16]), "{}", header.escape_ascii());
+    let ip = |at: usize| <[u8; 4]>::try_from(&header[at..at + 4]).expect("four bytes");
+    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    ((ip(16), port(24)).into(), (ip(20), port(26)).into())
+}
+
+#[tokio::test]
+async fn prx_08_each_connection_to_a_server_begins_with_the_clients_addresses_before_tls() {
+    for version in ["v1", "v2"] {
+        for kind in [None, Some(ServerKind::Good)] {
+            let upstream = format!("proxy_protocol = \"{version}\"\n");
+            let (url, ca) =
+                if kind.is_some() { ("https://localhost:{P1}", "ca = \"ca.pem\"") } else { ("http://{B1}", "") };
+            let setup = Setup::new().b1(Backend::introduced(kind)).upstream_url(url).upstream(&(upstream + ca));
+            let stage = setup.start();
+            assert_eq!(all_ways(&stage).await.len(), 6);
+            let headers = stage.b1.introductions();
+            assert_eq!(headers.len(), 6, "one for each");
+            let log = stage.gateway.logged(6).await;
+            for header in headers {
+                let (client, reached) = told(&header);
+                let line = log.iter().find(|line| line["peer"] == client.to_string());
+                let listener = line.expect("a client of ours")["listener"].as_str().expect("a name").to_owned();
+                assert_eq!(reached, stage.gateway.address(&listener));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn prx_08_what_came_in_a_header_goes_on_in_a_header() {
+    for introduction in [V1, V2, V1_V6] {
+        for (version, expected) in [("v1", V1), ("v2", V2)] {
+            let setup = Setup::new()
+                .listener(LOOPBACK)
+                .server("trusted_proxies = [\"192.0.2.0/24\"]")
+                .b1(Backend::introduced(None))
+                .upstream(&format!("proxy_protocol = \"{version}\""));
+            let stage = introduced(setup, introduction);
+            for way in Way::ALL {
+                // What fields say of a client is for those who read fields.
+                let request = Request::get("/n").field("X-Forwarded-For", "203.0.113.5");
+                assert_eq!(way.ask(&stage, &request).await.status, 200);
+            }
+            let v6 = "20010db8000000000000000000000007";
+            for header in stage.b1.introductions() {
+                match (introduction == V1_V6, version) {
+                    (false, _) => assert_eq!(header, expected),
+                    (true, "v1") => assert_eq!(header, V1_V6),
+                    (true, _) => {
+                        assert_eq!(header[12..16], [0x21, 0x21, 0, 36]);
+                        let source: String = header[16..32].iter().map(|byte| format!("{byte:02x}")).collect();
+                        assert_eq!((source.as_str(), &header[48..]), (v6, &b"\x15\xb3\x20\xfb"[..]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn prx_08_a_client_without_an_address_is_said_to_be_unknown() {
+    for (version, expected) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", v2(0x21, 0x00, b""))] {
+        let listener = "[[listener]]\nname = \"socket\"\naddress = \"unix:gate.sock\"\n";
+        let upstream = format!("proxy_protocol = \"{version}\"");
+        let stage = Setup::new().b1(Backend::introduced(None)).upstream(&upstream).more(listener).start();
+        let path = stage.gateway.url("socket").rsplit_once("unix:").expect("a unix socket").1;
+        let mut client = within("a connection", tokio::net::UnixStream::connect(path)).await.expect("a listener");
+        let request = Request::get("/n").field("Connection", "close");
+        client.write_all(&request.to_h1()).await.expect("taken");
+        let mut answer = Vec::new();
+        within("an answer", client.read_to_end(&mut answer)).await.expect("an answer");
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+        assert_eq!(stage.b1.introductions(), [expected]);
+    }
+}
+
+#[tokio::test]
+async fn prx_09_no_connection_serves_a_second_request_or_client() {
+    let upstream = "proxy_protocol = \"v2\"";
+    let stage = Setup::new().b1(Backend::introduced(None)).upstream(upstream).start();
+    let (mut one, mut two) = (stage.clear().await, stage.tls().await);
+    let mut h2 = stage.h2().await;
+    for _ in 0..3 {
+        for client in [&mut one, &mut two] {
+            assert_eq!(client.ask(&Request::get("/n")).await.status, 200);
+        }
+        assert_eq!(h2.ask(&Request::get("/n")).await.status, 200);
+    }
+    let clients: BTreeSet<_> = stage.b1.introductions().iter().map(|header| told(header).0).collect();
+    assert_eq!((clients.len(), stage.b1.connections()), (3, 9));
+    let records = stage.b1.records();
+    assert!(records.iter().all(|record| record.heads().len() == 1));
+    eventually("nothing is kept for later", || records.iter().all(|record| record.is_over())).await;
+}
+
+#[tokio::test]
+async fn prx_09_the_next_server_is_told_as_well() {
+    for way in Way::ALL {
+        let url = format!("http://127.0.0.1:{}\", \"http://{{B1}}", Backend::closed_port());
+        let upstream = "proxy_protocol = \"v1\"\nretries = 1";
+        let stage = Setup::new().b1(Backend::introduced(None)).upstream_url(&url).upstream(upstream).start();
+        for _ in 0..2 {
+            assert_eq!(way.ask(&stage, &Request::get("/n")).await.status, 200);
+        }
+        way.tunnel(&stage, &Handshake::to("/ws")).await.echo("through").await;
+        let headers = stage.b1.introductions();
+        assert!(headers.len() == 3 && headers.iter().all(|header| told(header).0.ip().is_loopback()), "{headers:?}");
     }
 }

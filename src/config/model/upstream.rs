@@ -9,6 +9,7 @@ use http::HeaderName;
 
 use super::CertificateFiles;
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Upstream {
     pub retries: u32,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection to a server begins with. Default none.
+    pub proxy_protocol: Option<Version>,
     pub spot: Spot,
 }
 

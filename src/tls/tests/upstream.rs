@@ -26,6 +26,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         via: true,
         retries: 1,
         connect_timeout: PATIENCE,
+        proxy_protocol: None,
         spot: Spot::default(),
     }
 }

@@ -10,6 +10,7 @@ use super::tls::pair;
 use super::tree::{Cx, Table};
 use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
@@ -27,6 +28,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
     upstream
@@ -77,6 +79,7 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         via: true,
         retries: 1,
         connect_timeout: Duration::from_secs(5),
+        proxy_protocol: None,
         spot,
     }
 }
