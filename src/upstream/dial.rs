@@ -7,6 +7,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::definition::Definition;
 use super::failure::Failure;
+use super::http2::StreamTransport;
 use crate::config::model::ServerAddress;
 use crate::tls::ClientTlsStream;
 use crate::transport::{Socket, Transport, delegate_io};
@@ -45,14 +46,17 @@ async fn connect_socket(address: &ServerAddress) -> io::Result<Socket> {
 pub enum UpstreamStream {
     Clear(Socket),
     Tls(Box<ClientTlsStream>),
+    /// A stream of a connection that others use too. Boxed: there are few, and an idle tunnel keeps room for the largest.
+    Http2(Box<StreamTransport>),
 }
 
 impl UpstreamStream {
-    /// Whether the server has sent something or gone while nobody was reading.
+    /// Whether the server has sent something or gone while nobody was reading. Streams are never idle in a pool.
     pub(super) fn has_input_or_end(&self) -> bool {
         match self {
             Self::Clear(socket) => socket.has_input_or_end(),
             Self::Tls(stream) => stream.socket().has_input_or_end(),
+            Self::Http2(_) => true,
         }
     }
 }
@@ -62,6 +66,7 @@ impl Transport for UpstreamStream {
         match self {
             Self::Clear(socket) => socket.abort(),
             Self::Tls(stream) => stream.abort(),
+            Self::Http2(stream) => stream.abort(),
         }
     }
 
@@ -69,15 +74,16 @@ impl Transport for UpstreamStream {
         match self {
             Self::Clear(socket) => socket.poll_reset(cx),
             Self::Tls(stream) => stream.poll_reset(cx),
+            Self::Http2(stream) => stream.poll_reset(cx),
         }
     }
 
     fn as_socket(&self) -> Option<&Socket> {
         match self {
             Self::Clear(socket) => Some(socket),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Http2(_) => None,
         }
     }
 }
 
-delegate_io!(UpstreamStream { Clear, Tls });
+delegate_io!(UpstreamStream { Clear, Tls, Http2 });

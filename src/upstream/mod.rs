@@ -13,6 +13,7 @@ mod failure;
 mod gate;
 mod group;
 mod handshake;
+mod http2;
 mod pool;
 mod request_body;
 mod response_body;

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::lifecycle;
 
 /// Shorter than the keep-alive of common servers, so that we let go first.
-const MAX_IDLE: Duration = Duration::from_secs(30);
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE_PER_SERVER: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
