@@ -200,6 +200,7 @@ fn refusal_status(refusal: Refusal) -> StatusCode {
 
 fn failure_end(failure: &Failure) -> EndReason {
     match failure {
+        Failure::NoServer => EndReason::UpstreamUnavailable,
         Failure::Connect(_) => EndReason::UpstreamUnreachable,
         Failure::ConnectTimeout => EndReason::UpstreamConnectTimeout,
         Failure::Tls(_) => EndReason::UpstreamTls,
@@ -218,6 +219,7 @@ fn failure_status(failure: &Failure) -> StatusCode {
         Failure::Connect(_) | Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_) | Failure::Malformed(_) => {
             StatusCode::BAD_GATEWAY
         }
+        Failure::NoServer => StatusCode::SERVICE_UNAVAILABLE,
         Failure::ConnectTimeout | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -51,7 +51,9 @@ impl ListenerPlan {
 
 impl Snapshot {
     /// Builds every stage. All problems go into the report; `None` if any of them is an error.
-    pub fn build(config: &Config, report: &mut Report) -> Option<Self> {
+    ///
+    /// What `previous` knows of servers that are in this one as well is carried over: live counts, and who is down.
+    pub fn build(config: &Config, previous: Option<&Self>, report: &mut Report) -> Option<Self> {
         let listeners: Vec<_> = config
             .listeners
             .iter()
@@ -78,7 +80,10 @@ impl Snapshot {
         let upstreams: Vec<_> = config
             .upstreams
             .iter()
-            .map(|upstream| Definition::build(upstream, &mut roots, report).map(Arc::new))
+            .map(|upstream| {
+                let known = previous.and_then(|previous| previous.upstream(&upstream.name));
+                Definition::build(upstream, &mut roots, known, report).map(Arc::new)
+            })
             .collect();
         if report.has_errors() {
             return None;
@@ -95,6 +100,10 @@ impl Snapshot {
             forwarded: config.server.forwarded,
             via: our_via()?,
         })
+    }
+
+    fn upstream(&self, name: &Name) -> Option<&Definition> {
+        self.upstreams.iter().find(|upstream| upstream.name == *name).map(|upstream| &**upstream)
     }
 }
 

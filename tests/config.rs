@@ -276,11 +276,19 @@ fn file_with(section: &Section, lines: &str) -> String {
             }
             let servers = unless("servers", "servers = [\"https://a.test\"]");
             upstream = upstream.replace("servers = [\"https://a.test\"]\n", &servers);
+            if has("hash = ") && !has("balance") {
+                upstream.push_str("balance = \"hash\"\n");
+            }
             upstream.push_str(lines);
         }
         "upstream.NAME.servers" => {
             upstream =
                 format!("[upstream.a]\n[[upstream.a.servers]]\n{}{lines}\n", unless("url", "url = \"https://a.test\""));
+        }
+        "upstream.NAME.hash" => {
+            let by = if has("name = ") { unless("by", "by = \"header\"") } else { String::new() };
+            let name = if lines.contains("\"header\"") { unless("name", "name = \"X-User\"") } else { String::new() };
+            upstream.push_str(&format!("balance = \"hash\"\n[upstream.a.hash]\n{by}{name}{lines}\n"));
         }
         other => panic!("no file is known for {other}"),
     }

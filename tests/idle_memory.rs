@@ -96,7 +96,7 @@ impl Bench {
         std::thread::spawn(move || serve(&server));
         let (config, mut report) = config::read_text("test.toml", &text, folder.path());
         let config = config.unwrap_or_else(|| panic!("{report:?}"));
-        let snapshot = Arc::new(Snapshot::build(&config, &mut report).expect("good"));
+        let snapshot = Arc::new(Snapshot::build(&config, None, &mut report).expect("good"));
         let access = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Text).expect("off");
         let lifecycle = Lifecycle::new();
         let worker = Worker::start((0, 1), snapshot, lifecycle.clone(), access).expect("a worker");

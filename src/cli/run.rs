@@ -97,7 +97,7 @@ fn serve(config: Option<Config>, mut report: Report) -> ExitCode {
 /// The snapshot, if nothing in the report forbids it.
 pub(super) fn build(config: Option<Config>, report: &mut Report) -> Option<(Config, Snapshot)> {
     let config = config?;
-    let snapshot = Snapshot::build(&config, report)?;
+    let snapshot = Snapshot::build(&config, None, report)?;
     (!report.has_errors()).then_some((config, snapshot))
 }
 

@@ -10,6 +10,7 @@
 //! left. Dropping an [`Entry`] removes it; dropping the [`Ticker`] stops the wheel for good.
 
 mod alarm;
+mod atomic;
 mod idle;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use slab::Slab;
 
 use alarm::Alarm;
+pub use atomic::AtomicInstant;
 pub use idle::IdleTimer;
 
 /// A point on the monotonic clock.

@@ -243,6 +243,8 @@ pub static UPSTREAM: Section = Section {
     keys: &[
         key("servers", Required),
         key("balance", Value("\"round-robin\"")),
+        key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
+        key("slow_start", Value("\"none\"")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
@@ -257,8 +259,19 @@ pub static UPSTREAM: Section = Section {
 pub static UPSTREAM_SERVER: Section = Section {
     path: "upstream.NAME.servers",
     header: "an entry of `servers`",
-    keys: &[key("url", Required)],
-    later: &["weight"],
+    keys: &[key("url", Required), key("weight", Value("1")), key("backup", Value("false"))],
+    later: &[],
+};
+
+pub static HASH: Section = Section {
+    path: "upstream.NAME.hash",
+    header: "`hash`",
+    keys: &[
+        key("by", Value("\"address\"")),
+        key("name", Words("required where `by` is `\"header\"` or `\"cookie\"`")),
+        key("load", Value("125")),
+    ],
+    later: &[],
 };
 
 /// In the order of `docs/config.md`.
@@ -281,4 +294,5 @@ pub static SECTIONS: &[&Section] = &[
     &SUBPROTOCOLS,
     &UPSTREAM,
     &UPSTREAM_SERVER,
+    &HASH,
 ];

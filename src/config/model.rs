@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use super::report::{Located, Spot};
@@ -344,6 +345,10 @@ pub struct Upstream {
     pub name: Name,
     /// Never empty; all of one kind.
     pub servers: Vec<UpstreamServer>,
+    /// Default round robin.
+    pub balance: Balance,
+    /// How long a server that comes new or back takes to get its full weight. `None`: no time.
+    pub slow_start: Option<Duration>,
     /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -369,7 +374,41 @@ pub struct UpstreamServer {
     pub tls_name: Option<Located<Arc<str>>>,
     /// As written, for logs.
     pub url: Name,
+    /// Its share of new work beside the others'. Default 1; 0: it drains, and gets none.
+    pub weight: u32,
+    /// Asked only when no other can be. Default false.
+    pub backup: bool,
     pub spot: Spot,
+}
+
+/// How an upstream spreads its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    /// The fewest requests and tunnels for its weight.
+    LeastConnections,
+    /// Of two at random the one with fewer.
+    TwoChoices,
+    Hash(Hash),
+}
+
+/// Requests that are equal in one thing go to one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// Default the client's address.
+    pub by: HashBy,
+    /// A server may have this many percent of its share of all live work. Default 125.
+    pub load: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashBy {
+    /// Of the client, behind trusted proxies too.
+    Address,
+    Header(HeaderName),
+    Cookie(Arc<str>),
+    /// As it goes upstream, without the query.
+    Path,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

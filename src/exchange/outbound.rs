@@ -6,14 +6,12 @@ use http::{HeaderMap, HeaderValue, Uri, Version, request};
 use super::downstream::Downstream;
 use super::entry::Entry;
 use super::tools::Generation;
-use crate::config::model::HostHeader;
 use crate::fault::Fault;
 use crate::proto::fields;
 use crate::proto::forwarded::{self, ForwardedInput};
 use crate::proto::host::Authority;
 use crate::proto::location::{self, Public};
 use crate::types::HttpVersion;
-use crate::upstream::ServerDefinition;
 
 /// What belongs to the request besides its head.
 pub struct Errand<'a> {
@@ -55,9 +53,6 @@ impl Errand<'_> {
             Some(host) => headers.insert(HOST, host),
             None => headers.remove(HOST),
         };
-        if definition.host == HostHeader::Upstream {
-            headers.insert(HOST, server_host(&definition.servers));
-        }
         Ok(())
     }
 
@@ -69,7 +64,7 @@ impl Errand<'_> {
             authority: &authority.to_string(),
             strip_prefix: self.strip_prefix,
         };
-        let servers = &self.generation.group(self.upstream).definition.servers;
+        let (_, servers) = self.generation.group(self.upstream).definition.roster.read();
         let names = servers.iter().filter_map(|server| server.authority.as_ref());
         if let Some(location) = location::rewrite(location, names, public) {
             answer.insert(LOCATION, location);
@@ -99,9 +94,4 @@ fn client_host(head: &request::Parts) -> Option<HeaderValue> {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => head.headers.get(HOST).cloned(),
     }
-}
-
-/// All servers of a group are of one kind; the first one's name stands for the group.
-fn server_host(servers: &[ServerDefinition]) -> HeaderValue {
-    servers.first().map_or(HeaderValue::from_static("localhost"), |server| server.host.clone())
 }

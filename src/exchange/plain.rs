@@ -42,6 +42,7 @@ pub async fn forward(
 
     let group = errand.generation.group(errand.upstream);
     let options = SendOptions {
+        client: entry.client(),
         expect_continue,
         response_timeout: route.timeouts.response,
         response_body_idle: route.timeouts.response_body_idle,
@@ -49,12 +50,12 @@ pub async fn forward(
     entry.set_client_stall(route.timeouts.client_stall);
     match group.send(Request::from_parts(head, body), &options).await {
         Ok(answered) => {
-            entry.set_server(&group.definition.servers[answered.server].url);
+            entry.set_server(&answered.server.url);
             admit(&errand, answered.response, entry)
         }
         Err(Failed { failure, server }) => {
             if let Some(server) = server {
-                entry.set_server(&group.definition.servers[server].url);
+                entry.set_server(&server.url);
             }
             Err(blame(failure, fault.get()))
         }

@@ -16,7 +16,7 @@ use crate::limits::TunnelPermit;
 use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
 use crate::tunnel::{self, Early, Splice, TunnelOptions, TunnelTools};
-use crate::upstream::UpstreamStream;
+use crate::upstream::{TunnelShare, UpstreamStream};
 
 /// A tunnel whose client side is about to be ready.
 pub struct Tunnel {
@@ -30,6 +30,8 @@ pub struct Tunnel {
     pub(super) options: TunnelOptions,
     /// Where the route counts its tunnels.
     pub(super) permit: Option<TunnelPermit>,
+    /// Where the server does.
+    pub(super) share: TunnelShare,
 }
 
 impl Tunnel {
@@ -44,13 +46,13 @@ impl Tunnel {
     }
 
     fn splice<T: Transport + 'static, H: 'static>(self, downstream: T, early: Bytes, held: H) {
-        let Self { tools, record, open, upstream, early: from_upstream, options, .. } = self;
+        let Self { tools, record, open, upstream, early: from_upstream, options, share, .. } = self;
         drop(open);
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
         let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
         let splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.phase.stop());
-        lifecycle::spawn_local("tunnel", Running { splice, record, held });
+        lifecycle::spawn_local("tunnel", Running { splice, record, share, held });
     }
 
     /// Its connection is being cut.
@@ -63,6 +65,8 @@ impl Tunnel {
 struct Running<T, H> {
     splice: Splice<T, UpstreamStream>,
     record: TunnelRecord,
+    #[expect(dead_code, reason = "held until the end")]
+    share: TunnelShare,
     #[expect(dead_code, reason = "held until the end")]
     held: H,
 }

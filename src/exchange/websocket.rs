@@ -22,7 +22,7 @@ use crate::proto::websocket::extension_names;
 use crate::tunnel::TunnelOptions;
 use crate::types::HttpVersion;
 use crate::upgrade::{self, Handshake};
-use crate::upstream::{Failed, HandshakeAnswer, Switched};
+use crate::upstream::{Failed, HandshakeAnswer, HandshakeOptions, Switched};
 
 /// Asks the upstream, and answers the client with what it said: a tunnel only where it really agreed.
 pub async fn open(
@@ -42,17 +42,22 @@ pub async fn open(
     let group = errand.generation.group(errand.upstream);
     let timeouts = &route.timeouts;
     entry.set_client_stall(timeouts.client_stall);
-    let asked = group.handshake(head, timeouts.response, timeouts.response_body_idle).await;
+    let asking = HandshakeOptions {
+        client: entry.client(),
+        response_timeout: timeouts.response,
+        response_body_idle: timeouts.response_body_idle,
+    };
+    let asked = group.handshake(head, &asking).await;
     let (answer, server) = match asked {
         Ok(answered) => answered,
         Err(Failed { failure, server }) => {
             if let Some(server) = server {
-                entry.set_server(&group.definition.servers[server].url);
+                entry.set_server(&server.url);
             }
             return Err(Fault::Upstream(failure));
         }
     };
-    entry.set_server(&group.definition.servers[server].url);
+    entry.set_server(&server.url);
 
     let switched = match answer {
         // On h2 a 2xx would tell the client that the tunnel is open (RFC 8441 5).
@@ -64,7 +69,7 @@ pub async fn open(
         HandshakeAnswer::Other(response) => return plain::admit(&errand, response, entry),
         HandshakeAnswer::Switched(switched) => switched,
     };
-    let Switched { head: answer, stream: upstream, early } = switched;
+    let Switched { head: answer, stream: upstream, early, share } = switched;
     let agreed = upgrade::check_answer(&handshake, answer.status, answer.version, &answer.headers)?;
 
     let mut response = Response::new(AnswerBody::Empty);
@@ -78,13 +83,13 @@ pub async fn open(
         HttpVersion::Http1 => {
             *response.extensions_mut() = spelling::websocket();
             let (record, open) = entry.tunnel_opened(status);
-            downstream.put_tunnel(Tunnel { tools, record, open, upstream, early, options, permit });
+            downstream.put_tunnel(Tunnel { tools, record, open, upstream, early, options, permit, share });
         }
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
             let (record, open) = entry.tunnel_opened(status);
             let held = (downstream.hold_tunnel(), open, tools.lifecycle.guard());
-            let tunnel = Tunnel { tools, record, open: None, upstream, early, options, permit };
+            let tunnel = Tunnel { tools, record, open: None, upstream, early, options, permit, share };
             lifecycle::spawn_local("h2 tunnel opening", async move {
                 if let Ok(stream) = stream.open().await {
                     tunnel.open(stream, Bytes::new(), held);

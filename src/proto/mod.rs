@@ -6,6 +6,7 @@
 //!
 //! RFC 9110, 9112, 9113 (fields, host, target), 6454 (origin), 6455, 7692, 8441 (WebSocket), 7239 (forwarded).
 
+pub mod cookie;
 pub mod fields;
 pub mod forwarded;
 pub mod frame;

@@ -103,6 +103,8 @@ end_reasons! {
     TooManyTunnelsFromAddress = "too-many-tunnels-from-address" by Downstream,
 
     // Upstreams that fail.
+    /// None of its servers may take work.
+    UpstreamUnavailable = "upstream-unavailable" by Upstream,
     UpstreamUnreachable = "upstream-unreachable" by Upstream,
     UpstreamConnectTimeout = "upstream-connect-timeout" by Upstream,
     UpstreamTls = "upstream-tls" by Upstream,

@@ -1,20 +1,25 @@
-//! An upstream and its servers as configured: immutable, shared by all workers.
+//! An upstream as configured, shared by all workers: immutable but for the roster of its servers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
-
-use crate::config::model::{self, HostHeader, ServerAddress};
+use super::balance::Balance;
+use super::roster::Roster;
+use super::server::{Server, ServerId, State};
+use crate::config::model::{self, HostHeader};
 use crate::config::report::Report;
-use crate::proto::host::{Authority, parse_authority};
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
-/// An upstream as configured: immutable, shared by all workers.
+/// An upstream as configured.
 pub struct Definition {
     pub name: Name,
-    pub servers: Vec<ServerDefinition>,
+    pub roster: Roster,
+    pub balance: Balance,
+    /// How long a server that came new or back takes to get its full weight.
+    pub slow_start: Option<Duration>,
     /// Plain requests are refused; the servers speak only WebSocket.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -23,67 +28,57 @@ pub struct Definition {
     pub connect_timeout: Duration,
     /// Present when any server is reached over TLS.
     pub(super) tls: Option<ClientTls>,
-}
-
-/// One server as configured.
-pub struct ServerDefinition {
-    pub address: ServerAddress,
-    /// TLS with this name, or none.
-    pub tls_name: Option<Arc<str>>,
-    /// As written, for logs.
-    pub url: Name,
-    /// What `host = "upstream"` sends.
-    pub host: HeaderValue,
-    /// The same, parsed, with its port in any case; `None` for a unix socket.
-    pub authority: Option<Authority>,
+    /// Workers that have a group: so that they do not all begin their rounds at the same server.
+    groups: AtomicUsize,
 }
 
 impl Definition {
-    /// `None` after an error was reported.
-    pub fn build(upstream: &model::Upstream, roots: &mut SystemRoots, report: &mut Report) -> Option<Self> {
+    /// Servers that `previous` has as well keep their state. `None` after an error was reported.
+    pub fn build(
+        upstream: &model::Upstream,
+        roots: &mut SystemRoots,
+        previous: Option<&Self>,
+        report: &mut Report,
+    ) -> Option<Self> {
         let tls = if upstream.servers.iter().any(|server| server.tls_name.is_some()) {
             Some(ClientTls::build_with(upstream, roots, report)?)
         } else {
             None
         };
+        let known = known_states(previous);
+        let servers = upstream.servers.iter().map(|server| {
+            let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
+            let state = known.get(&id).cloned().unwrap_or_else(|| {
+                let state = Arc::new(State::default());
+                if previous.is_some() {
+                    state.note_arrival();
+                }
+                state
+            });
+            Arc::new(Server::build(upstream.name.as_str(), server, state))
+        });
         Some(Self {
             name: upstream.name.clone(),
-            servers: upstream.servers.iter().map(ServerDefinition::build).collect(),
+            roster: Roster::new(servers.collect()),
+            balance: Balance::new(&upstream.balance),
+            slow_start: upstream.slow_start,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
             via: upstream.via,
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
             tls,
+            groups: AtomicUsize::new(0),
         })
+    }
+
+    /// The number of one more group.
+    pub(super) fn join(&self) -> usize {
+        self.groups.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-impl ServerDefinition {
-    fn build(server: &model::UpstreamServer) -> Self {
-        let default_port = if server.tls_name.is_some() { 443 } else { 80 };
-        let host = match &server.address {
-            ServerAddress::Ip(address) if address.port() == default_port => match address.ip() {
-                std::net::IpAddr::V4(ip) => ip.to_string(),
-                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-            },
-            ServerAddress::Ip(address) => address.to_string(),
-            ServerAddress::Name(name, port) if *port == default_port => name.to_string(),
-            ServerAddress::Name(name, port) => format!("{name}:{port}"),
-            ServerAddress::Unix(_) => "localhost".to_owned(),
-        };
-        Self {
-            address: server.address.clone(),
-            tls_name: server.tls_name.as_ref().map(|name| name.value.clone()),
-            url: server.url.clone(),
-            authority: match server.address {
-                ServerAddress::Unix(_) => None,
-                _ => parse_authority(&host).ok().map(|mut authority| {
-                    authority.port.get_or_insert(default_port);
-                    authority
-                }),
-            },
-            host: HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("localhost")),
-        }
-    }
+fn known_states(previous: Option<&Definition>) -> HashMap<ServerId, Arc<State>> {
+    let servers = previous.map(|previous| previous.roster.read().1);
+    servers.iter().flat_map(|servers| servers.iter()).map(|server| (server.id, server.state.clone())).collect()
 }

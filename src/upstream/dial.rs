@@ -8,21 +8,21 @@ use tokio::net::{TcpStream, UnixStream};
 use super::definition::Definition;
 use super::failure::Failure;
 use super::http2::StreamTransport;
+use super::server::Server;
 use crate::config::model::ServerAddress;
 use crate::tls::ClientTlsStream;
 use crate::transport::{Socket, Transport, delegate_io};
 
 /// Connects to one of the upstream's servers.
-pub(super) async fn dial(upstream: &Definition, server: usize) -> Result<UpstreamStream, Failure> {
+pub(super) async fn dial(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
     tokio::time::timeout(upstream.connect_timeout, connect(upstream, server))
         .await
         .unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn connect(upstream: &Definition, server: usize) -> Result<UpstreamStream, Failure> {
-    let definition = &upstream.servers[server];
-    let socket = connect_socket(&definition.address).await.map_err(Failure::Connect)?;
-    let (Some(name), Some(tls)) = (&definition.tls_name, &upstream.tls) else {
+async fn connect(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
+    let socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
+    let (Some(name), Some(tls)) = (&server.tls_name, &upstream.tls) else {
         return Ok(UpstreamStream::Clear(socket));
     };
     match tls.connect(name, socket).await {

@@ -7,6 +7,8 @@ use crate::types::RequestBodyFault;
 /// Why a server gave no answer that could be passed on.
 #[derive(Debug)]
 pub enum Failure {
+    /// No server may take work: all of them drain.
+    NoServer,
     /// Refused, unreachable, or the name does not resolve.
     Connect(io::Error),
     ConnectTimeout,
@@ -52,6 +54,7 @@ impl Failure {
             Self::Malformed(cause) => Self::Malformed(cause.clone()),
             Self::RequestBody(fault) => Self::RequestBody(*fault),
             Self::Timeout => Self::Timeout,
+            Self::NoServer => Self::NoServer,
         }
     }
 
@@ -64,6 +67,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoServer => out.write_str("no server may take work"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
             Self::ConnectTimeout => out.write_str("cannot connect: timed out"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),

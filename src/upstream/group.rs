@@ -1,63 +1,145 @@
-//! A group of servers at work on one worker: which is asked next, and what is known of each.
+//! A group of servers at work on one worker: which is asked next, and this worker's connections to each.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
+use http::HeaderMap;
+use http::header::HOST;
+use smallvec::SmallVec;
+
+use super::balance::{self, Ask, Candidate};
 use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
-use crate::clock::{self, Instant};
-
-/// How long a server that could not be reached is passed over while others can be asked.
-const SKIP_UNREACHABLE: Duration = Duration::from_secs(2);
+use super::server::{Server, Share};
+use crate::config::model::HostHeader;
 
 /// A group at work on one worker.
 pub struct Group {
     pub definition: Arc<Definition>,
-    pub(super) servers: Vec<Server>,
-    /// Where the next round begins.
-    next: Cell<usize>,
+    members: RefCell<Members>,
+    random: Cell<u64>,
     pub(super) sweeping: Cell<bool>,
 }
 
-/// What this worker knows of one server.
-#[derive(Default)]
-pub struct Server {
+/// The roster as this worker read it last.
+struct Members {
+    version: u64,
+    list: Rc<[Rc<Member>]>,
+}
+
+/// One server, and what this worker has of it.
+pub struct Member {
+    pub server: Arc<Server>,
     pub(super) idle: RefCell<Vec<Idle>>,
-    /// Could not be reached; passed over until then.
-    skipped_until: Cell<Option<Instant>>,
+    /// Where it stands in the round.
+    turn: Cell<i64>,
+}
+
+/// A server that a request goes to, with the request's place in its count.
+pub(super) struct Picked {
+    pub(super) member: Rc<Member>,
+    pub(super) share: Share,
+}
+
+/// Servers that a request has been to.
+pub(super) type Tried = SmallVec<[Rc<Member>; 4]>;
+
+impl Member {
+    fn new(server: Arc<Server>) -> Rc<Self> {
+        Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
+    }
+
+    /// Counts one more request to it.
+    pub(super) fn pick(self: &Rc<Self>) -> Picked {
+        Picked { member: self.clone(), share: self.server.state.enter() }
+    }
 }
 
 impl Group {
     pub fn new(definition: Arc<Definition>) -> Rc<Self> {
-        let servers = definition.servers.iter().map(|_| Server::default()).collect();
-        Rc::new(Self { definition, servers, next: Cell::new(0), sweeping: Cell::new(false) })
+        let (version, servers) = definition.roster.read();
+        let list: Rc<[_]> = servers.iter().cloned().map(Member::new).collect();
+        let number = definition.join();
+        let members = RefCell::new(Members { version, list });
+        let group = Self { definition, members, random: Cell::new(seed()), sweeping: Cell::new(false) };
+        // Workers begin their rounds at different servers.
+        for _ in 0..number % servers.len().max(1) {
+            group.choose(None, &[]);
+        }
+        Rc::new(group)
     }
 
-    /// Round robin over the servers that were not `tried` yet; unreachable ones only when nothing else is left.
-    pub(super) fn pick(&self, tried: &[usize]) -> Option<usize> {
-        let count = self.servers.len();
-        let start = self.next.get();
-        let untried = || (0..count).map(|step| (start + step) % count).filter(|server| !tried.contains(server));
-        let chosen = untried().find(|server| !self.servers[*server].is_skipped()).or_else(|| untried().next())?;
-        self.next.set((chosen + 1) % count);
-        Some(chosen)
+    /// The servers at this moment.
+    pub(super) fn members(&self) -> Rc<[Rc<Member>]> {
+        let mut members = self.members.borrow_mut();
+        if members.version != self.definition.roster.version() {
+            let (version, servers) = self.definition.roster.read();
+            let known = |server: &Arc<Server>| members.list.iter().find(|member| Arc::ptr_eq(&member.server, server));
+            let list =
+                servers.iter().map(|server| known(server).cloned().unwrap_or_else(|| Member::new(server.clone())));
+            *members = Members { version, list: list.collect() };
+        }
+        members.list.clone()
+    }
+
+    /// The server that `balance` chooses among those that were not `tried` yet; `None` where there is none.
+    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
+        let key = self.definition.balance.key(ask);
+        self.choose(key, tried).map(|member| member.pick())
+    }
+
+    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+        let members = self.members();
+        let slow_start = self.definition.slow_start;
+        let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
+        let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
+            untried.map(|member| (member, member.candidate(slow_start))).unzip();
+        let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
+        Some(Rc::clone(asked[index]))
     }
 
     /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: usize) -> Result<UpstreamStream, Failure> {
+    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
         let connected = dial::dial(&self.definition, server).await;
-        let skipped_until = connected.is_err().then(|| clock::now() + SKIP_UNREACHABLE);
-        self.servers[server].skipped_until.set(skipped_until);
+        server.state.note_dial(connected.is_ok());
         connected
+    }
+
+    /// What of a request's head depends on the server that it goes to.
+    pub(super) fn address(&self, headers: &mut HeaderMap, server: &Server) {
+        if self.definition.host == HostHeader::Upstream {
+            headers.insert(HOST, server.host.clone());
+        }
+    }
+
+    /// Numbers that need not be secret (SplitMix64; Steele, Lea and Flood 2014).
+    fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        balance::mix(state)
     }
 }
 
-impl Server {
-    fn is_skipped(&self) -> bool {
-        self.skipped_until.get().is_some_and(|until| clock::now() < until)
+impl Member {
+    fn candidate(&self, slow_start: Option<std::time::Duration>) -> Candidate<'_> {
+        let Server { id, weight, backup, state, .. } = &*self.server;
+        Candidate {
+            id: *id,
+            weight: u64::from(*weight) * u64::from(state.warmth(slow_start)),
+            live: state.live(),
+            backup: *backup,
+            is_out: state.is_out(),
+            turn: &self.turn,
+        }
     }
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness the choices of several gateways are only more alike.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
 }

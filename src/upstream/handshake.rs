@@ -6,23 +6,26 @@
 //! Dropping the future closes the connection.
 
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, request, response};
 use hyper_util::rt::TokioIo;
-use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 
 use super::answer_head::{self, AnswerHead, Replayed, Unjudged};
+use super::balance::Ask;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::Group;
+use super::group::{Group, Picked, Tried};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
+use super::server::{Server, TunnelShare};
 use crate::lifecycle;
 use crate::proto::spelling;
 
@@ -40,36 +43,51 @@ pub struct Switched {
     pub stream: UpstreamStream,
     /// What the server sent right behind its 101.
     pub early: Bytes,
+    /// Its place in the server's count.
+    pub share: TunnelShare,
+}
+
+/// What one handshake asks of its group.
+pub struct HandshakeOptions {
+    /// Who asks; `None` behind a unix socket.
+    pub client: Option<IpAddr>,
+    /// To the head of the answer.
+    pub response_timeout: Duration,
+    /// Silence within the body of an answer that is no 101.
+    pub response_body_idle: Duration,
 }
 
 impl Group {
     /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where
-    /// connecting failed. Also returns the index of the server that answered.
+    /// connecting failed. Also returns the server that answered.
     pub async fn handshake(
         self: &Rc<Self>,
-        head: request::Parts,
-        response_timeout: Duration,
-        response_body_idle: Duration,
-    ) -> Result<(HandshakeAnswer, usize), Failed> {
-        let (stream, server) = self.dial_any().await?;
-        let exchange = self.shake(stream, server, head, response_body_idle);
-        match tokio::time::timeout(response_timeout, exchange).await {
+        mut head: request::Parts,
+        options: &HandshakeOptions,
+    ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
+        let ask = Ask { client: options.client, headers: &head.headers, path: head.uri.path() };
+        let (stream, picked) = self.dial_any(&ask).await?;
+        let server = picked.member.server.clone();
+        self.address(&mut head.headers, &server);
+        let exchange = self.shake(stream, picked, head, options.response_body_idle);
+        match tokio::time::timeout(options.response_timeout, exchange).await {
             Ok(Ok(answer)) => Ok((answer, server)),
             Ok(Err(failure)) => Err(Failed { failure, server: Some(server) }),
             Err(_) => Err(Failed { failure: Failure::Timeout, server: Some(server) }),
         }
     }
 
-    async fn dial_any(&self) -> Result<(UpstreamStream, usize), Failed> {
-        let mut tried = SmallVec::<[usize; 4]>::new();
-        let mut last = Failed { failure: Failure::ConnectTimeout, server: None };
+    async fn dial_any(&self, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
+        let mut tried = Tried::new();
+        let mut last = Failed { failure: Failure::NoServer, server: None };
         for _ in 0..=self.definition.retries {
-            let Some(server) = self.pick(&tried) else { break };
-            tried.push(server);
+            let Some(picked) = self.pick(ask, &tried) else { break };
+            let server = &picked.member.server;
             match self.dial(server).await {
-                Ok(stream) => return Ok((stream, server)),
-                Err(failure) => last = Failed { failure, server: Some(server) },
+                Ok(stream) => return Ok((stream, picked)),
+                Err(failure) => last = Failed { failure, server: Some(server.clone()) },
             }
+            tried.push(picked.member);
         }
         Err(last)
     }
@@ -77,17 +95,20 @@ impl Group {
     async fn shake(
         self: &Rc<Self>,
         mut stream: UpstreamStream,
-        server: usize,
+        picked: Picked,
         head: request::Parts,
         response_body_idle: Duration,
     ) -> Result<HandshakeAnswer, Failure> {
         // A server may answer and close without having read everything: its answer counts, or its silence.
         let _ = send(&mut stream, &spelling::write_request(&head)).await;
         match answer_head::read(&mut stream).await {
-            AnswerHead::Switched(head, early) => Ok(HandshakeAnswer::Switched(Switched { head, stream, early })),
+            AnswerHead::Switched(head, early) => {
+                let share = picked.share.into_tunnel();
+                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share }))
+            }
             // Boxed: rare, and large.
             AnswerHead::Other(unjudged) => {
-                Box::pin(self.pass(stream, unjudged, server, head, response_body_idle)).await
+                Box::pin(self.pass(stream, unjudged, picked, head, response_body_idle)).await
             }
         }
     }
@@ -97,7 +118,7 @@ impl Group {
         self: &Rc<Self>,
         stream: UpstreamStream,
         unjudged: Unjudged,
-        server: usize,
+        picked: Picked,
         head: request::Parts,
         response_body_idle: Duration,
     ) -> Result<HandshakeAnswer, Failure> {
@@ -113,7 +134,7 @@ impl Group {
         });
         let answer = sender.send_request(Request::from_parts(head, RequestBody::Empty));
         // Before the wait, so that giving up takes the connection down.
-        let mut lease = self.lease(server, Connection::new(sender, watch, task.abort_handle()));
+        let mut lease = self.lease(picked, Connection::new(sender, watch, task.abort_handle()));
         lease.reusable = false;
         let response = answer.await.map_err(Failure::from_hyper)?;
         Ok(HandshakeAnswer::Other(response.map(|body| ResponseBody::new(body, lease, response_body_idle))))

@@ -6,6 +6,7 @@
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod balance;
 mod connection;
 mod definition;
 mod dial;
@@ -17,13 +18,18 @@ mod http2;
 mod pool;
 mod request_body;
 mod response_body;
+mod roster;
 mod send;
+mod server;
 
-pub use definition::{Definition, ServerDefinition};
+pub use balance::Balance;
+pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
 pub use group::Group;
-pub use handshake::{HandshakeAnswer, Switched};
+pub use handshake::{HandshakeAnswer, HandshakeOptions, Switched};
 pub use request_body::{BodyError, RequestBody};
 pub use response_body::{ResponseBody, ResponseBodyFault};
+pub use roster::Roster;
 pub use send::{Answered, Failed, SendOptions};
+pub use server::{Server, ServerId, Share, State, TunnelShare};

@@ -11,7 +11,8 @@ use hyper_util::rt::TokioIo;
 
 use super::connection::{Connection, Idle, SharedWire, client_builder};
 use super::failure::Failure;
-use super::group::Group;
+use super::group::{Group, Member, Picked};
+use super::server::{Server, Share};
 use crate::clock;
 use crate::lifecycle;
 
@@ -23,7 +24,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A connection in use for one exchange. Dropped before [`Lease::finish`], it takes the connection down.
 pub(super) struct Lease {
     group: Rc<Group>,
-    server: usize,
+    member: Rc<Member>,
+    #[expect(dead_code, reason = "held until the end")]
+    share: Share,
     connection: Option<Connection>,
     /// Cleared by answers after which the connection cannot be trusted.
     pub(super) reusable: bool,
@@ -40,7 +43,7 @@ impl Lease {
         if !self.reusable || !self.connection.as_ref().is_some_and(|connection| connection.sender.is_ready()) {
             return;
         }
-        let mut idle = self.group.servers[self.server].idle.borrow_mut();
+        let mut idle = self.member.idle.borrow_mut();
         if idle.len() < MAX_IDLE_PER_SERVER
             && let Some(mut connection) = self.connection.take()
         {
@@ -62,18 +65,18 @@ impl Drop for Lease {
 
 impl Group {
     /// An idle connection that is still clean.
-    pub(super) fn checkout(self: &Rc<Self>, server: usize) -> Option<Lease> {
-        let mut idle = self.servers[server].idle.borrow_mut();
+    pub(super) fn checkout(&self, member: &Member) -> Option<Connection> {
+        let mut idle = member.idle.borrow_mut();
         while let Some(Idle { connection, .. }) = idle.pop() {
             if connection.is_clean() {
-                return Some(self.lease(server, connection));
+                return Some(connection);
             }
         }
         None
     }
 
     /// A fresh connection with hyper on it.
-    pub(super) async fn open(self: &Rc<Self>, server: usize) -> Result<Lease, Failure> {
+    pub(super) async fn open(&self, server: &Server) -> Result<Connection, Failure> {
         let wire = SharedWire::new(self.dial(server).await?);
         let watch = wire.watch();
         let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
@@ -81,11 +84,12 @@ impl Group {
             // Whoever waits for an answer is told of the error; an idle connection's end is no news.
             let _ = connection.await;
         });
-        Ok(self.lease(server, Connection::new(sender, watch, task.abort_handle())))
+        Ok(Connection::new(sender, watch, task.abort_handle()))
     }
 
-    pub(super) fn lease(self: &Rc<Self>, server: usize, connection: Connection) -> Lease {
-        Lease { group: self.clone(), server, connection: Some(connection), reusable: true }
+    pub(super) fn lease(self: &Rc<Self>, picked: Picked, connection: Connection) -> Lease {
+        let Picked { member, share } = picked;
+        Lease { group: self.clone(), member, share, connection: Some(connection), reusable: true }
     }
 
     /// Runs the sweep while there is anything to sweep; an idle worker does not wake.
@@ -110,8 +114,8 @@ impl Group {
     fn sweep(&self) -> usize {
         let expired = clock::now().checked_sub(MAX_IDLE);
         let mut left = 0;
-        for server in &self.servers {
-            let mut idle = server.idle.borrow_mut();
+        for member in &*self.members() {
+            let mut idle = member.idle.borrow_mut();
             idle.retain(|idle| {
                 !idle.connection.sender.is_closed() && expired.is_none_or(|expired| idle.since > expired)
             });

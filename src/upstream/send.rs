@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,18 +15,21 @@ use http::{Method, Request, Response, StatusCode, request};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use smallvec::SmallVec;
 
+use super::balance::Ask;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::Group;
+use super::group::{Group, Member, Tried};
 use super::pool::Lease;
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
+use super::server::Server;
 use crate::clock::{self, IdleTimer, Instant};
 
 /// What one request asks of its group.
 pub struct SendOptions {
+    /// Who asks; `None` behind a unix socket.
+    pub client: Option<IpAddr>,
     /// Hold the body until the server says 100 (the request carries `Expect: 100-continue`).
     pub expect_continue: bool,
     /// From the last progress of the request to the head of the answer.
@@ -36,14 +41,13 @@ pub struct SendOptions {
 /// An answer, and the server it came from.
 pub struct Answered {
     pub response: Response<ResponseBody>,
-    /// Index into the definition's servers.
-    pub server: usize,
+    pub server: Arc<Server>,
 }
 
 /// A failure, and the server that was asked last.
 pub struct Failed {
     pub failure: Failure,
-    pub server: Option<usize>,
+    pub server: Option<Arc<Server>>,
 }
 
 impl Group {
@@ -57,7 +61,10 @@ impl Group {
         mut request: Request<RequestBody>,
         options: &SendOptions,
     ) -> Result<Answered, Failed> {
-        let mut tried = SmallVec::<[usize; 4]>::new();
+        let mut tried = Tried::new();
+        // What is said, and who may be asked once more, where nobody is left that was not tried.
+        let mut last = Failed { failure: Failure::NoServer, server: None };
+        let mut again: Option<Rc<Member>> = None;
         let mut attempts_left = self.definition.retries;
         let replayable = is_idempotent(request.method()) && request.body().is_empty();
         let gate = options.expect_continue.then(|| hold_body(&mut request));
@@ -65,33 +72,41 @@ impl Group {
 
         loop {
             let first = tried.is_empty();
-            let server = self.pick(&tried).or(tried.last().copied()).unwrap_or(0);
-            tried.push(server);
-            let failed = |failure| Failed { failure, server: Some(server) };
+            let ask = Ask { client: options.client, headers: request.headers(), path: request.uri().path() };
+            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
+            let Some(picked) = picked else { return Err(last) };
+            let member = picked.member.clone();
+            let failed = |failure| Failed { failure, server: Some(member.server.clone()) };
+            tried.push(member.clone());
 
-            let pooled = if first { self.checkout(server) } else { None };
-            let mut lease = match pooled {
-                Some(lease) => lease,
-                None => match self.open(server).await {
-                    Ok(lease) => lease,
-                    // Nothing was written: another server may be asked, this one need not be asked again.
-                    Err(failure) if failure.is_connect() && attempts_left > 0 && tried.len() < self.servers.len() => {
+            let pooled = if first { self.checkout(&member) } else { None };
+            let connection = match pooled {
+                Some(connection) => connection,
+                None => match self.open(&member.server).await {
+                    Ok(connection) => connection,
+                    // Nothing was written: another server may be asked, the same one need not be asked again.
+                    Err(failure) if failure.is_connect() && attempts_left > 0 => {
                         attempts_left -= 1;
+                        last = failed(failure);
                         continue;
                     }
                     Err(failure) => return Err(failed(failure)),
                 },
             };
+            let mut lease = self.lease(picked, connection);
+            self.address(request.headers_mut(), &member.server);
 
             progress.touch();
             match attempt(&mut lease, request, replayable, &progress, options.response_timeout).await {
                 Ok(response) => {
                     drop(gate);
+                    let server = member.server.clone();
                     return Ok(Answered { response: admit(response, lease, options), server });
                 }
                 Err(Attempt { retry: Some(unsent), .. }) if attempts_left > 0 => {
                     attempts_left -= 1;
                     request = *unsent;
+                    again = Some(member);
                 }
                 Err(Attempt { failure, .. }) => return Err(failed(failure)),
             }

@@ -2,7 +2,7 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -12,8 +12,12 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
             address: ServerAddress::Ip(([127, 0, 0, 1], 9).into()),
             tls_name: Some(located(tls_name.into())),
             url: Name::from("https://127.0.0.1:9"),
+            weight: 1,
+            backup: false,
             spot: Spot::default(),
         }],
+        balance: Balance::RoundRobin,
+        slow_start: None,
         websocket_only: false,
         host: HostHeader::Preserve,
         via: true,

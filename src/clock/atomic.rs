@@ -1,0 +1,57 @@
+//! A point in time that threads share without a lock, to the millisecond.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Instant, now};
+
+/// What stamps are counted from. Early enough that a deadline before it does not occur.
+static BASE: LazyLock<Instant> = LazyLock::new(now);
+
+/// An instant or none; starts as none.
+#[derive(Debug, Default)]
+pub struct AtomicInstant(AtomicU64);
+
+impl AtomicInstant {
+    /// `None` where nothing is set.
+    pub fn get(&self) -> Option<Instant> {
+        let stamp = self.0.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(*BASE + Duration::from_millis(stamp))
+    }
+
+    /// Rounded down to a millisecond.
+    pub fn set(&self, instant: Option<Instant>) {
+        let stamp = instant.map_or(0, |instant| {
+            let since = instant.saturating_duration_since(*BASE).as_millis();
+            u64::try_from(since).unwrap_or(u64::MAX - 1).min(u64::from(u32::MAX) * 1000) + 1
+        });
+        self.0.store(stamp, Ordering::Relaxed);
+    }
+
+    /// Whether it is set and still to come.
+    pub fn is_ahead(&self) -> bool {
+        self.get().is_some_and(|instant| now() < instant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_read_to_the_millisecond_and_the_far_future_stays_far() {
+        let shared = AtomicInstant::default();
+        assert_eq!(shared.get(), None);
+        assert!(!shared.is_ahead());
+        let soon = now() + Duration::from_secs(5);
+        shared.set(Some(soon));
+        let read = shared.get().expect("set");
+        assert!(soon.saturating_duration_since(read) <= Duration::from_millis(1));
+        assert!(shared.is_ahead());
+        shared.set(Some(now() + Duration::from_secs(100 * 365 * 24 * 3600)));
+        assert!(shared.is_ahead());
+        shared.set(None);
+        assert_eq!(shared.get(), None);
+    }
+}

@@ -1,0 +1,85 @@
+//! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
+
+mod balance;
+mod servers;
+
+use std::time::Duration;
+
+use super::tls;
+use super::tree::{Cx, Table};
+use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::report::{Located, Spot};
+use crate::types::Name;
+
+const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
+
+pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
+    let mut upstream = plain(name, table.spot.clone());
+    if !table.has("servers") {
+        table.missing(cx, "`servers`", "add for example `servers = [\"ws://127.0.0.1:9000\"]`");
+    }
+    (upstream.servers, upstream.websocket_only) = servers::read(cx, &mut table);
+    upstream.balance = balance::read(cx, &mut table);
+    upstream.slow_start = table.duration_or_none(cx, "slow_start");
+    upstream.host = host(cx, &mut table, &upstream.servers);
+    upstream.via = table.boolean(cx, "via", true).value;
+    upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
+    upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.ca = table.string(cx, "ca").and_then(|path| cx.path(path));
+    upstream.client_certificate = tls::pair(cx, &mut table, "client_cert", "client_key");
+    let clear = !upstream.servers.is_empty() && upstream.servers.iter().all(|server| server.tls_name.is_none());
+    for key in ["ca", "client_cert", "client_key"].into_iter().filter(|key| clear && table.has(key)) {
+        let spot = table.key_spot(key);
+        cx.error("no-effect", &spot, format!("`{key}` has no effect: no server of this upstream uses TLS"))
+            .help("write wss:// or https:// for the servers, or remove this key");
+    }
+    table.close(cx);
+    upstream
+}
+
+/// What a URL stands for that a route names directly.
+pub fn inline(cx: &mut Cx<'_>, text: &Located<String>) -> Option<Upstream> {
+    let (kind, server) = servers::server(cx, text)?;
+    let mut upstream = plain(text, text.spot.clone());
+    upstream.websocket_only = kind.websocket_only;
+    upstream.servers.push(server);
+    Some(upstream)
+}
+
+/// Names stand in logs, metrics and in `upstream = "NAME"`, where a colon or slash would make them a URL.
+pub fn check_name(cx: &mut Cx<'_>, name: &str, spot: &Spot) {
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+        cx.error("bad-name", spot, format!("`{name}` cannot be the name of an upstream"))
+            .help("a name consists of letters, digits, `-`, `_` and `.`");
+    }
+}
+
+fn plain(name: &str, spot: Spot) -> Upstream {
+    Upstream {
+        name: Name::new(name),
+        servers: Vec::new(),
+        balance: Balance::RoundRobin,
+        slow_start: None,
+        websocket_only: false,
+        host: HostHeader::Preserve,
+        via: true,
+        retries: 1,
+        connect_timeout: Duration::from_secs(5),
+        ca: None,
+        client_certificate: None,
+        spot,
+    }
+}
+
+fn host(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &[UpstreamServer]) -> HostHeader {
+    let words = [("preserve", HostHeader::Preserve), ("upstream", HostHeader::Upstream)];
+    let host = table.word(cx, "host", &words).unwrap_or(HostHeader::Preserve);
+    let unix = servers.iter().find(|server| matches!(server.address, ServerAddress::Unix(_)));
+    if let (HostHeader::Upstream, Some(unix)) = (host, unix) {
+        let spot = table.key_spot("host");
+        cx.error("no-name", &spot, "`host = \"upstream\"` sends the server's name, and a unix socket has none")
+            .help("write \"preserve\": the client's Host goes upstream")
+            .also(&unix.spot, "the unix socket");
+    }
+    host
+}

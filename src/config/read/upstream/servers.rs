@@ -1,0 +1,109 @@
+//! `servers` of an upstream: URLs, and entries that say more.
+
+use std::sync::Arc;
+
+use toml::de::DeValue;
+
+use crate::config::keys;
+use crate::config::model::{ServerAddress, UpstreamServer};
+use crate::config::read::address::{self, Kind, Place};
+use crate::config::read::common::unix;
+use crate::config::read::names::Host;
+use crate::config::read::tree::{Cx, Node, Table, refuse_duplicates};
+use crate::config::report::Located;
+use crate::types::Name;
+
+/// 0 is a server that drains.
+const WEIGHTS: std::ops::RangeInclusive<u32> = 0..=1000;
+
+/// All servers, and whether they speak only WebSocket.
+pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>) -> (Vec<UpstreamServer>, bool) {
+    let servers = entries(cx, table);
+    let websocket_only = one_kind(cx, &servers);
+    let servers: Vec<_> = servers.into_iter().map(|(_, server)| server).collect();
+    if let (Some(first), true) = (servers.first(), servers.iter().all(|server| server.weight == 0)) {
+        let message = "no server of this upstream gets any work: all of them have weight 0";
+        cx.report
+            .warning("no-work", &first.spot, message)
+            .help("requests are answered with 503 until one has a weight");
+    }
+    (servers, websocket_only)
+}
+
+fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)> {
+    let Some(node) = table.take("servers") else { return Vec::new() };
+    let DeValue::Array(items) = node.value else {
+        let problem = node.mistyped(cx, "servers", "a list of URLs");
+        if let DeValue::String(text) = node.value {
+            problem.help(format!("write [\"{text}\"]"));
+        }
+        return Vec::new();
+    };
+    if items.is_empty() && !cx.broken {
+        cx.error("empty-list", &node.spot, "`servers` is empty").help("add for example \"ws://127.0.0.1:9000\"");
+    }
+    let mut servers = Vec::new();
+    for item in items.iter() {
+        let item = Node { value: item.get_ref(), spot: cx.spot(item.span()) };
+        servers.extend(match item.value {
+            DeValue::Table(entries) => entry(cx, Table::new(&keys::UPSTREAM_SERVER, entries, item.spot)),
+            _ => {
+                let text = item.string(cx, "an entry of `servers`", "a string (a URL), or { url = \"…\" }");
+                text.and_then(|text| server(cx, &text))
+            }
+        });
+    }
+    let urls: Vec<_> =
+        servers.iter().map(|(_, server)| Located::new(server.address.clone(), server.spot.clone())).collect();
+    refuse_duplicates(cx, &urls, "the server", show);
+    servers
+}
+
+/// An entry that says more than the URL.
+fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>) -> Option<(Kind, UpstreamServer)> {
+    let url = entry.string(cx, "url");
+    if !entry.has("url") {
+        entry.missing(cx, "`url`", "write { url = \"ws://127.0.0.1:9000\" }");
+    }
+    let weight = entry.integer(cx, "weight", WEIGHTS).map(|weight| weight.value);
+    let backup = entry.boolean(cx, "backup", false).value;
+    entry.close(cx);
+    let (kind, mut server) = server(cx, &url?)?;
+    server.weight = weight.unwrap_or(server.weight);
+    server.backup = backup;
+    Some((kind, server))
+}
+
+fn show(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Ip(address) => address.to_string(),
+        ServerAddress::Name(name, port) => format!("{name}:{port}"),
+        ServerAddress::Unix(path) => path.display().to_string(),
+    }
+}
+
+pub(super) fn server(cx: &mut Cx<'_>, text: &Located<String>) -> Option<(Kind, UpstreamServer)> {
+    let parsed = cx.check(text, address::upstream(text))?;
+    let (kind, place) = parsed.value;
+    let (address, name) = match place {
+        Place::Unix(path) => (ServerAddress::Unix(unix(cx, path, &text.spot)?), None),
+        Place::Host(Host::Name(name), port) => (ServerAddress::Name(Arc::from(name.as_str()), port), Some(name)),
+        Place::Host(Host::V4(ip), port) => (ServerAddress::Ip((ip, port).into()), Some(ip.to_string())),
+        Place::Host(Host::V6(ip), port) => (ServerAddress::Ip((ip, port).into()), Some(ip.to_string())),
+    };
+    let tls_name = name.filter(|_| kind.tls).map(|name| Located::new(Arc::from(name), text.spot.clone()));
+    let url = Name::new(text.as_str());
+    Some((kind, UpstreamServer { address, tls_name, url, weight: 1, backup: false, spot: text.spot.clone() }))
+}
+
+/// Whether all servers are of the WebSocket-only kind; mixing the kinds is an error.
+fn one_kind(cx: &mut Cx<'_>, servers: &[(Kind, UpstreamServer)]) -> bool {
+    let Some((first, first_server)) = servers.first() else { return false };
+    for (_, other) in servers.iter().filter(|(kind, _)| kind.websocket_only != first.websocket_only) {
+        let message = "one upstream cannot hold servers that speak only WebSocket and servers that speak HTTP";
+        cx.error("mixed-kinds", &other.spot, message)
+            .help("http and https carry WebSocket too; or make two upstreams, with a route for each")
+            .also(&first_server.spot, "of the other kind");
+    }
+    first.websocket_only
+}

@@ -1,0 +1,187 @@
+//! The rules of balancing, with properties.
+
+use std::cell::Cell;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A server of weight, live work, backup, out.
+type Given = (u32, u32, bool, bool);
+
+struct Servers {
+    given: Vec<Given>,
+    turns: Vec<Cell<i64>>,
+}
+
+impl Servers {
+    fn new(given: &[Given]) -> Self {
+        Self { given: given.to_vec(), turns: given.iter().map(|_| Cell::new(0)).collect() }
+    }
+
+    fn of_weights(weights: &[u32]) -> Self {
+        Self::new(&weights.iter().map(|&weight| (weight, 0, false, false)).collect::<Vec<_>>())
+    }
+
+    fn candidates(&self) -> Vec<Candidate<'_>> {
+        let servers = self.given.iter().zip(&self.turns).enumerate();
+        servers
+            .map(|(index, (&(weight, live, backup, is_out), turn))| Candidate {
+                id: ServerId::of("test", &format!("http://10.0.0.{index}:80")),
+                weight: u64::from(weight) * 1000,
+                live,
+                backup,
+                is_out,
+                turn,
+            })
+            .collect()
+    }
+
+    fn choose(&self, balance: &Balance, key: Option<u64>, random: &mut u64) -> Option<usize> {
+        choose(balance, &self.candidates(), key, || next(random)).map(|(index, _)| index)
+    }
+
+    /// How often each of them is chosen in so many rounds while everything that is chosen stays live.
+    fn fill(&mut self, balance: &Balance, rounds: usize, key: impl Fn(u64) -> Option<u64>) -> Vec<u32> {
+        let mut random = 7;
+        for round in 0..rounds {
+            let chosen = self.choose(balance, key(round as u64), &mut random).expect("one");
+            self.given[chosen].1 += 1;
+        }
+        self.given.iter().map(|given| given.1).collect()
+    }
+}
+
+fn next(random: &mut u64) -> u64 {
+    *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *random >> 16
+}
+
+fn hash() -> Balance {
+    Balance::Hash { by: model::HashBy::Path, load: 125 }
+}
+
+fn spread_key(round: u64) -> Option<u64> {
+    Some(round.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+#[test]
+fn round_robin_gives_each_its_weight_and_spreads_the_heavy_one_out() {
+    let servers = Servers::of_weights(&[1, 1, 2]);
+    let mut random = 0;
+    let order: Vec<_> = (0..8).map(|_| servers.choose(&Balance::RoundRobin, None, &mut random).expect("one")).collect();
+    assert_eq!(order, [2, 0, 1, 2, 2, 0, 1, 2]);
+}
+
+#[test]
+fn least_connections_fills_what_is_behind_and_then_keeps_the_weights() {
+    let mut servers = Servers::new(&[(1, 300, false, false), (1, 0, false, false), (2, 100, false, false)]);
+    assert_eq!(servers.fill(&Balance::LeastConnections, 800, |_| None), [300, 300, 600]);
+}
+
+#[test]
+fn equal_servers_take_turns_under_least_connections() {
+    let servers = Servers::of_weights(&[1, 1, 1]);
+    let mut random = 0;
+    let order: Vec<_> =
+        (0..6).map(|_| servers.choose(&Balance::LeastConnections, None, &mut random).expect("one")).collect();
+    assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn two_choices_stay_close_together_and_keep_the_weights() {
+    let mut servers = Servers::of_weights(&[1, 1, 2]);
+    let counts = servers.fill(&Balance::TwoChoices, 4000, |_| None);
+    for (count, share) in counts.iter().zip([1000, 1000, 2000]) {
+        assert!(count.abs_diff(share) <= share / 10, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_key_stays_with_its_server_and_moves_only_when_that_one_goes() {
+    let servers = Servers::of_weights(&[1, 1, 1, 1]);
+    let mut random = 0;
+    for round in 0..500 {
+        let key = spread_key(round);
+        let home = servers.choose(&hash(), key, &mut random).expect("one");
+        assert_eq!(servers.choose(&hash(), key, &mut random), Some(home));
+        for gone in 0..4 {
+            let mut fewer = Servers::of_weights(&[1, 1, 1, 1]);
+            fewer.given[gone].3 = true;
+            let chosen = fewer.choose(&hash(), key, &mut random).expect("one");
+            assert!(chosen != gone && (home == gone || chosen == home), "key {round}, without {gone}");
+        }
+    }
+}
+
+#[test]
+fn keys_are_spread_by_weight_and_no_server_gets_over_its_bound() {
+    let mut servers = Servers::of_weights(&[1, 2, 1]);
+    let counts = servers.fill(&hash(), 4000, spread_key);
+    for (count, share) in counts.iter().zip([1000_u32, 2000, 1000]) {
+        assert!(count.abs_diff(share) <= share / 8, "{counts:?}");
+    }
+    // One key alone spills over to the others instead of drowning its server.
+    let mut servers = Servers::of_weights(&[1, 1, 1, 1]);
+    let counts = servers.fill(&hash(), 400, |_| Some(1));
+    assert_eq!(counts.iter().max(), Some(&125), "{counts:?}");
+}
+
+#[test]
+fn backups_work_only_when_nobody_else_can_and_the_last_resort_is_to_try() {
+    let tier = |given: &[Given]| {
+        let servers = Servers::new(given);
+        choose(&Balance::RoundRobin, &servers.candidates(), None, || 0)
+    };
+    let (up, out) = (false, true);
+    assert_eq!(tier(&[(1, 0, true, up), (1, 0, false, up)]), Some((1, Tier::Primary)));
+    assert_eq!(tier(&[(1, 0, true, up), (1, 0, false, out)]), Some((0, Tier::Backup)));
+    assert_eq!(tier(&[(1, 0, true, out), (1, 0, false, out)]), Some((1, Tier::LastResort)));
+    assert_eq!(tier(&[(1, 0, true, out), (0, 0, false, up)]), Some((0, Tier::LastResort)));
+    assert_eq!(tier(&[(0, 0, true, up), (0, 0, false, up)]), None);
+    assert_eq!(tier(&[]), None);
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_chosen_may_get_work_and_is_of_the_best_tier(
+        given in prop::collection::vec((0..4_u32, 0..50_u32, any::<bool>(), any::<bool>()), 0..12),
+        key in any::<Option<u64>>(),
+        mut random in any::<u64>(),
+    ) {
+        let servers = Servers::new(&given);
+        for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::TwoChoices, hash()] {
+            let chosen = servers.choose(&balance, key, &mut random);
+            let rank = |&(weight, _, backup, is_out): &Given| match (weight, is_out, backup) {
+                (0, ..) => None,
+                (_, false, false) => Some(0),
+                (_, false, true) => Some(1),
+                (_, true, false) => Some(2),
+                (_, true, true) => Some(3),
+            };
+            let best = given.iter().filter_map(rank).min();
+            prop_assert_eq!(chosen.and_then(|index| rank(&given[index])), best);
+        }
+    }
+
+    #[test]
+    fn round_robin_is_never_more_than_one_round_from_the_weights(weights in prop::collection::vec(1..20_u32, 1..8)) {
+        let servers = Servers::of_weights(&weights);
+        let total: u32 = weights.iter().sum();
+        let mut counts = vec![0; weights.len()];
+        let mut random = 0;
+        for _ in 0..3 * total {
+            counts[servers.choose(&Balance::RoundRobin, None, &mut random).expect("one")] += 1;
+        }
+        let expected: Vec<u32> = weights.iter().map(|weight| 3 * weight).collect();
+        prop_assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn least_connections_ends_even_wherever_it_began(live in prop::collection::vec(0..200_u32, 1..6)) {
+        let given: Vec<Given> = live.iter().map(|&live| (1, live, false, false)).collect();
+        let mut servers = Servers::new(&given);
+        let counts = servers.fill(&Balance::LeastConnections, 1200, |_| None);
+        prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{:?}", counts);
+    }
+}

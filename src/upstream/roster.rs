@@ -1,0 +1,39 @@
+//! The servers that an upstream has at this moment. Control plane writes, workers read.
+//!
+//! A worker keeps the list that it read last and asks with one load whether there is a newer one; only then does it
+//! take the lock. Servers that leave the list keep what they have: nothing here closes anything.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::server::Server;
+
+/// A list of servers that may be replaced.
+#[derive(Debug)]
+pub struct Roster {
+    version: AtomicU64,
+    servers: Mutex<Arc<[Arc<Server>]>>,
+}
+
+impl Roster {
+    pub fn new(servers: Vec<Arc<Server>>) -> Self {
+        Self { version: AtomicU64::new(0), servers: Mutex::new(servers.into()) }
+    }
+
+    /// Changes with every replacement.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// With the version that it is at least of.
+    pub fn read(&self) -> (u64, Arc<[Arc<Server>]>) {
+        // First the version: a list that is newer than its version is only read once more.
+        let version = self.version();
+        (version, self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    pub fn replace(&self, servers: Vec<Arc<Server>>) {
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers.into();
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
