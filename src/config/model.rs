@@ -358,6 +358,11 @@ pub struct Upstream {
     pub retries: u32,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
+    /// What may be spoken with the servers. With those behind TLS ALPN chooses; with clear ones `http2` means prior
+    /// knowledge, and stands alone. Default HTTP/1.1.
+    pub protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there. Default true.
+    pub websocket_over_h2: Located<bool>,
     /// `None`: the system's roots.
     pub ca: Option<Located<PathBuf>>,
     /// For servers that ask for a client certificate.

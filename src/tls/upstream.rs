@@ -1,8 +1,8 @@
 //! TLS towards upstream servers: always verified, by name or by address, against the system's roots or a `ca` file.
 //!
 //! One rustls configuration per upstream, and with it one session store: what one upstream resumes says nothing to
-//! another. ALPN offers http/1.1 alone, for requests and WebSockets alike. There is no way to switch verification off:
-//! a server with a private certificate is trusted by naming its CA.
+//! another. ALPN offers what the upstream's `protocols` say, or http/1.1 alone where a connection is for a WebSocket of
+//! its own. There is no way to switch verification off: a server with a private certificate is trusted by naming its CA.
 
 use std::fmt;
 use std::io;
@@ -36,7 +36,19 @@ pub struct SystemRoots {
 /// How an upstream's servers are reached over TLS. Clones share sessions.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
+    /// Offers what the upstream's `protocols` say.
     config: Arc<ClientConfig>,
+    /// Offers http/1.1 alone.
+    http1: Arc<ClientConfig>,
+}
+
+/// What a connection to a server is offered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Whatever the upstream's `protocols` say; the server chooses.
+    Protocols,
+    /// HTTP/1.1 alone.
+    Http1,
 }
 
 /// Why a TLS handshake with an upstream server failed. The server has got the alert.
@@ -104,8 +116,17 @@ impl ClientTls {
             None => Some(None),
             Some(files) => certificate::load_client(files, &provider, crate::clock::wall(), report).map(Some),
         };
-        let config = client_config(provider, roots?, own?, &upstream.spot, report)?;
-        names_are_good.then(|| Self { config: Arc::new(config) })
+        let http1 = Arc::new(client_config(provider, roots?, own?, &upstream.spot, report)?);
+        let config = if upstream.protocols.http2 {
+            // Shares certificates and sessions.
+            let mut config = ClientConfig::clone(&http1);
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+            config.alpn_protocols.truncate(if upstream.protocols.http1 { 2 } else { 1 });
+            Arc::new(config)
+        } else {
+            http1.clone()
+        };
+        names_are_good.then_some(Self { config, http1 })
     }
 
     /// Runs the TLS handshake with a server that must prove to be `name`: a host name, or an address (with or without
@@ -114,10 +135,14 @@ impl ClientTls {
     ///
     /// # Errors
     /// See [`UpstreamTlsError`]; the connection is closed then, and no byte of a request has been sent.
-    pub async fn connect(&self, name: &str, socket: Socket) -> Result<ClientTlsStream, UpstreamTlsError> {
+    pub async fn connect(&self, name: &str, offer: Offer, socket: Socket) -> Result<ClientTlsStream, UpstreamTlsError> {
         let name = server_name(name).ok_or(UpstreamTlsError::BadName)?;
+        let config = match offer {
+            Offer::Protocols => &self.config,
+            Offer::Http1 => &self.http1,
+        };
         // Boxed: needed for milliseconds, while the request's own future would keep the room for it.
-        let connect = Box::pin(TlsConnector::from(Arc::clone(&self.config)).connect(name, socket));
+        let connect = Box::pin(TlsConnector::from(Arc::clone(config)).connect(name, socket));
         connect.await.map(ClientTlsStream::new).map_err(classify)
     }
 }

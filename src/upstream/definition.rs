@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::balance::Balance;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
-use crate::config::model::{self, HostHeader};
+use crate::config::model::{self, HostHeader, Protocols};
 use crate::config::report::Report;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
@@ -26,6 +26,9 @@ pub struct Definition {
     pub via: bool,
     pub retries: u32,
     pub connect_timeout: Duration,
+    pub(super) protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there.
+    pub(super) websocket_over_h2: bool,
     /// Present when any server is reached over TLS.
     pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
@@ -67,6 +70,8 @@ impl Definition {
             via: upstream.via,
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
+            protocols: upstream.protocols,
+            websocket_over_h2: upstream.websocket_over_h2.value,
             tls,
             groups: AtomicUsize::new(0),
         })

@@ -10,22 +10,22 @@ use super::failure::Failure;
 use super::http2::StreamTransport;
 use super::server::Server;
 use crate::config::model::ServerAddress;
-use crate::tls::ClientTlsStream;
+use crate::tls::{ClientTlsStream, Offer};
 use crate::transport::{Socket, Transport, delegate_io};
 
-/// Connects to one of the upstream's servers.
-pub(super) async fn dial(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
-    tokio::time::timeout(upstream.connect_timeout, connect(upstream, server))
+/// Connects to one of the upstream's servers. `offer` is for those with TLS.
+pub(super) async fn dial(upstream: &Definition, server: &Server, offer: Offer) -> Result<UpstreamStream, Failure> {
+    tokio::time::timeout(upstream.connect_timeout, connect(upstream, server, offer))
         .await
         .unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn connect(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
+async fn connect(upstream: &Definition, server: &Server, offer: Offer) -> Result<UpstreamStream, Failure> {
     let socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
     let (Some(name), Some(tls)) = (&server.tls_name, &upstream.tls) else {
         return Ok(UpstreamStream::Clear(socket));
     };
-    match tls.connect(name, socket).await {
+    match tls.connect(name, offer, socket).await {
         Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream))),
         Err(error) => Err(Failure::Tls(error.to_string())),
     }
@@ -51,6 +51,11 @@ pub enum UpstreamStream {
 }
 
 impl UpstreamStream {
+    /// Whether the server has chosen HTTP/2; on a clear connection there is no choice.
+    pub(super) fn has_chosen_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.alpn() == Some(b"h2"))
+    }
+
     /// Whether the server has sent something or gone while nobody was reading. Streams are never idle in a pool.
     pub(super) fn has_input_or_end(&self) -> bool {
         match self {

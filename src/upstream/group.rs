@@ -13,8 +13,10 @@ use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
+use super::http2::Channels;
 use super::server::{Server, Share};
 use crate::config::model::HostHeader;
+use crate::tls::Offer;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -34,6 +36,8 @@ struct Members {
 pub struct Member {
     pub server: Arc<Server>,
     pub(super) idle: RefCell<Vec<Idle>>,
+    /// Where HTTP/2 is spoken.
+    pub(super) channels: Rc<Channels>,
     /// Where it stands in the round.
     turn: Cell<i64>,
 }
@@ -49,7 +53,7 @@ pub(super) type Tried = SmallVec<[Rc<Member>; 4]>;
 
 impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
-        Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
+        Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
     }
 
     /// Counts one more request to it.
@@ -102,8 +106,8 @@ impl Group {
     }
 
     /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server).await;
+    pub(super) async fn dial(&self, server: &Server, offer: Offer) -> Result<UpstreamStream, Failure> {
+        let connected = dial::dial(&self.definition, server, offer).await;
         server.state.note_dial(connected.is_ok());
         connected
     }

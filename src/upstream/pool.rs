@@ -10,11 +10,13 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{Connection, Idle, SharedWire, client_builder};
+use super::dial::UpstreamStream;
 use super::failure::Failure;
 use super::group::{Group, Member, Picked};
 use super::server::{Server, Share};
 use crate::clock;
 use crate::lifecycle;
+use crate::tls::Offer;
 
 /// Shorter than the keep-alive of common servers, so that we let go first.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(30);
@@ -77,7 +79,12 @@ impl Group {
 
     /// A fresh connection with hyper on it.
     pub(super) async fn open(&self, server: &Server) -> Result<Connection, Failure> {
-        let wire = SharedWire::new(self.dial(server).await?);
+        self.begin(self.dial(server, Offer::Http1).await?).await
+    }
+
+    /// Puts hyper on a connection.
+    pub(super) async fn begin(&self, stream: UpstreamStream) -> Result<Connection, Failure> {
+        let wire = SharedWire::new(stream);
         let watch = wire.watch();
         let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::http2::Download;
 use super::pool::Lease;
+use super::server::Share;
 use crate::clock::IdleTimer;
 
 /// Why an answer's body broke off.
@@ -46,7 +47,7 @@ enum Source {
         lease: Option<Lease>,
     },
     /// Boxed: two of them make the whole larger for both.
-    Http2(Box<Download>),
+    Http2(Box<(Download, Share)>),
     /// Given up.
     Nothing,
 }
@@ -58,8 +59,8 @@ impl ResponseBody {
         Self { source, silence: IdleTimer::new(idle) }
     }
 
-    pub(super) fn of_stream(download: Download, idle: Duration) -> Self {
-        Self { source: Source::Http2(Box::new(download)), silence: IdleTimer::new(idle) }
+    pub(super) fn of_stream(download: Download, share: Share, idle: Duration) -> Self {
+        Self { source: Source::Http2(Box::new((download, share))), silence: IdleTimer::new(idle) }
     }
 }
 
@@ -84,7 +85,7 @@ impl Source {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| error.to_string())))
             }
-            Self::Http2(download) => download.poll_frame(cx),
+            Self::Http2(stream) => stream.0.poll_frame(cx),
             Self::Nothing => Poll::Ready(None),
         }
     }
@@ -118,7 +119,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Http1 { incoming, .. } => incoming.is_end_stream(),
-            Source::Http2(download) => download.is_end_stream(),
+            Source::Http2(stream) => stream.0.is_end_stream(),
             Source::Nothing => false,
         }
     }
@@ -126,7 +127,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Http1 { incoming, .. } => incoming.size_hint(),
-            Source::Http2(download) => download.size_hint(),
+            Source::Http2(stream) => stream.0.size_hint(),
             Source::Nothing => SizeHint::default(),
         }
     }

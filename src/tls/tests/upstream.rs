@@ -2,7 +2,7 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, HostHeader, Protocols, ServerAddress, Upstream, UpstreamServer};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -19,6 +19,8 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         balance: Balance::RoundRobin,
         slow_start: None,
         websocket_only: false,
+        protocols: Protocols { http1: true, http2: false },
+        websocket_over_h2: located(true),
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
@@ -47,7 +49,7 @@ async fn meet_server(
     let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
     let (ours, theirs) = sockets().await;
     let (accepted, connected) =
-        tokio::join!(accept(&policies, theirs, Instant::now() + PATIENCE), client.connect(name, Socket::Tcp(ours)));
+        tokio::join!(accept(&policies, theirs, Instant::now() + PATIENCE), client.connect(name, Offer::Protocols, Socket::Tcp(ours)));
     let seen = match (accepted, &connected) {
         (_, Ok(stream)) => {
             assert_eq!(stream.alpn(), Some(&b"http/1.1"[..]));
@@ -115,7 +117,7 @@ async fn a_client_certificate_is_shown_to_servers_that_ask() {
     let (ours, theirs) = sockets().await;
     let (accepted, connected) = tokio::join!(
         accept(&policies, theirs, Instant::now() + PATIENCE),
-        client.connect("backend.test", Socket::Tcp(ours))
+        client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours))
     );
     connected.expect("connected");
     let shown = accepted.expect("accepted").info.client_certificate.expect("verified");
@@ -129,14 +131,14 @@ async fn a_server_that_leaves_or_speaks_plain_http_is_a_named_error() {
     let client = build_client(&upstream(Some(files.write(&ca.pem)), None, "backend.test"));
     let (ours, theirs) = sockets().await;
     drop(theirs);
-    let left = client.connect("backend.test", Socket::Tcp(ours)).await;
+    let left = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours)).await;
     assert!(matches!(left, Err(UpstreamTlsError::Closed(_))), "{left:?}");
     let (ours, mut theirs) = sockets().await;
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("sent");
-    let plain = client.connect("backend.test", Socket::Tcp(ours)).await;
+    let plain = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours)).await;
     assert!(matches!(plain, Err(UpstreamTlsError::Handshake(_))), "{plain:?}");
     let (ours, _theirs) = sockets().await;
-    let bad = client.connect("not a name", Socket::Tcp(ours)).await;
+    let bad = client.connect("not a name", Offer::Protocols, Socket::Tcp(ours)).await;
     assert!(matches!(bad, Err(UpstreamTlsError::BadName)), "{bad:?}");
 }
 

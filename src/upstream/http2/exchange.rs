@@ -30,13 +30,15 @@ pub(in crate::upstream) struct Broken {
     pub failure: Failure,
     /// The request's body as it was, where the server has certainly done nothing about the request.
     pub unprocessed: Option<RequestBody>,
+    /// The connection was lost with it.
+    pub is_lost: bool,
 }
 
 impl Broken {
     pub(super) fn bad_head(body: RequestBody) -> Self {
         drop(body);
         let failure = Failure::Protocol("the request's Host cannot be an :authority of HTTP/2".to_owned());
-        Self { failure, unprocessed: None }
+        Self { failure, unprocessed: None, is_lost: false }
     }
 }
 
@@ -51,18 +53,18 @@ pub(in crate::upstream) async fn send(
     let is_whole = body.is_end_stream();
     let (answer, stream) = match slot.send(request, is_whole) {
         Ok(sent) => sent,
-        Err(error) => return Err(Broken { failure: slot.judge(&error).0, unprocessed: Some(body) }),
+        Err(error) => return Err(Broken { failure: slot.judge(&error).0, unprocessed: Some(body), is_lost: false }),
     };
     let mut upload = if is_whole { None } else { Some(Box::new(Upload::new(stream, body))) };
     let outcome = race(answer, upload.as_deref_mut()).await;
     let (response, is_sending) = match outcome {
         Ok(answered) => answered,
-        Err(Lost::Body(failure)) => return Err(Broken { failure, unprocessed: None }),
+        Err(Lost::Body(failure)) => return Err(Broken { failure, unprocessed: None, is_lost: false }),
         Err(Lost::Stream(error)) => {
             let (failure, processed) = slot.judge(&error);
             let whole = || upload.map_or(Some(RequestBody::Empty), |upload| upload.restore());
             let unprocessed = if processed == Processed::Not { whole() } else { None };
-            return Err(Broken { failure, unprocessed });
+            return Err(Broken { failure, unprocessed, is_lost: error.is_io() });
         }
     };
     let sending = upload.filter(|_| is_sending).map(Sending::begin);

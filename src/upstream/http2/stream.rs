@@ -40,7 +40,7 @@ pub(in crate::upstream) async fn connect(
     let broken = |slot: &Slot, error: &h2::Error, is_unsent: bool| {
         let (failure, processed) = slot.judge(error);
         let unprocessed = (is_unsent || processed == Processed::Not).then_some(RequestBody::Empty);
-        Broken { failure, unprocessed }
+        Broken { failure, unprocessed, is_lost: error.is_io() }
     };
     let (mut answer, mut stream) = match slot.send(request, false) {
         Ok(sent) => sent,

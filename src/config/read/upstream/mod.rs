@@ -1,6 +1,7 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod protocols;
 mod servers;
 
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
+    upstream.websocket_over_h2 = protocols::websocket_over_h2(cx, &mut table, upstream.protocols);
     upstream.ca = table.string(cx, "ca").and_then(|path| cx.path(path));
     upstream.client_certificate = tls::pair(cx, &mut table, "client_cert", "client_key");
     let clear = !upstream.servers.is_empty() && upstream.servers.iter().all(|server| server.tls_name.is_none());
@@ -56,6 +59,8 @@ pub fn check_name(cx: &mut Cx<'_>, name: &str, spot: &Spot) {
 
 fn plain(name: &str, spot: Spot) -> Upstream {
     Upstream {
+        protocols: protocols::DEFAULT,
+        websocket_over_h2: Located::new(true, spot.clone()),
         name: Name::new(name),
         servers: Vec::new(),
         balance: Balance::RoundRobin,
