@@ -13,6 +13,8 @@ mod harness;
 mod headers;
 mod hostile;
 mod http2;
+mod http2_servers;
+mod http2_tunnels;
 mod interim;
 mod limits;
 mod operations;

@@ -48,8 +48,10 @@ async fn meet_server(
     let tls = ListenerTls { default: policy(vec![files.pair(pair)], ClientAuth::None), policies: Vec::new() };
     let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
     let (ours, theirs) = sockets().await;
-    let (accepted, connected) =
-        tokio::join!(accept(&policies, theirs, Instant::now() + PATIENCE), client.connect(name, Offer::Protocols, Socket::Tcp(ours)));
+    let (accepted, connected) = tokio::join!(
+        accept(&policies, theirs, Instant::now() + PATIENCE),
+        client.connect(name, Offer::Protocols, Socket::Tcp(ours))
+    );
     let seen = match (accepted, &connected) {
         (_, Ok(stream)) => {
             assert_eq!(stream.alpn(), Some(&b"http/1.1"[..]));
