@@ -59,7 +59,7 @@ pub(super) async fn over_http2(
     let again = terms.may_retry.then(|| copy_head(&request));
     let is_replayable = terms.replayable && slot.reused;
     let server = picked.member.server.clone();
-    let origin = Origin { secure: server.tls_name.is_some(), host: &server.host };
+    let origin = Origin { secure: server.tls.is_some(), host: &server.host };
     let (head, body) = request.into_parts();
     let answer = http2::send(slot, head, body, &origin);
     match terms.progress.within(terms.options.response_timeout, answer).await {

@@ -109,7 +109,7 @@ impl Group {
 async fn open(definition: &Arc<Definition>, server: &Arc<Server>) -> Result<Opened, Failure> {
     let opening = async {
         let stream = dial::dial(definition, server, Offer::Protocols).await?;
-        if server.tls_name.is_none() || stream.has_chosen_http2() {
+        if server.tls.is_none() || stream.has_chosen_http2() {
             return Channel::open(stream).await.map(Opened::Http2);
         }
         if !definition.protocols.http1 {

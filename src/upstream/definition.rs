@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::balance::Balance;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
+use super::sticky::Sticky;
 use crate::config::model::{self, HostHeader, Protocols};
 use crate::config::report::Report;
 use crate::tls::{ClientTls, SystemRoots};
@@ -18,6 +19,7 @@ pub struct Definition {
     pub name: Name,
     pub roster: Roster,
     pub balance: Balance,
+    pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
     /// Plain requests are refused; the servers speak only WebSocket.
@@ -29,8 +31,6 @@ pub struct Definition {
     pub(super) protocols: Protocols,
     /// Handshakes go over HTTP/2 where the server opens tunnels there.
     pub(super) websocket_over_h2: bool,
-    /// Present when any server is reached over TLS.
-    pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
 }
@@ -43,13 +43,16 @@ impl Definition {
         previous: Option<&Self>,
         report: &mut Report,
     ) -> Option<Self> {
-        let tls = if upstream.servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(ClientTls::build_with(upstream, roots, report)?)
-        } else {
-            None
+        let tls = ClientTls::build(upstream, roots, report)?;
+        let sticky = match &upstream.sticky {
+            Some(sticky) => {
+                let known = previous.and_then(|previous| previous.sticky.as_ref());
+                Some(Sticky::build(upstream.name.as_str(), sticky, known, report)?)
+            }
+            None => None,
         };
         let known = known_states(previous);
-        let servers = upstream.servers.iter().map(|server| {
+        let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
                 let state = Arc::new(State::default());
@@ -58,12 +61,13 @@ impl Definition {
                 }
                 state
             });
-            Arc::new(Server::build(upstream.name.as_str(), server, state))
+            Arc::new(Server::build(upstream.name.as_str(), server, tls, state))
         });
         Some(Self {
             name: upstream.name.clone(),
             roster: Roster::new(servers.collect()),
             balance: Balance::new(&upstream.balance),
+            sticky,
             slow_start: upstream.slow_start,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
@@ -72,7 +76,6 @@ impl Definition {
             connect_timeout: upstream.connect_timeout,
             protocols: upstream.protocols,
             websocket_over_h2: upstream.websocket_over_h2.value,
-            tls,
             groups: AtomicUsize::new(0),
         })
     }

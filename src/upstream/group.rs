@@ -1,6 +1,7 @@
 //! A group of servers at work on one worker: which is asked next, and this worker's connections to each.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
 use super::http2::Channels;
-use super::server::{Server, Share};
+use super::server::{Server, ServerId, Share};
 use crate::config::model::HostHeader;
 use crate::tls::Offer;
 
@@ -40,6 +41,15 @@ pub struct Member {
     pub(super) channels: Rc<Channels>,
     /// Where it stands in the round.
     turn: Cell<i64>,
+}
+
+/// Who sends a request.
+#[derive(Clone, Copy)]
+pub struct Asker {
+    /// `None` behind a unix socket.
+    pub client: Option<IpAddr>,
+    /// Came over TLS, to us or to a proxy that is trusted.
+    pub is_secure: bool,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -89,10 +99,38 @@ impl Group {
         members.list.clone()
     }
 
-    /// The server that `balance` chooses among those that were not `tried` yet; `None` where there is none.
+    /// Among the servers that were not `tried` yet the one that the client is with, else the one that `balance`
+    /// chooses; `None` where there is none.
     pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
+        if let Some(home) = ask.home.and_then(|home| self.find(home, tried)) {
+            return Some(home.pick());
+        }
         let key = self.definition.balance.key(ask);
         self.choose(key, tried).map(|member| member.pick())
+    }
+
+    /// The server of that id, if it may get work.
+    fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+        let members = self.members();
+        let member = members.iter().find(|member| member.server.id == id)?;
+        let Server { weight, state, .. } = &*member.server;
+        let is_fit = *weight > 0 && !state.is_out() && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        is_fit.then(|| member.clone())
+    }
+
+    /// The server that the client is with. Its cookie goes no further.
+    pub(super) fn home(&self, headers: &mut HeaderMap) -> Option<ServerId> {
+        let sticky = self.definition.sticky.as_ref()?;
+        let home = sticky.find(headers);
+        sticky.remove(headers);
+        home
+    }
+
+    /// Tells the client where it is from now on, where that matters.
+    pub(super) fn tell(&self, answer: &mut HeaderMap, server: &Server, home: Option<ServerId>, asker: Asker) {
+        if let Some(sticky) = &self.definition.sticky {
+            sticky.tell(answer, server.id, home, asker.is_secure);
+        }
     }
 
     fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {

@@ -6,13 +6,12 @@
 //! Dropping the future closes the connection.
 
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, request, response};
+use http::{HeaderMap, Request, Response, request, response};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
@@ -22,7 +21,7 @@ use super::carrier::HandshakeCarrier;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Group, Member, Picked, Tried};
+use super::group::{Asker, Group, Member, Picked, Tried};
 use super::http2::{self, Broken, Connected, Origin, Slot};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
@@ -39,6 +38,15 @@ pub enum HandshakeAnswer {
     Other(Response<ResponseBody>),
 }
 
+impl HandshakeAnswer {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Switched(switched) => &mut switched.head.headers,
+            Self::Other(response) => response.headers_mut(),
+        }
+    }
+}
+
 /// A connection that the server has switched, or a stream that it has opened.
 pub struct Switched {
     pub head: response::Parts,
@@ -51,8 +59,7 @@ pub struct Switched {
 
 /// What one handshake asks of its group.
 pub struct HandshakeOptions {
-    /// Who asks; `None` behind a unix socket.
-    pub client: Option<IpAddr>,
+    pub asker: Asker,
     /// To the head of the answer.
     pub response_timeout: Duration,
     /// Silence within the body of an answer that is no 101.
@@ -67,12 +74,13 @@ impl Group {
         mut head: request::Parts,
         options: &HandshakeOptions,
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
+        let home = self.home(&mut head.headers);
         let mut tried = Tried::new();
         let mut last = Failed { failure: Failure::NoServer, server: None };
         let mut again: Option<Rc<Member>> = None;
         let mut attempts_left = self.definition.retries;
         loop {
-            let ask = Ask { client: options.client, headers: &head.headers, path: head.uri.path() };
+            let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
             let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
             let Some(picked) = picked else { return Err(last) };
             let member = picked.member.clone();
@@ -89,20 +97,12 @@ impl Group {
                 Err(failure) => return Err(failed(failure)),
             };
             self.address(&mut head.headers, &server);
-            let slot = match carrier {
-                HandshakeCarrier::Http2(slot) => slot,
-                HandshakeCarrier::Http1(stream) => {
-                    let exchange = self.shake(stream, picked, head, options.response_body_idle);
-                    return match tokio::time::timeout(options.response_timeout, exchange).await {
-                        Ok(Ok(answer)) => Ok((answer, server)),
-                        Ok(Err(failure)) => Err(failed(failure)),
-                        Err(_) => Err(failed(Failure::Timeout)),
-                    };
-                }
-            };
-            let exchange = connect(slot, picked, head.clone(), options.response_body_idle);
+            let exchange = self.exchange(carrier, picked, head.clone(), options.response_body_idle);
             match tokio::time::timeout(options.response_timeout, exchange).await {
-                Ok(Ok(answer)) => return Ok((answer, server)),
+                Ok(Ok(mut answer)) => {
+                    self.tell(answer.headers_mut(), &server, home, options.asker);
+                    return Ok((answer, server));
+                }
                 Ok(Err(Broken { failure, unprocessed: Some(_), .. })) if attempts_left > 0 => {
                     attempts_left -= 1;
                     last = failed(failure);
@@ -111,6 +111,22 @@ impl Group {
                 Ok(Err(Broken { failure, .. })) => return Err(failed(failure)),
                 Err(_) => return Err(failed(Failure::Timeout)),
             }
+        }
+    }
+
+    async fn exchange(
+        self: &Rc<Self>,
+        carrier: HandshakeCarrier,
+        picked: Picked,
+        head: request::Parts,
+        response_body_idle: Duration,
+    ) -> Result<HandshakeAnswer, Broken> {
+        match carrier {
+            HandshakeCarrier::Http1(stream) => {
+                let shaken = self.shake(stream, picked, head, response_body_idle).await;
+                shaken.map_err(|failure| Broken { failure, unprocessed: None, is_lost: false })
+            }
+            HandshakeCarrier::Http2(slot) => connect(slot, picked, head, response_body_idle).await,
         }
     }
 
@@ -171,7 +187,7 @@ async fn connect(
     response_body_idle: Duration,
 ) -> Result<HandshakeAnswer, Broken> {
     let server = &picked.member.server;
-    let origin = Origin { secure: server.tls_name.is_some(), host: &server.host };
+    let origin = Origin { secure: server.tls.is_some(), host: &server.host };
     Ok(match http2::connect(slot, head, &origin).await? {
         Connected::Open(head, stream) => HandshakeAnswer::Switched(Switched {
             head,

@@ -126,12 +126,6 @@ impl Inlet {
             }
         }
     }
-
-    /// Bytes kept instead of frames.
-    #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
-        self.state.borrow().kept.len()
-    }
 }
 
 impl State {

@@ -13,8 +13,6 @@ use super::{Backend, Frame, OpCode, Peer, ServerKind};
 
 /// One request as the backend sees it.
 pub struct Exchange {
-    /// The how-manieth connection of the backend, from 0.
-    pub connection: usize,
     /// The how-manieth stream of its connection, from 0.
     pub number: usize,
     pub head: request::Parts,
@@ -76,7 +74,7 @@ impl H2Server {
                 while let Some(Ok((request, respond))) = server.accept().await {
                     let (head, body) = request.into_parts();
                     seen.lock().expect("whole heads").push((connection, head.clone()));
-                    tokio::spawn(script(Exchange { connection, number, head, body, respond }));
+                    tokio::spawn(script(Exchange { number, head, body, respond }));
                     number += 1;
                 }
                 Ok(())
