@@ -185,3 +185,31 @@ async fn each_server_is_held_to_its_own_ca_and_shown_its_own_certificate() {
     }
     assert!(Arc::ptr_eq(&second.config, &third.config), "the same files, the same sessions");
 }
+
+#[tokio::test]
+async fn what_is_offered_is_what_the_upstream_may_speak_or_http_1_alone() {
+    let (ca, files) = (Ca::new("ca"), Files::new());
+    let pair = ca.server(&["backend.test"]);
+    let tls = ListenerTls { default: policy(vec![files.pair(&pair)], ClientAuth::None), policies: Vec::new() };
+    let mut described = upstream(Some(files.write(&ca.pem)), None, "backend.test");
+    for (http1, http2, chosen) in [(true, false, "http/1.1"), (true, true, "h2"), (false, true, "h2")] {
+        described.protocols = Protocols { http1, http2 };
+        let client = build_client(&described);
+        for (offer, chosen) in [(Offer::Protocols, chosen), (Offer::Http1, "http/1.1")] {
+            let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
+            let (ours, theirs) = sockets().await;
+            let accepting = accept(&policies, theirs, Instant::now() + PATIENCE);
+            let (_accepted, connected) =
+                tokio::join!(accepting, client.connect("backend.test", offer, Socket::Tcp(ours)));
+            assert_eq!(connected.expect("good").alpn(), Some(chosen.as_bytes()), "{http1} {http2} {offer:?}");
+        }
+        // One without HTTP/1.1 is not talked into it.
+        let only_http1 = Protocols { http1: true, http2: false };
+        let policies = ServerPolicies::build(&tls, only_http1, &mut Report::default()).expect("built");
+        let (ours, theirs) = sockets().await;
+        let accepting = accept(&policies, theirs, Instant::now() + PATIENCE);
+        let connecting = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours));
+        let (_accepted, connected) = tokio::join!(accepting, connecting);
+        assert_eq!(connected.is_ok(), http1, "{http1} {http2}");
+    }
+}
