@@ -255,6 +255,8 @@ pub static UPSTREAM: Section = Section {
         key("retries", Value("1")),
         key("connect_timeout", Value("\"5s\"")),
         key("proxy_protocol", Words("servers get no PROXY header")),
+        key("protocols", Value("[\"http/1.1\"]")),
+        key("websocket_over_h2", Value("true")),
         key("ca", Words("the system's roots")),
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),

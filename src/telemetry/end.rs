@@ -110,6 +110,8 @@ end_reasons! {
     UpstreamUnreachable = "upstream-unreachable" by Upstream,
     UpstreamConnectTimeout = "upstream-connect-timeout" by Upstream,
     UpstreamTls = "upstream-tls" by Upstream,
+    /// The server speaks another HTTP than `protocols` asks for, or opens no WebSockets over it.
+    UpstreamProtocol = "upstream-protocol" by Upstream,
     /// No head of an answer in time.
     UpstreamTimeout = "upstream-timeout" by Upstream,
     /// Closed or reset before the head of an answer.

@@ -9,7 +9,7 @@ use super::balance::Balance;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use super::sticky::Sticky;
-use crate::config::model::{self, HostHeader};
+use crate::config::model::{self, HostHeader, Protocols};
 use crate::config::report::Report;
 use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
@@ -31,6 +31,9 @@ pub struct Definition {
     pub connect_timeout: Duration,
     /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
     pub(super) proxy_protocol: Option<Version>,
+    pub(super) protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there.
+    pub(super) websocket_over_h2: bool,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
 }
@@ -75,6 +78,8 @@ impl Definition {
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
             proxy_protocol: upstream.proxy_protocol,
+            protocols: upstream.protocols,
+            websocket_over_h2: upstream.websocket_over_h2.value,
             groups: AtomicUsize::new(0),
         })
     }

@@ -8,21 +8,27 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::definition::Definition;
 use super::failure::Failure;
+use super::http2::StreamTransport;
 use super::server::Server;
 use crate::config::model::ServerAddress;
 use crate::proto::proxy_protocol::{self, Addresses, Sender, Version};
-use crate::tls::ClientTlsStream;
+use crate::tls::{ClientTlsStream, Offer};
 use crate::transport::{Socket, Transport, delegate_io};
 
-/// Connects to one of the upstream's servers, for `sender`.
-pub(super) async fn dial(upstream: &Definition, server: &Server, sender: Sender) -> Result<UpstreamStream, Failure> {
+/// Connects to one of the upstream's servers, for `sender`. `offer` is for servers with TLS.
+pub(super) async fn dial(
+    upstream: &Definition,
+    server: &Server,
+    sender: Sender,
+    offer: Offer,
+) -> Result<UpstreamStream, Failure> {
     let header = upstream.proxy_protocol.map(|version| (version, sender));
-    tokio::time::timeout(upstream.connect_timeout, connect(server, header))
+    tokio::time::timeout(upstream.connect_timeout, connect(server, header, offer))
         .await
         .unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn connect(server: &Server, header: Option<(Version, Sender)>) -> Result<UpstreamStream, Failure> {
+async fn connect(server: &Server, header: Option<(Version, Sender)>, offer: Offer) -> Result<UpstreamStream, Failure> {
     let mut socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
     if let Some((version, sender)) = header {
         // Nothing of a request has been written when this fails.
@@ -31,7 +37,7 @@ async fn connect(server: &Server, header: Option<(Version, Sender)>) -> Result<U
     let Some((name, tls)) = &server.tls else {
         return Ok(UpstreamStream::Clear(socket));
     };
-    match tls.connect(name, socket).await {
+    match tls.connect(name, offer, socket).await {
         Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream))),
         Err(error) => Err(Failure::Tls(error.to_string())),
     }
@@ -71,14 +77,22 @@ async fn connect_socket(address: &ServerAddress) -> io::Result<Socket> {
 pub enum UpstreamStream {
     Clear(Socket),
     Tls(Box<ClientTlsStream>),
+    /// A stream of a connection that others use too. Boxed: there are few, and an idle tunnel keeps room for the largest.
+    Http2(Box<StreamTransport>),
 }
 
 impl UpstreamStream {
-    /// Whether the server has sent something or gone while nobody was reading.
+    /// Whether the server has chosen HTTP/2; on a clear connection there is no choice.
+    pub(super) fn has_chosen_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.alpn() == Some(b"h2"))
+    }
+
+    /// Whether the server has sent something or gone while nobody was reading. Streams are never idle in a pool.
     pub(super) fn has_input_or_end(&self) -> bool {
         match self {
             Self::Clear(socket) => socket.has_input_or_end(),
             Self::Tls(stream) => stream.socket().has_input_or_end(),
+            Self::Http2(_) => true,
         }
     }
 }
@@ -88,6 +102,7 @@ impl Transport for UpstreamStream {
         match self {
             Self::Clear(socket) => socket.abort(),
             Self::Tls(stream) => stream.abort(),
+            Self::Http2(stream) => stream.abort(),
         }
     }
 
@@ -95,18 +110,19 @@ impl Transport for UpstreamStream {
         match self {
             Self::Clear(socket) => socket.poll_reset(cx),
             Self::Tls(stream) => stream.poll_reset(cx),
+            Self::Http2(stream) => stream.poll_reset(cx),
         }
     }
 
     fn as_socket(&self) -> Option<&Socket> {
         match self {
             Self::Clear(socket) => Some(socket),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Http2(_) => None,
         }
     }
 }
 
-delegate_io!(UpstreamStream { Clear, Tls });
+delegate_io!(UpstreamStream { Clear, Tls, Http2 });
 
 #[cfg(test)]
 mod tests {

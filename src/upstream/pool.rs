@@ -11,14 +11,16 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{Connection, Idle, SharedWire, client_builder};
+use super::dial::UpstreamStream;
 use super::failure::Failure;
 use super::group::{Asker, Group, Member, Picked};
 use super::server::{Server, Share};
 use crate::clock;
 use crate::lifecycle;
+use crate::tls::Offer;
 
 /// Shorter than the keep-alive of common servers, so that we let go first.
-const MAX_IDLE: Duration = Duration::from_secs(30);
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE_PER_SERVER: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -82,7 +84,12 @@ impl Group {
 
     /// A fresh connection with hyper on it.
     pub(super) async fn open(&self, server: &Server, asker: Asker) -> Result<Connection, Failure> {
-        let wire = SharedWire::new(self.dial(server, asker).await?);
+        self.begin(self.dial(server, asker, Offer::Http1).await?).await
+    }
+
+    /// Puts hyper on a connection.
+    pub(super) async fn begin(&self, stream: UpstreamStream) -> Result<Connection, Failure> {
+        let wire = SharedWire::new(stream);
         let watch = wire.watch();
         let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {

@@ -14,6 +14,8 @@ mod harness;
 mod headers;
 mod hostile;
 mod http2;
+mod http2_servers;
+mod http2_tunnels;
 mod interim;
 mod limits;
 mod operations;

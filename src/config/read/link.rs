@@ -297,6 +297,7 @@ fn resolve(
         if let Some(index) = index {
             route.target = Target::Upstream(index);
             warn_never_answers(&route, &upstreams[index], report);
+            refuse_closed_to_websockets(&route, &upstreams[index], report);
         }
         routes.push(route);
     }
@@ -321,5 +322,17 @@ fn warn_never_answers(route: &Route, upstream: &Upstream, report: &mut Report) {
         report
             .warning("never-upgrades", &route.spot, message)
             .help("add a `websocket` table, or write http:// for a server that speaks HTTP");
+    }
+}
+
+/// A handshake needs HTTP/1.1, or leave to go over HTTP/2.
+fn refuse_closed_to_websockets(route: &Route, upstream: &Upstream, report: &mut Report) {
+    let over_h2 = &upstream.websocket_over_h2;
+    if let (Some(websocket), false, false) = (&route.websocket, upstream.protocols.http1, over_h2.value) {
+        let message = format!("no WebSocket can be opened to the upstream `{}`", upstream.name);
+        report
+            .error("no-websocket", &websocket.spot, message)
+            .help("add \"http/1.1\" to its `protocols` (where its servers use TLS), or remove `websocket_over_h2 = false`")
+            .also(&over_h2.spot, "neither over HTTP/2 nor over HTTP/1.1");
     }
 }

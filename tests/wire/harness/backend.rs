@@ -59,6 +59,16 @@ impl Backend {
         Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))), false)
     }
 
+    /// Over TLS, with what ALPN may choose.
+    pub fn tls_alpn<S>(kind: ServerKind, alpn: &[&str], script: S) -> Self
+    where
+        S: Script,
+    {
+        let mut config = pki().backend_config(kind);
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::start(script, Some(TlsAcceptor::from(Arc::new(config))), false)
+    }
+
     fn start<S: Script>(script: S, tls: Option<TlsAcceptor>, introduced: bool) -> Self {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket option");
@@ -333,5 +343,14 @@ impl Peer {
 
     pub fn reset(self) {
         self.stream.reset();
+    }
+
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// For a protocol library; nothing of it is recorded.
+    pub fn into_wire(self) -> Wire {
+        self.stream.into_wire()
     }
 }

@@ -126,13 +126,17 @@ pub struct H2Stream {
     pub send: SendStream<Bytes>,
     recv: RecvStream,
     buffer: Vec<u8>,
-    /// Keeps the connection open.
-    _sender: SendRequest<Bytes>,
+    /// Keeps a client's connection open.
+    _sender: Option<SendRequest<Bytes>>,
 }
 
 impl H2Stream {
     fn new(send: SendStream<Bytes>, recv: RecvStream, sender: SendRequest<Bytes>) -> Self {
-        Self { send, recv, buffer: Vec::new(), _sender: sender }
+        Self { send, recv, buffer: Vec::new(), _sender: Some(sender) }
+    }
+
+    pub fn of_server(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        Self { send, recv, buffer: Vec::new(), _sender: None }
     }
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
@@ -163,6 +167,10 @@ impl H2Stream {
 
     pub async fn frame(&mut self) -> Frame {
         read_frame(self).await.expect("a frame")
+    }
+
+    pub async fn try_frame(&mut self) -> io::Result<Frame> {
+        read_frame(self).await
     }
 
     pub async fn echo(&mut self, text: &str) {
