@@ -1,10 +1,10 @@
-//! Servers that are spoken to over HTTP/2: nginx for plain requests, hypercorn for WebSockets (RFC 8441) beside them.
+//! Servers that are spoken to over HTTP/2: nginx for plain requests, gRPC, and hypercorn for WebSockets (RFC 8441).
 
 use std::fs;
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{ALLOWED, Gateway, Process, field, free_port, python, succeed};
+use crate::harness::{ALLOWED, Gateway, Process, certificates, field, free_port, python, succeed};
 use crate::plain::nginx_with;
 use crate::websocket::{Socket, close, closed, code_and_reason, echo, noise, open, pings_pass_to_the_backend, send};
 
@@ -122,4 +122,15 @@ async fn hypercorns_refusals_are_ordinary_answers_and_foreign_origins_never_reac
     let refusal = open(&gateway, "/ws", &[("origin", "https://evil.test")]).await.expect_err("no entry");
     assert_eq!((refusal.status, refusal.reason.as_deref()), (403, Some("origin-not-allowed")));
     echo(&mut hypercorn_tunnel(&gateway).await, Message::text("alive")).await;
+}
+
+#[test]
+fn grpc_calls_of_every_kind_pass_and_a_deadline_ends_the_servers_work() {
+    let (server, port) = Process::backend("gRPC", python("backends/python_grpc.py"));
+    let gateway = before(port);
+    let mut client = python("clients/python_grpc.py");
+    client.arg(gateway.port.to_string()).arg(&certificates().ca);
+    let facts = succeed(client);
+    assert_eq!(facts, "unary ok\n4 MiB ok\nserver stream ok\nclient stream ok\nboth ways ok\nerrors ok\ndeadline ok\n");
+    server.lines.wait("the end of the call that was given up", |line| (line == "a call was cancelled").then_some(()));
 }
