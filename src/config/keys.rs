@@ -248,6 +248,9 @@ pub static UPSTREAM: Section = Section {
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
+        key("retry_budget", Words("every key at its default")),
+        key("max_connections", Value("\"none\"")),
+        key("queue", Words("every key at its default")),
         key("connect_timeout", Value("\"5s\"")),
         key("ca", Words("the system's roots")),
         key("client_cert", Words("no client certificate")),
@@ -259,7 +262,26 @@ pub static UPSTREAM: Section = Section {
 pub static UPSTREAM_SERVER: Section = Section {
     path: "upstream.NAME.servers",
     header: "an entry of `servers`",
-    keys: &[key("url", Required), key("weight", Value("1")), key("backup", Value("false"))],
+    keys: &[
+        key("url", Required),
+        key("weight", Value("1")),
+        key("backup", Value("false")),
+        key("max_connections", Words("that of the upstream")),
+    ],
+    later: &[],
+};
+
+pub static QUEUE: Section = Section {
+    path: "upstream.NAME.queue",
+    header: "`queue`",
+    keys: &[key("size", Value("100")), key("timeout", Value("\"5s\""))],
+    later: &[],
+};
+
+pub static RETRY_BUDGET: Section = Section {
+    path: "upstream.NAME.retry_budget",
+    header: "`retry_budget`",
+    keys: &[key("percent", Value("20")), key("min_per_second", Value("10"))],
     later: &[],
 };
 
@@ -295,4 +317,6 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HASH,
+    &RETRY_BUDGET,
+    &QUEUE,
 ];

@@ -106,6 +106,16 @@ impl Transport for Socket {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        // What the kernel has told of, without another question.
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     fn as_socket(&self) -> Option<&Socket> {
         Some(self)
     }

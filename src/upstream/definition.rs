@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::balance::Balance;
+use super::budget::{Retries, RetryCounts};
+use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use crate::config::model::{self, HostHeader};
@@ -25,11 +27,15 @@ pub struct Definition {
     pub host: HostHeader,
     pub via: bool,
     pub retries: u32,
+    pub retry_budget: model::RetryBudget,
+    /// Who may wait where all servers have as much as they may.
+    pub queue: model::Queue,
     pub connect_timeout: Duration,
     /// Present when any server is reached over TLS.
     pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
+    pub(super) budget: Arc<Retries>,
 }
 
 impl Definition {
@@ -46,6 +52,7 @@ impl Definition {
             None
         };
         let known = known_states(previous);
+        let queue = previous.map_or_else(Arc::default, |previous| previous.roster.queue().clone());
         let servers = upstream.servers.iter().map(|server| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
@@ -59,17 +66,29 @@ impl Definition {
         });
         Some(Self {
             name: upstream.name.clone(),
-            roster: Roster::new(servers.collect()),
+            roster: Roster::new(servers.collect(), queue),
             balance: Balance::new(&upstream.balance),
             slow_start: upstream.slow_start,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
             via: upstream.via,
             retries: upstream.retries,
+            retry_budget: upstream.retry_budget,
+            queue: upstream.queue,
             connect_timeout: upstream.connect_timeout,
             tls,
             groups: AtomicUsize::new(0),
+            budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
         })
+    }
+
+    /// What has become of those who waited for a place.
+    pub fn queue_counts(&self) -> QueueCounts {
+        self.roster.queue().counts()
+    }
+
+    pub fn retry_counts(&self) -> RetryCounts {
+        self.budget.counts()
     }
 
     /// The number of one more group.

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use smallvec::SmallVec;
 
-use super::balance::{self, Ask, Candidate};
+use super::balance::{self, Ask, Lack};
 use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
@@ -51,11 +51,6 @@ impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
         Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
     }
-
-    /// Counts one more request to it.
-    pub(super) fn pick(self: &Rc<Self>) -> Picked {
-        Picked { member: self.clone(), share: self.server.state.enter() }
-    }
 }
 
 impl Group {
@@ -67,7 +62,7 @@ impl Group {
         let group = Self { definition, members, random: Cell::new(seed()), sweeping: Cell::new(false) };
         // Workers begin their rounds at different servers.
         for _ in 0..number % servers.len().max(1) {
-            group.choose(None, &[]);
+            let _ = group.choose(None, &[]);
         }
         Rc::new(group)
     }
@@ -85,20 +80,36 @@ impl Group {
         members.list.clone()
     }
 
-    /// The server that `balance` chooses among those that were not `tried` yet; `None` where there is none.
-    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
+    /// The server that `balance` chooses among those that were not `tried` yet, with a place there.
+    ///
+    /// # Errors
+    /// There is none, or none has room.
+    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Result<Picked, Lack> {
         let key = self.definition.balance.key(ask);
-        self.choose(key, tried).map(|member| member.pick())
+        loop {
+            let member = self.choose(key, tried)?;
+            // Where another worker took the last place since then, the choice is another.
+            if let Some(share) = member.server.try_enter() {
+                return Ok(Picked { member, share });
+            }
+        }
     }
 
-    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+    /// The server that a place is at; `None` where it has left the list.
+    pub(super) fn pick_with(&self, share: Share) -> Option<Picked> {
+        let members = self.members();
+        let member = members.iter().find(|member| share.is_at(&member.server))?.clone();
+        Some(Picked { member, share })
+    }
+
+    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Result<Rc<Member>, Lack> {
         let members = self.members();
         let slow_start = self.definition.slow_start;
         let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
         let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
-            untried.map(|member| (member, member.candidate(slow_start))).unzip();
+            untried.map(|member| (member, member.server.candidate(slow_start, &member.turn))).unzip();
         let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
-        Some(Rc::clone(asked[index]))
+        Ok(Rc::clone(asked[index]))
     }
 
     /// Connects to one server and notes whether it could be reached.
@@ -120,20 +131,6 @@ impl Group {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         balance::mix(state)
-    }
-}
-
-impl Member {
-    fn candidate(&self, slow_start: Option<std::time::Duration>) -> Candidate<'_> {
-        let Server { id, weight, backup, state, .. } = &*self.server;
-        Candidate {
-            id: *id,
-            weight: u64::from(*weight) * u64::from(state.warmth(slow_start)),
-            live: state.live(),
-            backup: *backup,
-            is_out: state.is_out(),
-            turn: &self.turn,
-        }
     }
 }
 

@@ -17,15 +17,17 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::answer_head::{self, AnswerHead, Replayed, Unjudged};
+use super::attempts::Attempts;
 use super::balance::Ask;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Group, Picked, Tried};
+use super::group::{Group, Picked};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
 use super::server::{Server, TunnelShare};
+use super::trail::Trail;
 use crate::lifecycle;
 use crate::proto::spelling;
 
@@ -48,7 +50,9 @@ pub struct Switched {
 }
 
 /// What one handshake asks of its group.
-pub struct HandshakeOptions {
+pub struct HandshakeOptions<'a> {
+    /// Where its way is noted.
+    pub trail: &'a Trail,
     /// Who asks; `None` behind a unix socket.
     pub client: Option<IpAddr>,
     /// To the head of the answer.
@@ -59,14 +63,14 @@ pub struct HandshakeOptions {
 
 impl Group {
     /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where
-    /// connecting failed. Also returns the server that answered.
+    /// connecting failed. Until a server has room it waits. Also returns the server that answered.
     pub async fn handshake(
         self: &Rc<Self>,
         mut head: request::Parts,
-        options: &HandshakeOptions,
+        options: &HandshakeOptions<'_>,
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
         let ask = Ask { client: options.client, headers: &head.headers, path: head.uri.path() };
-        let (stream, picked) = self.dial_any(&ask).await?;
+        let (stream, picked) = self.dial_any(&ask, options.trail).await?;
         let server = picked.member.server.clone();
         self.address(&mut head.headers, &server);
         let exchange = self.shake(stream, picked, head, options.response_body_idle);
@@ -77,19 +81,15 @@ impl Group {
         }
     }
 
-    async fn dial_any(&self, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
-        let mut tried = Tried::new();
-        let mut last = Failed { failure: Failure::NoServer, server: None };
-        for _ in 0..=self.definition.retries {
-            let Some(picked) = self.pick(ask, &tried) else { break };
-            let server = &picked.member.server;
-            match self.dial(server).await {
+    async fn dial_any(self: &Rc<Self>, ask: &Ask<'_>, trail: &Trail) -> Result<(UpstreamStream, Picked), Failed> {
+        let mut attempts = Attempts::new(self, trail);
+        loop {
+            let picked = attempts.next(ask).await?;
+            match self.dial(&picked.member.server).await {
                 Ok(stream) => return Ok((stream, picked)),
-                Err(failure) => last = Failed { failure, server: Some(server.clone()) },
+                Err(failure) => attempts.failed(&picked.member, failure)?,
             }
-            tried.push(picked.member);
         }
-        Err(last)
     }
 
     async fn shake(

@@ -6,7 +6,9 @@
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod attempts;
 mod balance;
+mod budget;
 mod connection;
 mod definition;
 mod dial;
@@ -14,21 +16,28 @@ mod failure;
 mod gate;
 mod group;
 mod handshake;
+#[cfg(test)]
+mod limits_tests;
 mod pool;
+mod queue;
 mod request_body;
 mod response_body;
 mod roster;
 mod send;
 mod server;
+mod trail;
 
 pub use balance::Balance;
+pub use budget::RetryCounts;
 pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
 pub use group::Group;
 pub use handshake::{HandshakeAnswer, HandshakeOptions, Switched};
+pub use queue::{Queue, QueueCounts};
 pub use request_body::{BodyError, RequestBody};
 pub use response_body::{ResponseBody, ResponseBodyFault};
 pub use roster::Roster;
 pub use send::{Answered, Failed, SendOptions};
 pub use server::{Server, ServerId, Share, State, TunnelShare};
+pub use trail::Trail;

@@ -16,18 +16,22 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::attempts::Attempts;
 use super::balance::Ask;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::{Group, Member, Tried};
+use super::group::Group;
 use super::pool::Lease;
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
 use super::server::Server;
+use super::trail::Trail;
 use crate::clock::{self, IdleTimer, Instant};
 
 /// What one request asks of its group.
-pub struct SendOptions {
+pub struct SendOptions<'a> {
+    /// Where its way is noted.
+    pub trail: &'a Trail,
     /// Who asks; `None` behind a unix socket.
     pub client: Option<IpAddr>,
     /// Hold the body until the server says 100 (the request carries `Expect: 100-continue`).
@@ -45,6 +49,7 @@ pub struct Answered {
 }
 
 /// A failure, and the server that was asked last.
+#[derive(Debug)]
 pub struct Failed {
     pub failure: Failure,
     pub server: Option<Arc<Server>>,
@@ -55,42 +60,33 @@ impl Group {
     ///
     /// Retries follow RFC 9110 9.2.2 strictly: when nothing was written, or for a bodyless idempotent request on a
     /// reused connection that ended before a byte of the answer. Each further attempt has a fresh connection, to
-    /// another server first.
+    /// another server first. Until a server has room the request waits, its body unread.
     pub async fn send(
         self: &Rc<Self>,
         mut request: Request<RequestBody>,
-        options: &SendOptions,
+        options: &SendOptions<'_>,
     ) -> Result<Answered, Failed> {
-        let mut tried = Tried::new();
-        // What is said, and who may be asked once more, where nobody is left that was not tried.
-        let mut last = Failed { failure: Failure::NoServer, server: None };
-        let mut again: Option<Rc<Member>> = None;
-        let mut attempts_left = self.definition.retries;
+        let mut attempts = Attempts::new(self, options.trail);
         let replayable = is_idempotent(request.method()) && request.body().is_empty();
         let gate = options.expect_continue.then(|| hold_body(&mut request));
         let progress = Progress::attach(&mut request);
 
         loop {
-            let first = tried.is_empty();
             let ask = Ask { client: options.client, headers: request.headers(), path: request.uri().path() };
-            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
-            let Some(picked) = picked else { return Err(last) };
+            let picked = attempts.next(&ask).await?;
             let member = picked.member.clone();
-            let failed = |failure| Failed { failure, server: Some(member.server.clone()) };
-            tried.push(member.clone());
 
-            let pooled = if first { self.checkout(&member) } else { None };
+            let pooled = if attempts.is_first() { self.checkout(&member) } else { None };
             let connection = match pooled {
                 Some(connection) => connection,
                 None => match self.open(&member.server).await {
                     Ok(connection) => connection,
                     // Nothing was written: another server may be asked, the same one need not be asked again.
-                    Err(failure) if failure.is_connect() && attempts_left > 0 => {
-                        attempts_left -= 1;
-                        last = failed(failure);
+                    Err(failure) if failure.is_connect() => {
+                        attempts.failed(&member, failure)?;
                         continue;
                     }
-                    Err(failure) => return Err(failed(failure)),
+                    Err(failure) => return Err(Failed { failure, server: Some(member.server.clone()) }),
                 },
             };
             let mut lease = self.lease(picked, connection);
@@ -103,12 +99,13 @@ impl Group {
                     let server = member.server.clone();
                     return Ok(Answered { response: admit(response, lease, options), server });
                 }
-                Err(Attempt { retry: Some(unsent), .. }) if attempts_left > 0 => {
-                    attempts_left -= 1;
+                Err(Attempt { failure, retry: Some(unsent) }) => {
+                    attempts.interrupted(&member, failure)?;
                     request = *unsent;
-                    again = Some(member);
                 }
-                Err(Attempt { failure, .. }) => return Err(failed(failure)),
+                Err(Attempt { failure, retry: None }) => {
+                    return Err(Failed { failure, server: Some(member.server.clone()) });
+                }
             }
         }
     }
@@ -186,7 +183,7 @@ fn hold_body(request: &mut Request<RequestBody>) -> Gate {
 }
 
 /// Puts the answer's body on its lease, and decides whether the connection may serve again.
-fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions) -> Response<ResponseBody> {
+fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions<'_>) -> Response<ResponseBody> {
     let framing_is_doubtful =
         response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;

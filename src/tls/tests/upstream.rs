@@ -2,7 +2,7 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, HostHeader, Queue, RetryBudget, ServerAddress, Upstream, UpstreamServer};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -14,6 +14,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
             url: Name::from("https://127.0.0.1:9"),
             weight: 1,
             backup: false,
+            max_connections: None,
             spot: Spot::default(),
         }],
         balance: Balance::RoundRobin,
@@ -22,6 +23,8 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: RetryBudget { percent: 20, min_per_second: 10 },
+        queue: Queue { size: 100, timeout: PATIENCE },
         connect_timeout: PATIENCE,
         ca,
         client_certificate,

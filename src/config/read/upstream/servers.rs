@@ -10,6 +10,7 @@ use crate::config::read::address::{self, Kind, Place};
 use crate::config::read::common::unix;
 use crate::config::read::names::Host;
 use crate::config::read::tree::{Cx, Node, Table, refuse_duplicates};
+use crate::config::read::upstream::limits;
 use crate::config::report::Located;
 use crate::types::Name;
 
@@ -18,7 +19,8 @@ const WEIGHTS: std::ops::RangeInclusive<u32> = 0..=1000;
 
 /// All servers, and whether they speak only WebSocket.
 pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>) -> (Vec<UpstreamServer>, bool) {
-    let servers = entries(cx, table);
+    let max_connections = table.integer_or_none(cx, "max_connections", limits::CONNECTIONS);
+    let servers = entries(cx, table, max_connections.map(|max| max.value));
     let websocket_only = one_kind(cx, &servers);
     let servers: Vec<_> = servers.into_iter().map(|(_, server)| server).collect();
     if let (Some(first), true) = (servers.first(), servers.iter().all(|server| server.weight == 0)) {
@@ -30,7 +32,8 @@ pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>) -> (Vec<UpstreamServe
     (servers, websocket_only)
 }
 
-fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)> {
+/// `max_connections`: of those that do not say.
+fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>, max_connections: Option<u32>) -> Vec<(Kind, UpstreamServer)> {
     let Some(node) = table.take("servers") else { return Vec::new() };
     let DeValue::Array(items) = node.value else {
         let problem = node.mistyped(cx, "servers", "a list of URLs");
@@ -46,10 +49,15 @@ fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)
     for item in items.iter() {
         let item = Node { value: item.get_ref(), spot: cx.spot(item.span()) };
         servers.extend(match item.value {
-            DeValue::Table(entries) => entry(cx, Table::new(&keys::UPSTREAM_SERVER, entries, item.spot)),
+            DeValue::Table(entries) => {
+                entry(cx, Table::new(&keys::UPSTREAM_SERVER, entries, item.spot), max_connections)
+            }
             _ => {
                 let text = item.string(cx, "an entry of `servers`", "a string (a URL), or { url = \"…\" }");
-                text.and_then(|text| server(cx, &text))
+                text.and_then(|text| server(cx, &text)).map(|(kind, mut server)| {
+                    server.max_connections = max_connections;
+                    (kind, server)
+                })
             }
         });
     }
@@ -60,17 +68,20 @@ fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)
 }
 
 /// An entry that says more than the URL.
-fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>) -> Option<(Kind, UpstreamServer)> {
+fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>, max_connections: Option<u32>) -> Option<(Kind, UpstreamServer)> {
     let url = entry.string(cx, "url");
     if !entry.has("url") {
         entry.missing(cx, "`url`", "write { url = \"ws://127.0.0.1:9000\" }");
     }
     let weight = entry.integer(cx, "weight", WEIGHTS).map(|weight| weight.value);
     let backup = entry.boolean(cx, "backup", false).value;
+    let own = entry.integer_or_none(cx, "max_connections", limits::CONNECTIONS).map(|max| max.value);
+    let max_connections = if entry.has("max_connections") { own } else { max_connections };
     entry.close(cx);
     let (kind, mut server) = server(cx, &url?)?;
     server.weight = weight.unwrap_or(server.weight);
     server.backup = backup;
+    server.max_connections = max_connections;
     Some((kind, server))
 }
 
@@ -93,7 +104,16 @@ pub(super) fn server(cx: &mut Cx<'_>, text: &Located<String>) -> Option<(Kind, U
     };
     let tls_name = name.filter(|_| kind.tls).map(|name| Located::new(Arc::from(name), text.spot.clone()));
     let url = Name::new(text.as_str());
-    Some((kind, UpstreamServer { address, tls_name, url, weight: 1, backup: false, spot: text.spot.clone() }))
+    let server = UpstreamServer {
+        address,
+        tls_name,
+        url,
+        weight: 1,
+        backup: false,
+        max_connections: None,
+        spot: text.spot.clone(),
+    };
+    Some((kind, server))
 }
 
 /// Whether all servers are of the WebSocket-only kind; mixing the kinds is an error.
