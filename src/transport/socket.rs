@@ -186,6 +186,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_end_is_noticed_behind_bytes_that_nobody_has_read() {
+        for is_unix in [false, true] {
+            let (near, mut far): (Socket, Box<dyn AsyncWrite + Unpin>) = if is_unix {
+                let (near, far) = unix();
+                (near, Box::new(far))
+            } else {
+                let (near, far) = tcp().await;
+                (near, Box::new(far))
+            };
+            assert!(!near.has_ended());
+            far.write_all(b"x").await.expect("taken");
+            poll_fn(|cx| near.poll_reading(cx, |_| Ok(()))).await.expect("input");
+            assert!(!near.has_ended());
+            far.shutdown().await.expect("shut");
+            while !near.has_ended() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn shutting_the_write_side_leaves_the_read_side_open() {
         let (mut near, mut far) = tcp().await;
         poll_fn(|cx| Pin::new(&mut near).poll_shutdown(cx)).await.expect("shut");

@@ -17,6 +17,7 @@ mod interim;
 mod limits;
 mod operations;
 mod origin;
+mod overload;
 mod places;
 mod pool;
 mod rates;
