@@ -245,6 +245,7 @@ pub static UPSTREAM: Section = Section {
         key("balance", Value("\"round-robin\"")),
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
+        key("sticky", Words("a client may get another server with every request")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
@@ -256,7 +257,7 @@ pub static UPSTREAM: Section = Section {
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
     ],
-    later: &["sticky", "health"],
+    later: &["health"],
 };
 
 pub static UPSTREAM_SERVER: Section = Section {
@@ -267,6 +268,24 @@ pub static UPSTREAM_SERVER: Section = Section {
         key("weight", Value("1")),
         key("backup", Value("false")),
         key("max_connections", Words("that of the upstream")),
+        key("tls_name", Words("the host in the URL")),
+        key("ca", Words("the upstream's `ca`")),
+        key("client_cert", Words("the upstream's `client_cert`")),
+        key("client_key", Words("the upstream's `client_key`")),
+    ],
+    later: &[],
+};
+
+pub static STICKY: Section = Section {
+    path: "upstream.NAME.sticky",
+    header: "`sticky`",
+    keys: &[
+        key("cookie", Required),
+        key("secret_file", Words("a secret of this process: a restart moves clients")),
+        key("same_site", Value("\"lax\"")),
+        key("max_age", Value("\"none\"")),
+        key("path", Value("\"/\"")),
+        key("domain", Words("the host that answered, and no other")),
     ],
     later: &[],
 };
@@ -317,6 +336,7 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HASH,
+    &STICKY,
     &RETRY_BUDGET,
     &QUEUE,
 ];

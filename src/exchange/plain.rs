@@ -44,7 +44,7 @@ pub async fn forward(
     let group = errand.generation.group(errand.upstream);
     let options = SendOptions {
         trail: entry.trail(),
-        client: entry.client(),
+        asker: errand.asker(&head),
         expect_continue,
         response_timeout: route.timeouts.response,
         response_body_idle: route.timeouts.response_body_idle,

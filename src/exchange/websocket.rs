@@ -45,7 +45,7 @@ pub async fn open(
     entry.set_client_stall(timeouts.client_stall);
     let asking = HandshakeOptions {
         trail: entry.trail(),
-        client: entry.client(),
+        asker: errand.asker(&head),
         response_timeout: timeouts.response,
         response_body_idle: timeouts.response_body_idle,
     };

@@ -10,6 +10,7 @@ use super::budget::{Retries, RetryCounts};
 use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
+use super::sticky::Sticky;
 use crate::config::model::{self, HostHeader};
 use crate::config::report::Report;
 use crate::tls::{ClientTls, SystemRoots};
@@ -20,6 +21,7 @@ pub struct Definition {
     pub name: Name,
     pub roster: Roster,
     pub balance: Balance,
+    pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
     /// Plain requests are refused; the servers speak only WebSocket.
@@ -31,8 +33,6 @@ pub struct Definition {
     /// Who may wait where all servers have as much as they may.
     pub queue: model::Queue,
     pub connect_timeout: Duration,
-    /// Present when any server is reached over TLS.
-    pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
     pub(super) budget: Arc<Retries>,
@@ -46,14 +46,17 @@ impl Definition {
         previous: Option<&Self>,
         report: &mut Report,
     ) -> Option<Self> {
-        let tls = if upstream.servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(ClientTls::build_with(upstream, roots, report)?)
-        } else {
-            None
+        let tls = ClientTls::build(upstream, roots, report)?;
+        let sticky = match &upstream.sticky {
+            Some(sticky) => {
+                let known = previous.and_then(|previous| previous.sticky.as_ref());
+                Some(Sticky::build(upstream.name.as_str(), sticky, known, report)?)
+            }
+            None => None,
         };
         let known = known_states(previous);
         let queue = previous.map_or_else(Arc::default, |previous| previous.roster.queue().clone());
-        let servers = upstream.servers.iter().map(|server| {
+        let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
                 let state = Arc::new(State::default());
@@ -62,12 +65,13 @@ impl Definition {
                 }
                 state
             });
-            Arc::new(Server::build(upstream.name.as_str(), server, state))
+            Arc::new(Server::build(upstream.name.as_str(), server, tls, state))
         });
         Some(Self {
             name: upstream.name.clone(),
             roster: Roster::new(servers.collect(), queue),
             balance: Balance::new(&upstream.balance),
+            sticky,
             slow_start: upstream.slow_start,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
@@ -76,7 +80,6 @@ impl Definition {
             retry_budget: upstream.retry_budget,
             queue: upstream.queue,
             connect_timeout: upstream.connect_timeout,
-            tls,
             groups: AtomicUsize::new(0),
             budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
         })

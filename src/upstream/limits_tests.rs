@@ -59,7 +59,9 @@ impl Request {
 
     async fn place(&self) -> Result<Picked, Failed> {
         let headers = HeaderMap::new();
-        Attempts::new(&self.group, &self.trail).next(&Ask { client: None, headers: &headers, path: "/" }).await
+        Attempts::new(&self.group, &self.trail)
+            .next(&Ask { client: None, headers: &headers, path: "/", home: None })
+            .await
     }
 }
 
@@ -291,7 +293,7 @@ fn a_retry_waits_for_servers_that_it_has_not_been_to_and_needs_the_budget() {
         let definition = definition(toml);
         let group = Group::new(definition.clone());
         let headers = HeaderMap::new();
-        let ask = Ask { client: None, headers: &headers, path: "/" };
+        let ask = Ask { client: None, headers: &headers, path: "/", home: None };
         let held = Request::to(&group).place().await.expect("room");
         let trail = Trail::default();
         let mut attempts = Attempts::new(&group, &trail);
@@ -322,12 +324,34 @@ fn a_retry_waits_for_servers_that_it_has_not_been_to_and_needs_the_budget() {
 }
 
 #[test]
+fn a_client_whose_server_is_full_goes_to_another_and_waits_for_any() {
+    local(async {
+        let definition = definition("servers = [\"http://10.0.0.1\", \"http://10.0.0.2\"]\nmax_connections = 1");
+        let group = Group::new(definition.clone());
+        let headers = HeaderMap::new();
+        let [home, other] = &*servers(&definition) else { panic!("two servers") };
+        let ask = Ask { client: None, headers: &headers, path: "/", home: Some(home.id) };
+        let trails: [Trail; 3] = Default::default();
+        let mut requests = trails.iter().map(|trail| Attempts::new(&group, trail));
+        let mut next = || requests.next().expect("one");
+        let first = next().next(&ask).await.expect("room");
+        let second = next().next(&ask).await.expect("room");
+        assert_eq!([first.member.server.id, second.member.server.id], [home.id, other.id]);
+        let mut third = next();
+        let mut waiting = pin!(third.next(&ask));
+        assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
+        drop(second);
+        assert_eq!(waiting.await.expect("a place").member.server.id, other.id);
+    });
+}
+
+#[test]
 fn a_request_that_was_interrupted_goes_back_to_its_server_where_nobody_else_has_room() {
     local(async {
         let definition = definition("servers = [\"http://10.0.0.1\", \"http://10.0.0.2\"]\nmax_connections = 1");
         let group = Group::new(definition.clone());
         let headers = HeaderMap::new();
-        let ask = Ask { client: None, headers: &headers, path: "/" };
+        let ask = Ask { client: None, headers: &headers, path: "/", home: None };
         let _held = Request::to(&group).place().await.expect("room");
         let trail = Trail::default();
         let mut attempts = Attempts::new(&group, &trail);

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use super::attempts::Attempts;
 use super::balance::Ask;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::Group;
+use super::group::{Asker, Group};
 use super::pool::Lease;
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
@@ -32,8 +31,7 @@ use crate::clock::{self, IdleTimer, Instant};
 pub struct SendOptions<'a> {
     /// Where its way is noted.
     pub trail: &'a Trail,
-    /// Who asks; `None` behind a unix socket.
-    pub client: Option<IpAddr>,
+    pub asker: Asker,
     /// Hold the body until the server says 100 (the request carries `Expect: 100-continue`).
     pub expect_continue: bool,
     /// From the last progress of the request to the head of the answer.
@@ -68,11 +66,13 @@ impl Group {
     ) -> Result<Answered, Failed> {
         let mut attempts = Attempts::new(self, options.trail);
         let replayable = is_idempotent(request.method()) && request.body().is_empty();
+        let home = self.home(request.headers_mut());
         let gate = options.expect_continue.then(|| hold_body(&mut request));
         let progress = Progress::attach(&mut request);
 
         loop {
-            let ask = Ask { client: options.client, headers: request.headers(), path: request.uri().path() };
+            let (client, path) = (options.asker.client, request.uri().path());
+            let ask = Ask { client, headers: request.headers(), path, home };
             let picked = attempts.next(&ask).await?;
             let member = picked.member.clone();
 
@@ -94,8 +94,9 @@ impl Group {
 
             progress.touch();
             match attempt(&mut lease, request, replayable, &progress, options.response_timeout).await {
-                Ok(response) => {
+                Ok(mut response) => {
                     drop(gate);
+                    self.tell(response.headers_mut(), &member.server, home, options.asker);
                     let server = member.server.clone();
                     return Ok(Answered { response: admit(response, lease, options), server });
                 }
