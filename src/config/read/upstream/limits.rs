@@ -18,7 +18,9 @@ pub(super) const RETRY_BUDGET: RetryBudget = RetryBudget { percent: 20, min_per_
 
 /// `queue` and `retry_budget`, once servers and `retries` are known.
 pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>, upstream: &mut Upstream) {
-    let is_limited = upstream.servers.iter().any(|server| server.max_connections.is_some());
+    // A limit that could not be read is one all the same.
+    let of_all = table.take("max_connections").is_some_and(|node| node.value.as_str() != Some("none"));
+    let is_limited = of_all || upstream.servers.iter().any(|server| server.max_connections.is_some());
     if table.has("queue") && !is_limited && !upstream.servers.is_empty() {
         let spot = table.key_spot("queue");
         cx.error("no-effect", &spot, "`queue` has no effect: no server of this upstream has a `max_connections`")
