@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -437,4 +437,44 @@ fn over_many_threads_no_limit_is_exceeded_and_no_place_is_lost() {
     let (served, left) = (served.into_inner(), left.into_inner());
     assert_eq!(served + left, 4 * 4 * ROUNDS);
     assert!(served > ROUNDS && left > 0 && definition.queue_counts().joined > 1000, "{served}, {left} left");
+}
+
+#[test]
+fn who_comes_to_wait_in_the_moment_in_which_the_last_one_leaves_is_not_forgotten() {
+    const ROUNDS: usize = 10_000;
+    const OVER: usize = usize::MAX;
+    // Two who take turns and have nobody else to wake them; and others like them, so that threads stop at any point.
+    let pair = || {
+        let definition = definition("servers = [\"http://10.0.0.1\"]\nmax_connections = 1");
+        let turn = AtomicUsize::new(0);
+        let until = |wanted: usize| loop {
+            match turn.load(Ordering::SeqCst) {
+                OVER => return false,
+                now if now == wanted => return true,
+                _ => std::thread::yield_now(),
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    let share = servers(&definition)[0].try_enter().expect("the other has left");
+                    turn.store(2 * round + 1, Ordering::SeqCst);
+                    (0..round % 64).for_each(|_| std::hint::spin_loop());
+                    drop(share);
+                    if !until(2 * round + 2) {
+                        return;
+                    }
+                }
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runs");
+            for round in 0..ROUNDS {
+                until(2 * round + 1);
+                let waiting = async { tokio::time::timeout(Duration::from_secs(20), place(&definition)).await };
+                let is_served = runtime.block_on(waiting).is_ok_and(|share| share.is_some());
+                turn.store(if is_served { 2 * round + 2 } else { OVER }, Ordering::SeqCst);
+                assert!(is_served, "nobody woke who waited in round {round}");
+            }
+        });
+    };
+    std::thread::scope(|scope| (0..3).for_each(|_| _ = scope.spawn(pair)));
 }
