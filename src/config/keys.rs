@@ -253,6 +253,9 @@ pub static UPSTREAM: Section = Section {
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
+        key("retry_budget", Words("every key at its default")),
+        key("max_connections", Value("\"none\"")),
+        key("queue", Words("every key at its default")),
         key("connect_timeout", Value("\"5s\"")),
         key("proxy_protocol", Words("servers get no PROXY header")),
         key("protocols", Value("[\"http/1.1\"]")),
@@ -271,6 +274,7 @@ pub static UPSTREAM_SERVER: Section = Section {
         key("url", Required),
         key("weight", Value("1")),
         key("backup", Value("false")),
+        key("max_connections", Words("that of the upstream")),
         key("tls_name", Words("the host in the URL")),
         key("ca", Words("the upstream's `ca`")),
         key("client_cert", Words("the upstream's `client_cert`")),
@@ -290,6 +294,20 @@ pub static STICKY: Section = Section {
         key("path", Value("\"/\"")),
         key("domain", Words("the host that answered, and no other")),
     ],
+    later: &[],
+};
+
+pub static QUEUE: Section = Section {
+    path: "upstream.NAME.queue",
+    header: "`queue`",
+    keys: &[key("size", Value("100")), key("timeout", Value("\"5s\""))],
+    later: &[],
+};
+
+pub static RETRY_BUDGET: Section = Section {
+    path: "upstream.NAME.retry_budget",
+    header: "`retry_budget`",
+    keys: &[key("percent", Value("20")), key("min_per_second", Value("10"))],
     later: &[],
 };
 
@@ -327,4 +345,6 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM_SERVER,
     &HASH,
     &STICKY,
+    &RETRY_BUDGET,
+    &QUEUE,
 ];

@@ -16,7 +16,9 @@ use ipnet::IpNet;
 use super::report::{Located, Spot};
 use crate::types::Name;
 
-pub use upstream::{Balance, Hash, HashBy, HostHeader, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer};
+pub use upstream::{
+    Balance, Hash, HashBy, HostHeader, Queue, RetryBudget, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer,
+};
 
 #[derive(Clone, Debug)]
 pub struct Config {

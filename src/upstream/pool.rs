@@ -2,8 +2,9 @@
 //!
 //! A connection goes back only when its answer ended well and its request was sent whole. It is taken out only after
 //! a look at the socket itself: whatever arrived while it was idle (an end, a stray answer) makes it unusable, and the
-//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. Where connections begin with
-//! a PROXY header, each is of one client, and serves one request.
+//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. A server with a limit
+//! has, over all workers, at most as many idle ones beside those in use. Where connections begin with a PROXY header, each
+//! is of one client, and serves one request.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,10 +53,11 @@ impl Lease {
         }
         let mut idle = self.member.idle.borrow_mut();
         if idle.len() < MAX_IDLE_PER_SERVER
+            && let Some(kept) = self.member.server.try_keep()
             && let Some(mut connection) = self.connection.take()
         {
             connection.reused = true;
-            idle.push(Idle { connection, since: clock::now() });
+            idle.push(Idle { connection, since: clock::now(), kept });
             drop(idle);
             self.group.ensure_sweeping();
         }

@@ -20,6 +20,7 @@ mod interim;
 mod limits;
 mod operations;
 mod origin;
+mod overload;
 mod places;
 mod pool;
 mod proxy_protocol;

@@ -61,7 +61,7 @@ pub struct Setup {
     plain_route: String,
     websocket: String,
     upstream: String,
-    upstream_url: String,
+    servers: String,
     more: String,
     descriptors: Option<u32>,
     optional_certificates: bool,
@@ -69,7 +69,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        Self { upstream_url: "http://{B1}".to_owned(), ..Self::default() }
+        Self { servers: "\"http://{B1}\"".to_owned(), ..Self::default() }
     }
 
     /// Another B1 than the standard one.
@@ -127,8 +127,13 @@ impl Setup {
     }
 
     /// The URL of `[upstream.b1]`; `{B1}` stands for its address and `{P1}` for its port.
-    pub fn upstream_url(mut self, url: &str) -> Self {
-        self.upstream_url = url.to_owned();
+    pub fn upstream_url(self, url: &str) -> Self {
+        self.upstream_servers(&format!("\"{url}\""))
+    }
+
+    /// All servers of `[upstream.b1]`, as they stand in the list.
+    pub fn upstream_servers(mut self, toml: &str) -> Self {
+        self.servers = toml.to_owned();
         self
     }
 
@@ -179,8 +184,8 @@ impl Setup {
              [route.timeouts]\n{timeouts}\n[route.websocket]\n{origins}{}\n\n\
              [[route]]\nname = \"n\"\nhosts = [\"a.test\"]\npath = \"/n\"\nupstream = \"b1\"\n{}\n\
              [route.timeouts]\n{timeouts}\n\n{ROUTES}\n\
-             [upstream.b1]\nservers = [\"{}\"]\n{}\n\n{}\n",
-            self.websocket, self.plain_route, self.upstream_url, self.upstream, self.more
+             [upstream.b1]\nservers = [{}]\n{}\n\n{}\n",
+            self.websocket, self.plain_route, self.servers, self.upstream, self.more
         );
         out
     }

@@ -1,6 +1,7 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod limits;
 mod protocols;
 mod servers;
 mod sticky;
@@ -28,6 +29,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.host = host(cx, &mut table, &upstream.servers);
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
+    limits::read(cx, &mut table, &mut upstream);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
     upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
     upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
@@ -88,6 +90,8 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: limits::RETRY_BUDGET,
+        queue: limits::QUEUE,
         connect_timeout: Duration::from_secs(5),
         proxy_protocol: None,
         spot,
