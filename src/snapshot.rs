@@ -7,9 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::{
-    Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Protocols, Route, TrustedProxies,
-};
+use crate::config::model::{Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
 use crate::config::report::{Digest, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
@@ -33,7 +31,7 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Definition>>,
     /// What the files hold that each of them is built on.
     upstream_files: Vec<Files>,
-    pub trusted_proxies: TrustedProxies,
+    pub trusted_proxies: Peers,
     pub forwarded: bool,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
@@ -51,6 +49,7 @@ pub struct ListenerPlan {
     pub protocols: Protocols,
     pub websocket_over_h2: bool,
     pub redirect_https: bool,
+    pub proxy_protocol: Option<Peers>,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
 }
@@ -69,6 +68,7 @@ impl ListenerPlan {
         };
         tls && self.protocols == other.protocols
             && self.websocket_over_h2 == other.websocket_over_h2
+            && self.proxy_protocol == other.proxy_protocol
             && self.limits.head_size == other.limits.head_size
             && self.limits.fields == other.limits.fields
     }
@@ -88,6 +88,7 @@ impl ListenerPlan {
             protocols: listener.protocols,
             websocket_over_h2: listener.websocket_over_h2,
             redirect_https: listener.redirect_https,
+            proxy_protocol: listener.proxy_protocol.clone(),
             timeouts: listener.timeouts.clone(),
             limits: listener.limits.clone(),
         }))

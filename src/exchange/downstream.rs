@@ -2,7 +2,7 @@
 //! `connection.rs` reads what is noted here.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use http::HeaderMap;
@@ -11,13 +11,15 @@ use crate::clock::Instant;
 use crate::config::model::ListenerTimeouts;
 use crate::http::Activity;
 use crate::proto::forwarded;
+use crate::proto::proxy_protocol::Addresses;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::types::{HttpVersion, Peer, Scheme};
+use crate::types::{Ends, HttpVersion, Local, Peer, Scheme};
 
 use super::live_listener::LiveListener;
+use super::promise::{Promise, Standing};
 use super::stalls::Stalls;
 use super::tools::Tools;
 use super::tunnel::Tunnel;
@@ -27,8 +29,8 @@ pub struct Downstream {
     pub tools: Rc<Tools>,
     pub listener: Rc<LiveListener>,
     pub peer: Peer,
-    /// The port at which the client reached us; `None` on a unix socket.
-    pub local_port: Option<u16>,
+    /// Where the client reached us; `None` on a unix socket.
+    pub local: Option<Local>,
     pub tls: Option<TlsInfo>,
     pub version: HttpVersion,
     pub activity: Rc<Activity>,
@@ -37,36 +39,12 @@ pub struct Downstream {
     promise: Cell<Promise>,
     /// A request has come on it.
     has_asked: Cell<bool>,
-    is_outdated: Cell<bool>,
     stalls: OnceCell<Rc<Stalls>>,
     ends_by_close: Cell<bool>,
     is_opening: Cell<bool>,
     tunnel: RefCell<Option<Box<Tunnel>>>,
     cut: Cell<Option<EndReason>>,
     tunnels: Cell<usize>,
-}
-
-/// What a connection was made with and keeps, although a reload may have changed it since.
-#[derive(Clone, Copy, Debug)]
-pub struct Promise {
-    /// The listener's, when this was last known to be what it offers.
-    revision: u32,
-    websocket_over_h2: bool,
-    /// What hyper lets through of a head.
-    head_size: usize,
-    fields: usize,
-}
-
-impl Promise {
-    /// As the listener offers it now.
-    pub fn of(listener: &LiveListener, plan: &ListenerPlan) -> Self {
-        Self {
-            revision: listener.revision(),
-            websocket_over_h2: plan.websocket_over_h2,
-            head_size: plan.limits.head_size,
-            fields: plan.limits.fields,
-        }
-    }
 }
 
 /// A tunnel on a stream of a connection, for as long as it is held.
@@ -82,7 +60,7 @@ impl Downstream {
     pub fn new(
         tools: Rc<Tools>,
         (listener, promise): (Rc<LiveListener>, Promise),
-        (peer, local_port): (Peer, Option<u16>),
+        Ends { peer, local }: Ends,
         tls: Option<TlsInfo>,
         version: HttpVersion,
         activity: Rc<Activity>,
@@ -92,14 +70,13 @@ impl Downstream {
             tools,
             listener,
             peer,
-            local_port,
+            local,
             tls,
             version,
             activity,
             number,
             promise: Cell::new(promise),
             has_asked: Cell::default(),
-            is_outdated: Cell::default(),
             stalls: OnceCell::new(),
             ends_by_close: Cell::default(),
             is_opening: Cell::default(),
@@ -129,7 +106,19 @@ impl Downstream {
 
     /// HTTP is set up on the connection once more, by this plan.
     pub fn renew_promise(&self, plan: &ListenerPlan) {
-        self.promise.set(Promise { revision: self.promise.get().revision, ..Promise::of(&self.listener, plan) });
+        self.promise.set(self.promise.get().renewed(plan));
+    }
+
+    /// How the connection stands with its listener since the last reload.
+    pub fn standing(&self) -> Standing {
+        let promise = self.promise.get().reviewed(&self.listener, self.tls.as_ref(), self.version);
+        self.promise.set(promise);
+        promise.standing()
+    }
+
+    /// Whether a reload has left it behind. It takes no further requests then.
+    pub fn is_outdated(&self) -> bool {
+        self.standing() != Standing::Good
     }
 
     /// Whether a request has ever come.
@@ -139,33 +128,6 @@ impl Downstream {
 
     pub(super) fn note_asked(&self) {
         self.has_asked.set(true);
-    }
-
-    /// Whether its listener would not make this connection today: a reload has changed what is asked of clients, or what
-    /// they are offered. It takes no further requests then.
-    pub fn is_outdated(&self) -> bool {
-        let promise = self.promise.get();
-        let revision = self.listener.revision();
-        if promise.revision != revision {
-            self.promise.set(Promise { revision, ..promise });
-            let is_good = self.listener.serving().is_some_and(|serving| self.is_good_under(serving.listener()));
-            self.is_outdated.set(!is_good);
-        }
-        self.is_outdated.get()
-    }
-
-    fn is_good_under(&self, plan: &ListenerPlan) -> bool {
-        let Promise { websocket_over_h2, head_size, fields, .. } = self.promise.get();
-        let is_spoken = match self.version {
-            HttpVersion::Http1 => plan.protocols.http1,
-            HttpVersion::Http2 => plan.protocols.http2 && (!websocket_over_h2 || plan.websocket_over_h2),
-        };
-        let is_let_in = match (&self.tls, &plan.tls) {
-            (None, None) => true,
-            (Some(tls), Some(policies)) => policies.admit(tls, None),
-            _ => false,
-        };
-        is_spoken && is_let_in && (head_size, fields) == (plan.limits.head_size, plan.limits.fields)
     }
 
     pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
@@ -178,14 +140,24 @@ impl Downstream {
         self.tunnels.get() > 0
     }
 
+    /// Both ends, where they have addresses.
+    pub fn addresses(&self) -> Option<Addresses> {
+        match (&self.peer, self.local) {
+            (Peer::Tcp(source), Some(Local { ip, port })) => {
+                Some(Addresses { source: *source, destination: SocketAddr::new(ip, port) })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the peer's forwarded fields are believed.
     pub fn is_trusted(&self, snapshot: &Snapshot) -> bool {
-        snapshot.trusted_proxies.trust(self.peer.ip())
+        snapshot.trusted_proxies.has(self.peer.ip())
     }
 
     /// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
     pub fn client_address(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Option<IpAddr> {
-        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.trust(peer))
+        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.has(peer))
     }
 
     /// On HTTP/1.1: what is to become of the stream once the 101 has been written.

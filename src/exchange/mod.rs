@@ -11,6 +11,7 @@ mod live_listener;
 mod outbound;
 mod plain;
 pub mod plan;
+mod promise;
 mod record;
 mod stalls;
 mod tools;
@@ -27,11 +28,12 @@ use crate::http::{AnswerBody, Inbound};
 use crate::telemetry::end::EndReason;
 use crate::types::HttpVersion;
 
-pub use downstream::{Downstream, Promise};
+pub use downstream::Downstream;
 use entry::Entry;
 pub use live_listener::{LiveListener, Serving};
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
+pub use promise::{Promise, Standing};
 pub use tools::{Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.
@@ -43,9 +45,9 @@ pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<An
     let entry = Entry::open(&downstream, &generation, &inbound);
     let is_head = inbound.head.method == Method::HEAD;
     let served = match &serving {
-        Some(serving) => serve(&downstream, serving, &entry, inbound).await,
-        // Its listener is long gone, and there is no telling what it would have said.
-        None => Err(Fault::Misdirected),
+        Some(serving) if downstream.standing() != Standing::Void => serve(&downstream, serving, &entry, inbound).await,
+        // Also where its listener is long gone: there is no telling what it would have said.
+        _ => Err(Fault::Misdirected),
     };
     let mut answer = match served {
         Ok(answer) => answer,

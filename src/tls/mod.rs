@@ -11,6 +11,7 @@
 
 mod adapter;
 mod certificate;
+mod chooser;
 mod client;
 mod engine;
 mod hkdf;
@@ -35,7 +36,7 @@ pub use makeup::Anchors;
 pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};
 pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
 pub use stream::ClientTlsStream;
-pub use upstream::{ClientTls, SystemRoots, UpstreamTlsError};
+pub use upstream::{ClientTls, Offer, SystemRoots, UpstreamTlsError};
 
 /// aws-lc-rs with our order of key exchanges, the post-quantum hybrid first, then the curves by cost; and with a key
 /// schedule that hashes less (see `hkdf`).

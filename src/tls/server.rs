@@ -23,10 +23,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use super::adapter::TlsStream;
-use super::certificate;
 use super::makeup::Anchors;
-use super::policy::{self, PolicyId, ServerPolicies};
+use super::policy::{PolicyId, ServerPolicies};
 use super::turns;
+use super::{certificate, chooser};
 use crate::transport::Socket;
 use crate::types::HttpVersion;
 
@@ -212,7 +212,7 @@ async fn shake(policies: &ServerPolicies, mut socket: Socket, mut read: Vec<u8>)
         let mut handshake = pin!(stream.handshake(&read));
         poll_fn(|cx| {
             let polled = handshake.as_mut().poll(cx);
-            sni = policy::take_sni().or(sni.take());
+            sni = chooser::take_sni().or(sni.take());
             // The first poll has read the ClientHello; what follows is cheap.
             turn = None;
             polled
