@@ -509,3 +509,31 @@ async fn ops_13_both_logs_follow_the_configuration() {
     crate::harness::within("silence", silent).await;
     assert_eq!(stage.gateway.reloads().len(), reloads);
 }
+
+/// Who has been believed to speak for others is believed no longer than the configuration says.
+#[tokio::test]
+async fn prx_02_an_introduction_that_would_not_be_believed_today_is_not_believed() {
+    let believed = "proxy_protocol = { from = [\"127.0.0.0/8\"] }";
+    let mut stage = Setup::new().listener(believed).start();
+    stage.introduction = b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 8443\r\n".to_vec();
+    let mut h2 = H2::connect(&stage).await;
+    assert_eq!(h2.ask(&Request::get("/n")).await.status, 200);
+    let mut idle = stage.clear().await;
+    assert_eq!(idle.ask(&Request::get("/n")).await.status, 200);
+    // Introduced, and has not asked for anything yet.
+    let mut fresh = stage.clear().await;
+    let mut tunnel = Way::Tls.tunnel(&stage, &Handshake::to("/ws")).await;
+    stage.reload_with(believed, "proxy_protocol = { from = [\"10.0.0.0/8\"] }").await;
+    let seen = stage.b1.requests().len();
+    assert!(stage.b1.requests().iter().all(|head| head.get("x-forwarded-for") == Some("192.0.2.7")));
+    let (rest, _) = idle.rest().await;
+    assert!(rest.is_empty());
+    fresh.ask(&Request::get("/n")).await.assert_refused(421, "misdirected");
+    let outcome = h2.try_ask(&Request::get("/n")).await.map(|answer| answer.status);
+    assert!(outcome.as_ref().is_err() || matches!(outcome, Ok(421)), "{outcome:?}");
+    assert_eq!(stage.b1.requests().len(), seen, "nothing has come through");
+    tunnel.echo("tunnels stay").await;
+    stage.introduction.clear();
+    assert_eq!(Way::Clear.ask(&stage, &Request::get("/n")).await.status, 200);
+    assert_eq!(stage.b1.requests().last().expect("one more").get("x-forwarded-for"), Some("127.0.0.1"));
+}
