@@ -46,6 +46,11 @@ impl<'a> Attempts<'a> {
         self.last.is_none()
     }
 
+    /// Whether this one's failure may be followed by another attempt.
+    pub fn may_go_on(&self) -> bool {
+        self.left > 0
+    }
+
     /// An attempt has failed; others go elsewhere.
     ///
     /// # Errors

@@ -11,8 +11,9 @@ use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use super::sticky::Sticky;
-use crate::config::model::{self, HostHeader};
+use crate::config::model::{self, HostHeader, Protocols};
 use crate::config::report::Report;
+use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
@@ -33,6 +34,11 @@ pub struct Definition {
     /// Who may wait where all servers have as much as they may.
     pub queue: model::Queue,
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
+    pub(super) proxy_protocol: Option<Version>,
+    pub(super) protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there.
+    pub(super) websocket_over_h2: bool,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
     pub(super) budget: Arc<Retries>,
@@ -80,6 +86,9 @@ impl Definition {
             retry_budget: upstream.retry_budget,
             queue: upstream.queue,
             connect_timeout: upstream.connect_timeout,
+            proxy_protocol: upstream.proxy_protocol,
+            protocols: upstream.protocols,
+            websocket_over_h2: upstream.websocket_over_h2.value,
             groups: AtomicUsize::new(0),
             budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
         })

@@ -14,8 +14,11 @@ use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
+use super::http2::Channels;
 use super::server::{Server, ServerId, Share};
 use crate::config::model::HostHeader;
+use crate::proto::proxy_protocol::{Addresses, Sender};
+use crate::tls::Offer;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -35,6 +38,8 @@ struct Members {
 pub struct Member {
     pub server: Arc<Server>,
     pub(super) idle: RefCell<Vec<Idle>>,
+    /// Where HTTP/2 is spoken.
+    pub(super) channels: Rc<Channels>,
     /// Where it stands in the round.
     turn: Cell<i64>,
 }
@@ -46,6 +51,9 @@ pub struct Asker {
     pub client: Option<IpAddr>,
     /// Came over TLS, to us or to a proxy that is trusted.
     pub is_secure: bool,
+    /// Of the connection that the request came on, for PROXY headers: not what fields of the request say. `None`: it came
+    /// over a unix socket.
+    pub addresses: Option<Addresses>,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -59,7 +67,7 @@ pub(super) type Tried = SmallVec<[Rc<Member>; 4]>;
 
 impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
-        Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
+        Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
     }
 }
 
@@ -152,9 +160,9 @@ impl Group {
         Ok(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server).await;
+    /// Connects to one server for a client, and notes whether it could be reached.
+    pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
+        let connected = dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer).await;
         server.state.note_dial(connected.is_ok());
         connected
     }
