@@ -245,6 +245,9 @@ pub static UPSTREAM: Section = Section {
         key("balance", Value("\"round-robin\"")),
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
+        key("health", Words("servers are not checked")),
+        key("ejection", Words("every key at its default")),
+        key("panic", Value("\"all\"")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
@@ -253,7 +256,7 @@ pub static UPSTREAM: Section = Section {
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
     ],
-    later: &["sticky", "health"],
+    later: &["sticky"],
 };
 
 pub static UPSTREAM_SERVER: Section = Section {
@@ -270,6 +273,37 @@ pub static HASH: Section = Section {
         key("by", Value("\"address\"")),
         key("name", Words("required where `by` is `\"header\"` or `\"cookie\"`")),
         key("load", Value("125")),
+    ],
+    later: &[],
+};
+
+pub static HEALTH: Section = Section {
+    path: "upstream.NAME.health",
+    header: "`health`",
+    keys: &[
+        key("tcp", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("http", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("websocket", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("status", Words("`[200]`, where `http` stands")),
+        key("body", Words("the body is not looked at")),
+        key("host", Words("the server's own, from its URL")),
+        key("origin", Words("no `Origin`")),
+        key("interval", Value("\"5s\"")),
+        key("timeout", Value("\"2s\"")),
+        key("rise", Value("2")),
+        key("fall", Value("3")),
+    ],
+    later: &[],
+};
+
+pub static EJECTION: Section = Section {
+    path: "upstream.NAME.ejection",
+    header: "`ejection`",
+    keys: &[
+        key("failures", Value("5")),
+        key("duration", Value("\"2s\"")),
+        key("max_duration", Words("`\"1m\"`, or `duration` where that is more")),
+        key("max_ejected_percent", Value("50")),
     ],
     later: &[],
 };
@@ -295,4 +329,6 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HASH,
+    &HEALTH,
+    &EJECTION,
 ];

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::balance::Balance;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
-use crate::config::model::{self, HostHeader};
+use crate::config::model::{self, Ejection, Health, HostHeader, Panic};
 use crate::config::report::Report;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
@@ -20,6 +20,12 @@ pub struct Definition {
     pub balance: Balance,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
+    /// How servers are checked, if they are.
+    pub health: Option<Health>,
+    /// When live traffic takes a server out, if it does.
+    pub ejection: Option<Ejection>,
+    /// What happens when every server is out.
+    pub panic: Panic,
     /// Plain requests are refused; the servers speak only WebSocket.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -30,6 +36,8 @@ pub struct Definition {
     pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
+    /// Some worker is about to eject a server.
+    ejecting: AtomicBool,
 }
 
 impl Definition {
@@ -62,6 +70,9 @@ impl Definition {
             roster: Roster::new(servers.collect()),
             balance: Balance::new(&upstream.balance),
             slow_start: upstream.slow_start,
+            health: upstream.health.clone(),
+            ejection: upstream.ejection,
+            panic: upstream.panic,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
             via: upstream.via,
@@ -69,12 +80,22 @@ impl Definition {
             connect_timeout: upstream.connect_timeout,
             tls,
             groups: AtomicUsize::new(0),
+            ejecting: AtomicBool::new(false),
         })
     }
 
     /// The number of one more group.
     pub(super) fn join(&self) -> usize {
         self.groups.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs `eject` unless another worker is at the same: two that count who is out at one moment could both find room
+    /// for one more. Whoever comes too late does not wait; the next failure asks again.
+    pub(super) fn eject_alone(&self, eject: impl FnOnce()) {
+        if !self.ejecting.swap(true, Ordering::Acquire) {
+            eject();
+            self.ejecting.store(false, Ordering::Release);
+        }
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{fmt, io};
 
+use rustix::io::Errno;
+
 use crate::types::RequestBodyFault;
 
 /// Why a server gave no answer that could be passed on.
 #[derive(Debug)]
 pub enum Failure {
-    /// No server may take work: all of them drain.
+    /// No server may take work: all of them drain, or are out and `panic` is `refuse`.
     NoServer,
     /// Refused, unreachable, or the name does not resolve.
     Connect(io::Error),
@@ -40,12 +42,24 @@ impl Failure {
     pub(super) fn is_connect(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
     }
+
+    /// Whether it may be held against the server: not what this machine lacks, nor what the client did.
+    pub(super) fn is_the_servers(&self) -> bool {
+        match self {
+            Self::NoServer | Self::RequestBody(_) => false,
+            Self::Connect(error) => !matches!(
+                Errno::from_io_error(error),
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL)
+            ),
+            Self::ConnectTimeout | Self::Tls(_) | Self::Closed(_) | Self::Malformed(_) | Self::Timeout => true,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoServer => out.write_str("no server may take work"),
+            Self::NoServer => out.write_str("no server takes work: they are down, ejected or draining"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
             Self::ConnectTimeout => out.write_str("cannot connect: timed out"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),

@@ -13,8 +13,12 @@ use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
-use super::server::{Server, Share};
-use crate::config::model::HostHeader;
+use super::server::{Server, Standing};
+use super::share::Share;
+use crate::config::model::{Ejection, HostHeader};
+
+/// So many times in a row another worker may be faster; then the server is asked without being tried.
+const TRIALS_LOST: usize = 4;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -52,10 +56,6 @@ impl Member {
         Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
     }
 
-    /// Counts one more request to it.
-    pub(super) fn pick(self: &Rc<Self>) -> Picked {
-        Picked { member: self.clone(), share: self.server.state.enter() }
-    }
 }
 
 impl Group {
@@ -86,25 +86,53 @@ impl Group {
     }
 
     /// The server that `balance` chooses among those that were not `tried` yet; `None` where there is none.
-    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
+    pub(super) fn pick(self: &Rc<Self>, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
         let key = self.definition.balance.key(ask);
-        self.choose(key, tried).map(|member| member.pick())
+        // Where another worker begins the trial of the same server at this very moment, somebody else is chosen.
+        for _ in 0..TRIALS_LOST {
+            let member = self.choose(key, tried)?;
+            if let Some(share) = Share::take(self, &member, false) {
+                return Some(Picked { member, share });
+            }
+        }
+        self.choose(key, tried).and_then(|member| self.take(&member))
+    }
+
+    /// This very server, whatever is known of it.
+    pub(super) fn take(self: &Rc<Self>, member: &Rc<Member>) -> Option<Picked> {
+        Share::take(self, member, true).map(|share| Picked { member: member.clone(), share })
     }
 
     fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
         let members = self.members();
-        let slow_start = self.definition.slow_start;
         let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
         let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
-            untried.map(|member| (member, member.candidate(slow_start))).unzip();
-        let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
+            untried.map(|member| (member, member.candidate(&self.definition))).unzip();
+        let Definition { balance, panic, .. } = &*self.definition;
+        let (index, _) = balance::choose(balance, &candidates, key, *panic, || self.random())?;
         Some(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server).await;
-        server.state.note_dial(connected.is_ok());
+    /// Whether one more server may be taken out for its failures: of those that have a weight no more than
+    /// `max_ejected_percent` would then be out, for whatever reason.
+    pub(super) fn has_room_for_an_ejection(&self, rules: &Ejection, server: &Arc<Server>) -> bool {
+        let members = self.members();
+        let working = || members.iter().map(|member| &member.server).filter(|server| server.weight > 0);
+        let is_out = |other: &&Arc<Server>| {
+            !Arc::ptr_eq(other, server)
+                && matches!(other.state.standing(&self.definition), Standing::OnTrial | Standing::Ejected | Standing::Down)
+        };
+        let out = working().filter(is_out).count() + 1;
+        out * 100 <= working().count() * rules.max_ejected_percent as usize
+    }
+
+    /// Connects to the server that was picked and notes whether it could be reached.
+    pub(super) async fn dial(&self, picked: &mut Picked) -> Result<UpstreamStream, Failure> {
+        let connected = dial::dial(&self.definition, &picked.member.server).await;
+        match &connected {
+            Ok(_) => picked.share.reached(),
+            Err(failure) => picked.share.unreachable(failure),
+        }
         connected
     }
 
@@ -124,14 +152,14 @@ impl Group {
 }
 
 impl Member {
-    fn candidate(&self, slow_start: Option<std::time::Duration>) -> Candidate<'_> {
+    fn candidate(&self, upstream: &Definition) -> Candidate<'_> {
         let Server { id, weight, backup, state, .. } = &*self.server;
         Candidate {
             id: *id,
-            weight: u64::from(*weight) * u64::from(state.warmth(slow_start)),
+            weight: u64::from(*weight) * u64::from(state.warmth(upstream.slow_start)),
             live: state.live(),
             backup: *backup,
-            is_out: state.is_out(),
+            standing: state.standing(upstream),
             turn: &self.turn,
         }
     }

@@ -25,7 +25,9 @@ use super::group::{Group, Picked, Tried};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
-use super::server::{Server, TunnelShare};
+use super::server::Server;
+use super::share::Share;
+use crate::clock::{self, Instant};
 use crate::lifecycle;
 use crate::proto::spelling;
 
@@ -43,8 +45,8 @@ pub struct Switched {
     pub stream: UpstreamStream,
     /// What the server sent right behind its 101.
     pub early: Bytes,
-    /// Its place in the server's count.
-    pub share: TunnelShare,
+    /// Its place in the server's count, where it has to be said whether the 101 agrees.
+    pub share: Share,
 }
 
 /// What one handshake asks of its group.
@@ -69,23 +71,20 @@ impl Group {
         let (stream, picked) = self.dial_any(&ask).await?;
         let server = picked.member.server.clone();
         self.address(&mut head.headers, &server);
-        let exchange = self.shake(stream, picked, head, options.response_body_idle);
-        match tokio::time::timeout(options.response_timeout, exchange).await {
-            Ok(Ok(answer)) => Ok((answer, server)),
-            Ok(Err(failure)) => Err(Failed { failure, server: Some(server) }),
-            Err(_) => Err(Failed { failure: Failure::Timeout, server: Some(server) }),
+        match self.shake(stream, picked, head, options).await {
+            Ok(answer) => Ok((answer, server)),
+            Err(failure) => Err(Failed { failure, server: Some(server) }),
         }
     }
 
-    async fn dial_any(&self, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
+    async fn dial_any(self: &Rc<Self>, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
         let mut tried = Tried::new();
         let mut last = Failed { failure: Failure::NoServer, server: None };
         for _ in 0..=self.definition.retries {
-            let Some(picked) = self.pick(ask, &tried) else { break };
-            let server = &picked.member.server;
-            match self.dial(server).await {
+            let Some(mut picked) = self.pick(ask, &tried) else { break };
+            match self.dial(&mut picked).await {
                 Ok(stream) => return Ok((stream, picked)),
-                Err(failure) => last = Failed { failure, server: Some(server.clone()) },
+                Err(failure) => last = Failed { failure, server: Some(picked.member.server.clone()) },
             }
             tried.push(picked.member);
         }
@@ -95,20 +94,27 @@ impl Group {
     async fn shake(
         self: &Rc<Self>,
         mut stream: UpstreamStream,
-        picked: Picked,
+        mut picked: Picked,
         head: request::Parts,
-        response_body_idle: Duration,
+        options: &HandshakeOptions,
     ) -> Result<HandshakeAnswer, Failure> {
-        // A server may answer and close without having read everything: its answer counts, or its silence.
-        let _ = send(&mut stream, &spelling::write_request(&head)).await;
-        match answer_head::read(&mut stream).await {
-            AnswerHead::Switched(head, early) => {
-                let share = picked.share.into_tunnel();
-                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share }))
+        let deadline = clock::now() + options.response_timeout;
+        let exchange = async {
+            // A server may answer and close without having read everything: its answer counts, or its silence.
+            let _ = send(&mut stream, &spelling::write_request(&head)).await;
+            answer_head::read(&mut stream).await
+        };
+        match tokio::time::timeout_at(deadline, exchange).await {
+            Err(_) => {
+                picked.share.failed(&Failure::Timeout);
+                Err(Failure::Timeout)
+            }
+            Ok(AnswerHead::Switched(head, early)) => {
+                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share: picked.share }))
             }
             // Boxed: rare, and large.
-            AnswerHead::Other(unjudged) => {
-                Box::pin(self.pass(stream, unjudged, picked, head, response_body_idle)).await
+            Ok(AnswerHead::Other(unjudged)) => {
+                Box::pin(self.pass(stream, unjudged, picked, head, deadline, options.response_body_idle)).await
             }
         }
     }
@@ -120,6 +126,7 @@ impl Group {
         unjudged: Unjudged,
         picked: Picked,
         head: request::Parts,
+        deadline: Instant,
         response_body_idle: Duration,
     ) -> Result<HandshakeAnswer, Failure> {
         let wire = SharedWire::new(stream);
@@ -136,12 +143,18 @@ impl Group {
         // Before the wait, so that giving up takes the connection down.
         let mut lease = self.lease(picked, Connection::new(sender, watch, task.abort_handle()));
         lease.reusable = false;
-        let response = answer.await.map_err(Failure::from_hyper)?;
+        let answered = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(answered) => answered.map_err(Failure::from_hyper),
+            Err(_) => Err(Failure::Timeout),
+        };
+        let response = answered.inspect_err(|failure| lease.share.failed(failure))?;
+        lease.share.let_down(response.status());
         Ok(HandshakeAnswer::Other(response.map(|body| ResponseBody::new(body, lease, response_body_idle))))
     }
 }
 
-async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it.
+pub(super) async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
 }

@@ -7,6 +7,7 @@
 
 mod answer_head;
 mod balance;
+mod circuit;
 mod connection;
 mod definition;
 mod dial;
@@ -14,12 +15,15 @@ mod failure;
 mod gate;
 mod group;
 mod handshake;
+mod health;
 mod pool;
 mod request_body;
 mod response_body;
 mod roster;
 mod send;
 mod server;
+mod share;
+mod upkeep;
 
 pub use balance::Balance;
 pub use definition::Definition;
@@ -31,4 +35,7 @@ pub use request_body::{BodyError, RequestBody};
 pub use response_body::{ResponseBody, ResponseBodyFault};
 pub use roster::Roster;
 pub use send::{Answered, Failed, SendOptions};
-pub use server::{Server, ServerId, Share, State, TunnelShare};
+pub use health::{CheckCounts, LastCheck};
+pub use server::{Condition, Server, ServerId, Standing, State};
+pub use share::{Share, TunnelShare};
+pub use upkeep::Upkeep;

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use super::connection::{Connection, Idle, SharedWire, client_builder};
 use super::failure::Failure;
 use super::group::{Group, Member, Picked};
-use super::server::{Server, Share};
+use super::share::Share;
 use crate::clock;
 use crate::lifecycle;
 
@@ -25,8 +25,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Lease {
     group: Rc<Group>,
     member: Rc<Member>,
-    #[expect(dead_code, reason = "held until the end")]
-    share: Share,
+    /// What is to be said of the server goes here.
+    pub(super) share: Share,
     connection: Option<Connection>,
     /// Cleared by answers after which the connection cannot be trusted.
     pub(super) reusable: bool,
@@ -39,6 +39,7 @@ impl Lease {
 
     /// The answer has ended well: the connection goes back to the pool if it can serve again.
     pub(super) fn finish(mut self) {
+        self.share.completed();
         // Not ready means that the request's body is still on its way: an early answer, never reused.
         if !self.reusable || !self.connection.as_ref().is_some_and(|connection| connection.sender.is_ready()) {
             return;
@@ -76,8 +77,8 @@ impl Group {
     }
 
     /// A fresh connection with hyper on it.
-    pub(super) async fn open(&self, server: &Server) -> Result<Connection, Failure> {
-        let wire = SharedWire::new(self.dial(server).await?);
+    pub(super) async fn open(&self, picked: &mut Picked) -> Result<Connection, Failure> {
+        let wire = SharedWire::new(self.dial(picked).await?);
         let watch = wire.watch();
         let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {

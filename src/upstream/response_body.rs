@@ -73,8 +73,11 @@ impl Body for ResponseBody {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                this.lease = None;
-                Some(Err(ResponseBodyFault::Truncated(error)))
+                let fault = ResponseBodyFault::Truncated(error);
+                if let Some(mut lease) = this.lease.take() {
+                    lease.share.failed(&fault);
+                }
+                Some(Err(fault))
             }
             None => {
                 if let Some(lease) = this.lease.take() {

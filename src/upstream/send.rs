@@ -25,6 +25,7 @@ use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
 use super::server::Server;
 use crate::clock::{self, IdleTimer, Instant};
+use crate::proto::fields::{TransferCoding, transfer_encoding_is_exactly_chunked};
 
 /// What one request asks of its group.
 pub struct SendOptions {
@@ -73,8 +74,8 @@ impl Group {
         loop {
             let first = tried.is_empty();
             let ask = Ask { client: options.client, headers: request.headers(), path: request.uri().path() };
-            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
-            let Some(picked) = picked else { return Err(last) };
+            let picked = self.pick(&ask, &tried).or_else(|| again.take().and_then(|member| self.take(&member)));
+            let Some(mut picked) = picked else { return Err(last) };
             let member = picked.member.clone();
             let failed = |failure| Failed { failure, server: Some(member.server.clone()) };
             tried.push(member.clone());
@@ -82,7 +83,7 @@ impl Group {
             let pooled = if first { self.checkout(&member) } else { None };
             let connection = match pooled {
                 Some(connection) => connection,
-                None => match self.open(&member.server).await {
+                None => match self.open(&mut picked).await {
                     Ok(connection) => connection,
                     // Nothing was written: another server may be asked, the same one need not be asked again.
                     Err(failure) if failure.is_connect() && attempts_left > 0 => {
@@ -103,12 +104,16 @@ impl Group {
                     let server = member.server.clone();
                     return Ok(Answered { response: admit(response, lease, options), server });
                 }
-                Err(Attempt { retry: Some(unsent), .. }) if attempts_left > 0 => {
+                Err(Attempt { failure, retry, blameless }) => {
+                    let certain = progress.is_sent() || matches!(failure, Failure::Malformed(_));
+                    if certain && !blameless && failure.is_the_servers() {
+                        lease.share.failed(&failure);
+                    }
+                    let Some(unsent) = retry.filter(|_| attempts_left > 0) else { return Err(failed(failure)) };
                     attempts_left -= 1;
                     request = *unsent;
                     again = Some(member);
                 }
-                Err(Attempt { failure, .. }) => return Err(failed(failure)),
             }
         }
     }
@@ -123,6 +128,8 @@ struct Attempt {
     failure: Failure,
     /// The request, where sending it again cannot make anything happen twice.
     retry: Option<Box<Request<RequestBody>>>,
+    /// The server may have closed an idle connection, as it may at any time.
+    blameless: bool,
 }
 
 async fn attempt(
@@ -133,34 +140,38 @@ async fn attempt(
     timeout: Duration,
 ) -> Result<Response<Incoming>, Attempt> {
     let Some(connection) = lease.connection() else {
-        return Err(Attempt { failure: Failure::Timeout, retry: Some(Box::new(request)) });
+        return Err(Attempt { failure: Failure::Timeout, retry: Some(Box::new(request)), blameless: true });
     };
-    let replay = (replayable && connection.reused).then(|| copy_head(&request));
+    let reused = connection.reused;
+    let replay = (replayable && reused).then(|| copy_head(&request));
     let read_before = connection.bytes_read();
     let answer = connection.sender.try_send_request(request);
 
     match progress.within(timeout, answer).await {
-        None => Err(Attempt { failure: Failure::Timeout, retry: None }),
+        None => Err(Attempt { failure: Failure::Timeout, retry: None, blameless: false }),
         Some(Ok(response)) => Ok(response),
-        Some(Err(error)) => Err(judge(error, replay, lease, read_before)),
+        Some(Err(error)) => Err(judge(error, replay, reused, lease, read_before)),
     }
 }
 
 fn judge(
     mut error: TrySendError<Request<RequestBody>>,
     replay: Option<request::Parts>,
+    reused: bool,
     lease: &mut Lease,
     read_before: u64,
 ) -> Attempt {
     if let Some(unsent) = error.take_message() {
-        return Attempt { failure: Failure::from_hyper(error.into_error()), retry: Some(Box::new(unsent)) };
+        let failure = Failure::from_hyper(error.into_error());
+        return Attempt { failure, retry: Some(Box::new(unsent)), blameless: reused };
     }
     let silent = lease.connection().is_none_or(|connection| connection.bytes_read() <= read_before);
     let failure = Failure::from_hyper(error.into_error());
+    let closed_in_silence = silent && matches!(failure, Failure::Closed(_));
     let retry = replay
-        .filter(|_| silent && matches!(failure, Failure::Closed(_)))
+        .filter(|_| closed_in_silence)
         .map(|head| Box::new(Request::from_parts(head, RequestBody::Empty)));
-    Attempt { failure, retry }
+    Attempt { failure, retry, blameless: reused && closed_in_silence }
 }
 
 fn copy_head(request: &Request<RequestBody>) -> request::Parts {
@@ -185,23 +196,39 @@ fn hold_body(request: &mut Request<RequestBody>) -> Gate {
     gate
 }
 
-/// Puts the answer's body on its lease, and decides whether the connection may serve again.
+/// Puts the answer's body on its lease, and decides whether the connection may serve again, and what the answer says of
+/// the server.
 fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions) -> Response<ResponseBody> {
     let framing_is_doubtful =
         response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     lease.reusable = !framing_is_doubtful && !switched;
+    if switched {
+        lease.share.failed(&"a 101 that nobody asked for");
+    } else if transfer_encoding_is_exactly_chunked(response.headers()) == TransferCoding::Bad {
+        lease.share.failed(&"a transfer coding other than chunked");
+    } else {
+        lease.share.answered(response.status());
+    }
     response.map(|incoming| ResponseBody::new(incoming, lease, options.response_body_idle))
 }
 
-/// When the request last moved: at its sending, and with each piece of its body that the connection took.
+/// How far the request is.
 #[derive(Clone)]
-struct Progress(Rc<Cell<Instant>>);
+struct Progress(Rc<Moved>);
+
+struct Moved {
+    /// At its sending, and with each piece of its body that the connection took.
+    last: Cell<Instant>,
+    /// The connection has taken all of its body. Until then the client may be to blame for whatever goes wrong.
+    sent: Cell<bool>,
+}
 
 impl Progress {
     fn attach(request: &mut Request<RequestBody>) -> Self {
-        let progress = Self(Rc::new(Cell::new(clock::now())));
-        if !request.body().is_end_stream() {
+        let sent = request.body().is_end_stream();
+        let progress = Self(Rc::new(Moved { last: Cell::new(clock::now()), sent: Cell::new(sent) }));
+        if !sent {
             let body = std::mem::take(request.body_mut());
             *request.body_mut() = RequestBody::Stream(Box::pin(Watched { progress: progress.clone(), body }));
         }
@@ -209,7 +236,11 @@ impl Progress {
     }
 
     fn touch(&self) {
-        self.0.set(clock::now());
+        self.0.last.set(clock::now());
+    }
+
+    fn is_sent(&self) -> bool {
+        self.0.sent.get()
     }
 
     /// The future's output, or `None` once nothing has moved for `timeout`.
@@ -220,7 +251,7 @@ impl Progress {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(output));
             }
-            timer.touch_at(self.0.get());
+            timer.touch_at(self.0.last.get());
             timer.poll_expired(cx).map(|()| None)
         })
         .await
@@ -239,8 +270,10 @@ impl Body for Watched {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if frame.is_ready() {
+        if let Poll::Ready(frame) = &frame {
             this.progress.touch();
+            let ended = frame.is_none() || frame.as_ref().is_some_and(Result::is_ok) && this.body.is_end_stream();
+            this.progress.0.sent.set(ended);
         }
         frame
     }

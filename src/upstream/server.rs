@@ -5,19 +5,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
 
-use crate::clock::{self, AtomicInstant};
+use super::circuit::{Breaker, Gate};
+use super::definition::Definition;
+use super::health::{CheckCounts, Checks, LastCheck};
+use crate::clock::{self, AtomicInstant, Instant};
 use crate::config::model::{self, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
 use crate::types::Name;
-
-/// How long a server that could not be reached is passed over while others can be asked.
-const SKIP_UNREACHABLE: Duration = Duration::from_secs(2);
 
 /// What a server is called where its address must not be shown: the same for the same upstream and URL, in every
 /// process and on every gateway.
@@ -94,16 +94,49 @@ impl fmt::Debug for Server {
     }
 }
 
+/// How a server stands towards new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is asked.
+    Up,
+    /// It was ejected, and that is over: whoever is sent there next tries it.
+    Trial,
+    /// Somebody tries it now: it is asked where nobody else can be.
+    OnTrial,
+    /// Live traffic has taken it out.
+    Ejected,
+    /// It fails its checks.
+    Down,
+}
+
 /// What all workers count and have learnt of one server.
 #[derive(Debug, Default)]
 pub struct State {
     /// Requests and handshakes under way, from their pick to the end of their answer.
     requests: AtomicU32,
     tunnels: AtomicU32,
-    /// Could not be reached; passed over until then.
-    unreachable_until: AtomicInstant,
     /// Taking part since then; `None`: since the start.
     up_since: AtomicInstant,
+    /// When it last went out or came back; `None`: never yet.
+    changed: AtomicInstant,
+    ejections: AtomicU64,
+    /// What live traffic says of it.
+    pub(super) breaker: Breaker,
+    /// What checks say of it.
+    pub(super) checks: Checks,
+}
+
+/// What there is to know of one server, for people and metrics.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    pub standing: Standing,
+    /// `None`: since the start.
+    pub since: Option<Instant>,
+    /// How often live traffic has taken it out so far.
+    pub ejections: u64,
+    pub checks: CheckCounts,
+    /// `None`: it is not checked, or not yet.
+    pub last_check: Option<LastCheck>,
 }
 
 impl State {
@@ -120,28 +153,63 @@ impl State {
         self.tunnels.load(Ordering::Relaxed)
     }
 
-    /// Counts one more request, until the share is dropped.
-    pub(super) fn enter(self: &Arc<Self>) -> Share {
+    pub(super) fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        Share { state: Arc::clone(self) }
     }
 
-    pub(super) fn note_dial(&self, reached: bool) {
-        if reached {
-            self.unreachable_until.set(None);
-        } else {
-            self.unreachable_until.set(Some(clock::now() + SKIP_UNREACHABLE));
+    pub(super) fn forget_request(&self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_tunnel(&self) {
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn forget_tunnel(&self) {
+        self.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How it stands towards work of an upstream; what that upstream does not ask about does not count.
+    pub(super) fn standing(&self, upstream: &Definition) -> Standing {
+        if upstream.health.is_some() && self.checks.is_down() {
+            return Standing::Down;
+        }
+        if upstream.ejection.is_none() {
+            return Standing::Up;
+        }
+        match self.breaker.get().gate(clock::now) {
+            Gate::Closed => Standing::Up,
+            Gate::Trial => Standing::Trial,
+            Gate::OnTrial => Standing::OnTrial,
+            Gate::Open => Standing::Ejected,
         }
     }
 
-    /// Whether it is passed over while others can be asked.
-    pub fn is_out(&self) -> bool {
-        self.unreachable_until.is_ahead()
+    /// For the control plane: takes a lock that no worker takes.
+    pub fn condition(&self, upstream: &Definition) -> Condition {
+        Condition {
+            standing: self.standing(upstream),
+            since: self.changed.get(),
+            ejections: self.ejections.load(Ordering::Relaxed),
+            checks: self.checks.counts(),
+            last_check: self.checks.last(),
+        }
     }
 
     /// Came new, or back, while others were at work: from now on `slow_start` counts.
     pub(super) fn note_arrival(&self) {
-        self.up_since.set(Some(clock::now()));
+        let now = Some(clock::now());
+        self.up_since.set(now);
+        self.changed.set(now);
+    }
+
+    /// Is out from now on.
+    pub(super) fn note_departure(&self) {
+        self.changed.set(Some(clock::now()));
+    }
+
+    pub(super) fn count_ejection(&self) {
+        self.ejections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How much of its weight the server takes, in thousandths: all of it once `slow_start` is over.
@@ -154,38 +222,6 @@ impl State {
     }
 }
 
-/// One request's place in the count of its server.
-#[derive(Debug)]
-pub struct Share {
-    state: Arc<State>,
-}
-
-impl Share {
-    /// The request has become a tunnel.
-    pub fn into_tunnel(self) -> TunnelShare {
-        self.state.tunnels.fetch_add(1, Ordering::Relaxed);
-        TunnelShare { state: Arc::clone(&self.state) }
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.state.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// One tunnel's place in the count of its server.
-#[derive(Debug)]
-pub struct TunnelShare {
-    state: Arc<State>,
-}
-
-impl Drop for TunnelShare {
-    fn drop(&mut self) {
-        self.state.tunnels.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,19 +230,6 @@ mod tests {
     fn an_id_is_the_same_in_every_process() {
         assert_eq!(ServerId::of("chat", "ws://10.0.0.5:9000"), ServerId(0xb600_9d29_db90_6337));
         assert_ne!(ServerId::of("chat", "ws://10.0.0.5:9000"), ServerId::of("chat2", "ws://10.0.0.5:9000"));
-    }
-
-    #[test]
-    fn a_request_that_becomes_a_tunnel_is_counted_once_until_its_end() {
-        let state = Arc::new(State::default());
-        let request = state.enter();
-        let other = state.enter();
-        assert_eq!((state.requests(), state.tunnels(), state.live()), (2, 0, 2));
-        let tunnel = request.into_tunnel();
-        assert_eq!((state.requests(), state.tunnels(), state.live()), (1, 1, 2));
-        drop(other);
-        drop(tunnel);
-        assert_eq!((state.requests(), state.tunnels(), state.live()), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,13 +1,15 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod ejection;
+mod health;
 mod servers;
 
 use std::time::Duration;
 
 use super::tls;
 use super::tree::{Cx, Table};
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, Ejection, HostHeader, Panic, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
 use crate::types::Name;
 
@@ -21,6 +23,9 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     (upstream.servers, upstream.websocket_only) = servers::read(cx, &mut table);
     upstream.balance = balance::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
+    upstream.health = health::read(cx, &mut table, &upstream);
+    upstream.ejection = ejection::read(cx, &mut table);
+    upstream.panic = table.word(cx, "panic", &[("all", Panic::All), ("refuse", Panic::Refuse)]).unwrap_or_default();
     upstream.host = host(cx, &mut table, &upstream.servers);
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
@@ -60,6 +65,9 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         slow_start: None,
+        health: None,
+        ejection: Some(Ejection::default()),
+        panic: Panic::All,
         websocket_only: false,
         host: HostHeader::Preserve,
         via: true,
