@@ -201,3 +201,7 @@ impl Drop for TunnelShare {
         self.state.forget_tunnel();
     }
 }
+
+#[cfg(test)]
+#[path = "share_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ use super::server::Server;
 use crate::clock;
 use crate::config::model::Health;
 use crate::lifecycle::{self, Held};
-use ask::ask;
+use ask::Checked;
 pub use record::{CheckCounts, Checks, LastCheck};
 
 /// Checks under way at once; further ones wait for their turn.
@@ -45,26 +45,42 @@ pub(super) fn keep(upstream: &Arc<Definition>, room: &Rc<Semaphore>) -> Option<H
         upstream.roster.read().1.iter().for_each(|server| server.state.checks.forget());
         return None;
     };
-    let (upstream, health, room) = (upstream.clone(), Rc::new(health.clone()), room.clone());
-    Some(lifecycle::spawn_held("health checks of an upstream", async move {
-        let mut tasks: HashMap<*const Server, Held> = HashMap::new();
-        loop {
-            let (version, servers) = upstream.roster.read();
-            // A task holds its server, so that no other one can be at its place in memory.
-            tasks.retain(|known, _| servers.iter().any(|server| Arc::as_ptr(server) == *known));
-            for server in servers.iter() {
-                tasks.entry(Arc::as_ptr(server)).or_insert_with(|| {
-                    let watch = watch(upstream.clone(), server.clone(), health.clone(), room.clone());
-                    lifecycle::spawn_held("health checks of a server", watch)
-                });
-            }
-            upstream.roster.changed(version).await;
+    let round = Round { upstream: upstream.clone(), health: Rc::new(health.clone()), room: room.clone() };
+    Some(lifecycle::spawn_held("health checks of an upstream", follow(round, ask::ask)))
+}
+
+/// What the checks of an upstream's servers have in common.
+#[derive(Clone)]
+struct Round {
+    upstream: Arc<Definition>,
+    health: Rc<Health>,
+    room: Rc<Semaphore>,
+}
+
+/// Whoever asks a server.
+trait Asker: AsyncFn(&Definition, &Server, &Health) -> Checked + Clone + 'static {}
+
+impl<A: AsyncFn(&Definition, &Server, &Health) -> Checked + Clone + 'static> Asker for A {}
+
+/// One task for each server that is in the roster.
+async fn follow(round: Round, asker: impl Asker) {
+    let mut tasks: HashMap<*const Server, Held> = HashMap::new();
+    loop {
+        let (version, servers) = round.upstream.roster.read();
+        // A task holds its server, so that no other one can be at its place in memory.
+        tasks.retain(|known, _| servers.iter().any(|server| Arc::as_ptr(server) == *known));
+        for server in servers.iter() {
+            tasks.entry(Arc::as_ptr(server)).or_insert_with(|| {
+                lifecycle::spawn_held("health checks of a server", watch(round.clone(), server.clone(), asker.clone()))
+            });
         }
-    }))
+        round.upstream.roster.changed(version).await;
+    }
 }
 
 /// Checks one server, for good.
-async fn watch(upstream: Arc<Definition>, server: Arc<Server>, health: Rc<Health>, room: Rc<Semaphore>) {
+async fn watch(round: Round, server: Arc<Server>, asker: impl Asker) {
+    let Round { upstream, health, room } = round;
     // Known from an earlier snapshot: no hurry, and not all at once.
     if server.state.checks.is_known() {
         tokio::time::sleep(somewhere_within(health.interval)).await;
@@ -74,7 +90,7 @@ async fn watch(upstream: Arc<Definition>, server: Arc<Server>, health: Rc<Health
         let Ok(permit) = room.acquire().await else { return };
         let began = clock::now();
         let first = !server.state.checks.is_known();
-        let checked = ask(&upstream, &server, &health).await;
+        let checked = asker(&upstream, &server, &health).await;
         record::enter(&upstream, &server, &health, &checked);
         checked.left.part(began + health.timeout).await;
         drop(permit);
