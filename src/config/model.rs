@@ -445,9 +445,7 @@ pub enum Check {
         body: Option<String>,
     },
     /// A handshake, and the 101 that belongs to it.
-    WebSocket {
-        asked: Asked,
-    },
+    WebSocket { asked: Asked },
 }
 
 /// The head of a check.

@@ -55,7 +55,6 @@ impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
         Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
     }
-
 }
 
 impl Group {
@@ -120,7 +119,10 @@ impl Group {
         let working = || members.iter().map(|member| &member.server).filter(|server| server.weight > 0);
         let is_out = |other: &&Arc<Server>| {
             !Arc::ptr_eq(other, server)
-                && matches!(other.state.standing(&self.definition), Standing::OnTrial | Standing::Ejected | Standing::Down)
+                && matches!(
+                    other.state.standing(&self.definition),
+                    Standing::OnTrial | Standing::Ejected | Standing::Down
+                )
         };
         let out = working().filter(is_out).count() + 1;
         out * 100 <= working().count() * rules.max_ejected_percent as usize

@@ -168,9 +168,8 @@ fn judge(
     let silent = lease.connection().is_none_or(|connection| connection.bytes_read() <= read_before);
     let failure = Failure::from_hyper(error.into_error());
     let closed_in_silence = silent && matches!(failure, Failure::Closed(_));
-    let retry = replay
-        .filter(|_| closed_in_silence)
-        .map(|head| Box::new(Request::from_parts(head, RequestBody::Empty)));
+    let retry =
+        replay.filter(|_| closed_in_silence).map(|head| Box::new(Request::from_parts(head, RequestBody::Empty)));
     Attempt { failure, retry, blameless: reused && closed_in_silence }
 }
 

@@ -93,7 +93,9 @@ async fn a_good_answer_from_any_worker_starts_the_count_anew_once_it_is_whole() 
 
 #[tokio::test(start_paused = true)]
 async fn statuses_that_blame_the_server_count_and_others_do_not() {
-    for (status, counts) in [(500, true), (502, true), (503, true), (504, true), (501, false), (404, false), (429, false)] {
+    for (status, counts) in
+        [(500, true), (502, true), (503, true), (504, true), (501, false), (404, false), (429, false)]
+    {
         let [one, _] = workers(2, "");
         for _ in 0..5 {
             let mut share = to(&one, 0);
@@ -142,7 +144,8 @@ async fn a_request_is_one_failure_however_much_goes_wrong() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_servers_are_out_for_failures_than_the_floor_allows() {
-    for (servers, percent, out) in [(1, 50, 0), (2, 50, 1), (3, 50, 1), (4, 50, 2), (3, 100, 3), (4, 0, 0), (10, 25, 2)] {
+    for (servers, percent, out) in [(1, 50, 0), (2, 50, 1), (3, 50, 1), (4, 50, 2), (3, 100, 3), (4, 0, 0), (10, 25, 2)]
+    {
         let [one, other] = workers(servers, &format!("ejection = {{ max_ejected_percent = {percent} }}"));
         for number in 0..servers {
             fail(&one, number, 3);

@@ -7,10 +7,12 @@
 
 mod closes;
 mod early;
+mod ejection;
 mod floods;
 mod handshake;
 mod harness;
 mod headers;
+mod health;
 mod hostile;
 mod http2;
 mod interim;

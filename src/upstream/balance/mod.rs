@@ -117,9 +117,7 @@ fn best_tier(candidates: &[Candidate<'_>], panic: Panic) -> Option<(Tier, Member
     }
     match panic {
         Panic::Refuse => None,
-        Panic::All => {
-            pick(&|server| !server.backup).or_else(|| pick(&|_| true)).map(|rest| (Tier::LastResort, rest))
-        }
+        Panic::All => pick(&|server| !server.backup).or_else(|| pick(&|_| true)).map(|rest| (Tier::LastResort, rest)),
     }
 }
 

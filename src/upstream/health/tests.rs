@@ -214,7 +214,8 @@ async fn without_checks_nothing_that_was_found_once_counts() {
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_server_that_comes_back_begins_slowly_and_what_live_traffic_had_against_it_is_forgotten() {
-    let (upstream, script) = (upstream(1, "slow_start = \"30s\"\nhealth = { tcp = true, rise = 3 }", None), Script::default());
+    let (upstream, script) =
+        (upstream(1, "slow_start = \"30s\"\nhealth = { tcp = true, rise = 3 }", None), Script::default());
     let state = server(&upstream, 0).state.clone();
     let ramp = upstream.slow_start;
     let _checks = script.start(&upstream);
@@ -229,7 +230,11 @@ async fn a_server_that_comes_back_begins_slowly_and_what_live_traffic_had_agains
     assert_eq!(condition.last_check.and_then(|last| last.failure), Some("the answer is not HTTP".to_owned()));
     let rules = upstream.ejection.expect("the default");
     state.breaker.change(|circuit| {
-        Some(circuit.ejected(crate::upstream::circuit::Cause::Failures, &rules, clock::now() + Duration::from_secs(3600)))
+        Some(circuit.ejected(
+            crate::upstream::circuit::Cause::Failures,
+            &rules,
+            clock::now() + Duration::from_secs(3600),
+        ))
     });
     script.fails.set(false);
     while state.standing(&upstream) == Standing::Down {

@@ -76,8 +76,12 @@ fn check(cx: &mut Cx<'_>, table: &mut Table<'_>, upstream: &Upstream) -> Option<
     let http = table.string(cx, "http").and_then(|text| target(cx, "http", text));
     let websocket = table.string(cx, "websocket").and_then(|text| target(cx, "websocket", text));
     if let Some(http) = http.as_ref().filter(|_| upstream.websocket_only) {
-        cx.error("wrong-check", &http.spot, "the servers of this upstream speak only WebSocket, and this check is plain HTTP")
-            .help("write websocket = \"…\" or tcp = true, or http:// for servers that speak HTTP");
+        cx.error(
+            "wrong-check",
+            &http.spot,
+            "the servers of this upstream speak only WebSocket, and this check is plain HTTP",
+        )
+        .help("write websocket = \"…\" or tcp = true, or http:// for servers that speak HTTP");
     }
     for (key, kinds, words) in ASKED_OF {
         if !named.is_empty() && table.has(key) && !kinds.iter().any(|kind| table.has(kind)) {
@@ -90,9 +94,7 @@ fn check(cx: &mut Cx<'_>, table: &mut Table<'_>, upstream: &Upstream) -> Option<
     let host = host(cx, table);
     let origin = origin(cx, table);
     match (http, websocket) {
-        (Some(target), _) => {
-            Some(Check::Http { asked: Asked { target: target.value, host, origin }, status, body })
-        }
+        (Some(target), _) => Some(Check::Http { asked: Asked { target: target.value, host, origin }, status, body }),
         (None, Some(target)) => Some(Check::WebSocket { asked: Asked { target: target.value, host, origin } }),
         (None, None) => None,
     }
