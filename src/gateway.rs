@@ -85,6 +85,8 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         worker.join();
     }
     access.flush(LAST_WORDS);
+    // A name that is being looked up keeps nobody.
+    runtime.shutdown_background();
     Ok(())
 }
 

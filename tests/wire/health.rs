@@ -451,7 +451,7 @@ async fn hlt_06_checks_of_one_server_never_overlap_and_end_with_their_timeout() 
 }
 
 #[tokio::test]
-async fn hlt_06_checks_go_on_while_workers_are_busy_and_requests_while_checks_hang() {
+async fn hlt_06_requests_are_served_while_the_first_check_hangs() {
     let hanging = Backend::scripted(async |mut peer: Peer| {
         let head = peer.head().await?;
         if head.target().starts_with("/check") {

@@ -150,6 +150,11 @@ fn body(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<String> {
 
 fn host(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<HeaderValue> {
     let text = table.string(cx, "host")?;
+    if let Some((_, host)) = text.split_once("://") {
+        let host = host.split('/').next().unwrap_or_default();
+        cx.error("bad-host", &text.spot, "a Host has no scheme").help(format!("write \"{host}\""));
+        return None;
+    }
     let parsed = names::split_port(&text).and_then(|(host, _)| names::host(host));
     cx.check(&text, parsed)?;
     // What has been read as a host is a value.
