@@ -477,6 +477,42 @@ fn explain_tells_what_a_tunnel_is_held_to() {
 }
 
 #[test]
+fn explain_says_which_server_would_get_it_and_why() {
+    let asked = |servers: &str, upstream: &str, args: &[&str]| {
+        let toml = SITE.replace("\"ws://127.0.0.1:9000\"", "\"three\"")
+            + &format!("[upstream.three]\nservers = [{servers}]\n{upstream}\n");
+        let origin = ["explain", "wss://localhost:8443/ws", "--origin", "https://app.example.com"];
+        let (code, stdout, stderr) = run(site(&toml).path(), &[&origin, args].concat());
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        let lines = stdout.lines().filter(|line| line.starts_with("server ") || line.starts_with("sticky "));
+        lines.map(|line| line[12..].to_owned()).collect::<Vec<_>>()
+    };
+    let two = "{ url = \"ws://10.0.0.1:90\", weight = 2 }, \"ws://10.0.0.2:90\", { url = \"ws://10.0.0.3:90\", backup = true }";
+    assert_eq!(asked(two, "", &[]), ["ws://10.0.0.1:90: first in turn with 1 other, 67 % of new work"]);
+    assert_eq!(
+        asked(two, "balance = \"least-connections\"", &[]),
+        ["ws://10.0.0.1:90: or the other, whichever has the fewest requests and tunnels for its weight"]
+    );
+    let hash = "balance = \"hash\"\nhash = { by = \"header\", name = \"X-User\" }";
+    let by_user = |user: &str| asked(two, hash, &["--header", &format!("X-User: {user}")]);
+    let servers: std::collections::BTreeSet<_> = (0..20).flat_map(|user| by_user(&user.to_string())).collect();
+    let by_hash = "by the hash of header x-user, while it is not too busy";
+    assert_eq!(
+        servers.iter().collect::<Vec<_>>(),
+        [&format!("ws://10.0.0.1:90: {by_hash}"), &format!("ws://10.0.0.2:90: {by_hash}")]
+    );
+    assert_eq!(by_user("7"), by_user("7"));
+    assert_eq!(
+        asked(two, hash, &[]),
+        ["ws://10.0.0.1:90: first in turn with 1 other, since the request has no header x-user"]
+    );
+    let by_address = asked(two, "balance = \"hash\"", &["--client", "192.0.2.7"]);
+    assert!(by_address[0].ends_with("by the hash of client address (--client gives one), while it is not too busy"));
+    let drained = "{ url = \"ws://10.0.0.1:90\", weight = 0 }, { url = \"ws://10.0.0.3:90\", backup = true }";
+    assert_eq!(asked(drained, "", &[]), ["ws://10.0.0.3:90: a backup, the only one that may get work"]);
+}
+
+#[test]
 fn explain_says_which_origins_a_refused_one_was_held_against() {
     assert_explains(
         &site(SITE),

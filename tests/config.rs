@@ -284,6 +284,17 @@ fn file_with(section: &Section, lines: &str) -> String {
         "upstream.NAME.servers" => {
             upstream =
                 format!("[upstream.a]\n[[upstream.a.servers]]\n{}{lines}\n", unless("url", "url = \"https://a.test\""));
+            for (one, other) in
+                [("client_cert ", "client_key = \"b.key\"\n"), ("client_key ", "client_cert = \"b.pem\"\n")]
+            {
+                if has(one) {
+                    upstream.push_str(other);
+                }
+            }
+        }
+        "upstream.NAME.sticky" => {
+            let needed = unless("cookie", "cookie = \"pcl\"") + &unless("secret_file", "secret_file = \"s\"");
+            upstream.push_str(&format!("[upstream.a.sticky]\n{needed}{lines}\n"));
         }
         "upstream.NAME.hash" => {
             let by = if has("name = ") { unless("by", "by = \"header\"") } else { String::new() };
@@ -362,7 +373,10 @@ fn relative_paths_start_at_the_file_that_names_them() {
     let tls = config.listeners[0].tls.as_ref().expect("TLS is set up");
     assert_eq!(*tls.default.certificates[0].cert, folder.path().join("c.pem"));
     assert_eq!(*tls.default.certificates[0].key, Path::new("/k.pem"));
-    assert_eq!(config.upstreams[0].ca.as_ref().map(|ca| ca.value.clone()), Some(folder.path().join("sites/ca.pem")));
+    assert_eq!(
+        config.upstreams[0].servers[0].ca.as_ref().map(|ca| ca.value.clone()),
+        Some(folder.path().join("sites/ca.pem"))
+    );
     let names: Vec<_> = config.routes.iter().map(|route| route.name.to_string()).collect();
     assert_eq!(names, ["a/", "b/"], "files are read in the order of their names");
     assert_eq!(report.sources[config.routes[1].spot.file].path, folder.path().join("sites/b.toml"));

@@ -245,6 +245,7 @@ pub static UPSTREAM: Section = Section {
         key("balance", Value("\"round-robin\"")),
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
+        key("sticky", Words("a client may get another server with every request")),
         key("health", Words("servers are not checked")),
         key("ejection", Words("every key at its default")),
         key("panic", Value("\"all\"")),
@@ -256,13 +257,35 @@ pub static UPSTREAM: Section = Section {
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
     ],
-    later: &["sticky"],
+    later: &[],
 };
 
 pub static UPSTREAM_SERVER: Section = Section {
     path: "upstream.NAME.servers",
     header: "an entry of `servers`",
-    keys: &[key("url", Required), key("weight", Value("1")), key("backup", Value("false"))],
+    keys: &[
+        key("url", Required),
+        key("weight", Value("1")),
+        key("backup", Value("false")),
+        key("tls_name", Words("the host in the URL")),
+        key("ca", Words("the upstream's `ca`")),
+        key("client_cert", Words("the upstream's `client_cert`")),
+        key("client_key", Words("the upstream's `client_key`")),
+    ],
+    later: &[],
+};
+
+pub static STICKY: Section = Section {
+    path: "upstream.NAME.sticky",
+    header: "`sticky`",
+    keys: &[
+        key("cookie", Required),
+        key("secret_file", Words("a secret of this process: a restart moves clients")),
+        key("same_site", Value("\"lax\"")),
+        key("max_age", Value("\"none\"")),
+        key("path", Value("\"/\"")),
+        key("domain", Words("the host that answered, and no other")),
+    ],
     later: &[],
 };
 
@@ -329,6 +352,7 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HASH,
+    &STICKY,
     &HEALTH,
     &EJECTION,
 ];

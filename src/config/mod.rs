@@ -4,6 +4,7 @@
 //! at nothing else: whether a certificate exists, a name resolves or two routes clash is found out by each stage's
 //! `build`, which adds to the same report. [`render()`] turns a report into what the operator sees.
 
+pub mod file;
 pub mod keys;
 pub mod model;
 pub mod render;

@@ -4,18 +4,21 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+mod health;
+mod upstream;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::report::{Located, Spot};
 use crate::types::Name;
+
+pub use health::{Asked, Check, Ejection, Health, Panic};
+pub use upstream::{Balance, Hash, HashBy, HostHeader, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -338,175 +341,6 @@ pub struct Subprotocols {
     pub allow: Option<Vec<String>>,
     /// A handshake without an acceptable offer is refused.
     pub require: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// The table's name, or the URL of an inline one.
-    pub name: Name,
-    /// Never empty; all of one kind.
-    pub servers: Vec<UpstreamServer>,
-    /// Default round robin.
-    pub balance: Balance,
-    /// How long a server that comes new or back takes to get its full weight. `None`: no time.
-    pub slow_start: Option<Duration>,
-    /// How servers are checked. `None`, the default: not at all.
-    pub health: Option<Health>,
-    /// When live traffic takes a server out. `None`: never.
-    pub ejection: Option<Ejection>,
-    /// What happens when every server is out. Default: all are asked.
-    pub panic: Panic,
-    /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
-    pub websocket_only: bool,
-    pub host: HostHeader,
-    /// Adds `Via` to requests. Default true.
-    pub via: bool,
-    /// Further attempts after a failed one. Default 1.
-    pub retries: u32,
-    /// Default 5 s, TLS handshake included.
-    pub connect_timeout: Duration,
-    /// `None`: the system's roots.
-    pub ca: Option<Located<PathBuf>>,
-    /// For servers that ask for a client certificate.
-    pub client_certificate: Option<CertificateFiles>,
-    pub spot: Spot,
-}
-
-/// One server of an upstream.
-#[derive(Clone, Debug)]
-pub struct UpstreamServer {
-    pub address: ServerAddress,
-    /// TLS to the server, with the name that is verified and, unless it is an address, sent as SNI. IPv6 without
-    /// brackets.
-    pub tls_name: Option<Located<Arc<str>>>,
-    /// As written, for logs.
-    pub url: Name,
-    /// Its share of new work beside the others'. Default 1; 0: it drains, and gets none.
-    pub weight: u32,
-    /// Asked only when no other can be. Default false.
-    pub backup: bool,
-    pub spot: Spot,
-}
-
-/// How an upstream spreads its work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Balance {
-    RoundRobin,
-    /// The fewest requests and tunnels for its weight.
-    LeastConnections,
-    /// Of two at random the one with fewer.
-    TwoChoices,
-    Hash(Hash),
-}
-
-/// Requests that are equal in one thing go to one server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hash {
-    /// Default the client's address.
-    pub by: HashBy,
-    /// A server may have this many percent of its share of all live work. Default 125.
-    pub load: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashBy {
-    /// Of the client, behind trusted proxies too.
-    Address,
-    Header(HeaderName),
-    Cookie(Arc<str>),
-    /// As it goes upstream, without the query.
-    Path,
-}
-
-/// How the servers of an upstream are checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    pub check: Check,
-    /// From the beginning of a check to that of the next, give or take a tenth. Default 5 s.
-    pub interval: Duration,
-    /// For a whole check. Default 2 s.
-    pub timeout: Duration,
-    /// So many passed in a row bring a server back. Default 2.
-    pub rise: u32,
-    /// So many failed in a row take a server out. Default 3.
-    pub fall: u32,
-}
-
-/// What a server is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// A connection, with its TLS handshake where the server has TLS.
-    Tcp,
-    Http {
-        asked: Asked,
-        /// Never empty. Default 200 alone.
-        status: Vec<u16>,
-        /// Text that has to stand in the answer's body.
-        body: Option<String>,
-    },
-    /// A handshake, and the 101 that belongs to it.
-    WebSocket { asked: Asked },
-}
-
-/// The head of a check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Path, and query if there is one.
-    pub target: PathAndQuery,
-    /// `None`: the server's own.
-    pub host: Option<HeaderValue>,
-    pub origin: Option<HeaderValue>,
-}
-
-/// When live traffic takes a server out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ejection {
-    /// In a row. Default 5.
-    pub failures: u32,
-    /// Of the first ejection; doubled with each further one in a row. Default 2 s.
-    pub duration: Duration,
-    /// Never less than `duration`. Default 1 min.
-    pub max_duration: Duration,
-    /// Of the upstream's servers, for failures; one that cannot be reached is passed over in any case. Default 50.
-    pub max_ejected_percent: u32,
-}
-
-impl Default for Ejection {
-    fn default() -> Self {
-        Self {
-            failures: 5,
-            duration: Duration::from_secs(2),
-            max_duration: Duration::from_secs(60),
-            max_ejected_percent: 50,
-        }
-    }
-}
-
-/// What happens when every server is out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Panic {
-    /// All are asked as if they were up.
-    #[default]
-    All,
-    /// Requests are refused at once.
-    Refuse,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerAddress {
-    Ip(SocketAddr),
-    /// Resolved when a connection is made.
-    Name(Arc<str>, u16),
-    Unix(PathBuf),
-}
-
-/// Which Host goes upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostHeader {
-    /// The client's.
-    Preserve,
-    /// The server's own.
-    Upstream,
 }
 
 /// Peers whose `X-Forwarded-*` are believed. Default: nobody.

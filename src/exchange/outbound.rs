@@ -12,6 +12,7 @@ use crate::proto::forwarded::{self, ForwardedInput};
 use crate::proto::host::Authority;
 use crate::proto::location::{self, Public};
 use crate::types::HttpVersion;
+use crate::upstream::Asker;
 
 /// What belongs to the request besides its head.
 pub struct Errand<'a> {
@@ -54,6 +55,12 @@ impl Errand<'_> {
             None => headers.remove(HOST),
         };
         Ok(())
+    }
+
+    /// Who asks, by a head that has been prepared.
+    pub fn asker(&self, head: &request::Parts) -> Asker {
+        let is_secure = head.headers.get(&forwarded::X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
+        Asker { client: self.entry.client(), is_secure }
     }
 
     /// A server that redirects to its own address means the name that the client knows.

@@ -42,7 +42,7 @@ pub async fn forward(
 
     let group = errand.generation.group(errand.upstream);
     let options = SendOptions {
-        client: entry.client(),
+        asker: errand.asker(&head),
         expect_continue,
         response_timeout: route.timeouts.response,
         response_body_idle: route.timeouts.response_body_idle,

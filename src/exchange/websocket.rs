@@ -43,7 +43,7 @@ pub async fn open(
     let timeouts = &route.timeouts;
     entry.set_client_stall(timeouts.client_stall);
     let asking = HandshakeOptions {
-        client: entry.client(),
+        asker: errand.asker(&head),
         response_timeout: timeouts.response,
         response_body_idle: timeouts.response_body_idle,
     };

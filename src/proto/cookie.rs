@@ -1,7 +1,7 @@
-//! `Cookie` (RFC 6265 5.4): finding one by its name.
+//! `Cookie` (RFC 6265 5.4): finding and removing one by its name.
 
-use http::HeaderMap;
 use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
 
 /// The value of the first cookie of that name, over all lines; quotes belong to the value.
 pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
@@ -11,6 +11,30 @@ pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
             Some(value.trim_ascii_end())
         })
     })
+}
+
+/// Takes every cookie of that name out of all lines. What stays keeps its bytes; a line with nothing left goes.
+pub fn remove(headers: &mut HeaderMap, name: &str) {
+    let is_it = |pair: &[u8]| {
+        let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b"="))
+    };
+    let lines: Vec<_> = headers.get_all(COOKIE).iter().cloned().collect();
+    headers.remove(COOKIE);
+    for line in lines {
+        let pairs = || line.as_bytes().split(|byte| *byte == b';');
+        if !pairs().any(is_it) {
+            headers.append(COOKIE, line);
+            continue;
+        }
+        let kept: Vec<_> = pairs().filter(|pair| !is_it(pair)).collect();
+        let kept = kept.join(&b';');
+        let kept = kept.trim_ascii_start();
+        // Pieces of a field value make a field value.
+        if let (false, Ok(line)) = (kept.is_empty(), HeaderValue::from_bytes(kept)) {
+            headers.append(COOKIE, line);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -27,5 +51,22 @@ mod tests {
         assert_eq!(find(&headers, "empty"), Some(&b""[..]));
         assert_eq!(find(&headers, "p"), None);
         assert_eq!(find(&headers, ""), None);
+    }
+
+    #[test]
+    fn a_cookie_is_removed_everywhere_and_the_others_keep_their_bytes() {
+        for (line, left) in [
+            ("pcl=1", None),
+            ("pcl=1; a=b", Some("a=b")),
+            ("a=b;pcl=1;  c=\"d e\"; pcl=2", Some("a=b;  c=\"d e\"")),
+            ("xpcl=1; pcl2=3", Some("xpcl=1; pcl2=3")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(COOKIE, line.parse().expect("a value"));
+            headers.append(COOKIE, "z=1".parse().expect("a value"));
+            remove(&mut headers, "pcl");
+            let lines: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().expect("text")).collect();
+            assert_eq!(lines, left.into_iter().chain(["z=1"]).collect::<Vec<_>>(), "{line}");
+        }
     }
 }

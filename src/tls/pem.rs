@@ -3,13 +3,12 @@
 //! Every failure is reported at the place in the configuration that names the file, with what to do about it. Nothing
 //! is skipped in silence, and an empty file is an error, never "no restriction". Nothing of a key is ever printed.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustls_pemfile::Item;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::config::file;
 use crate::config::report::{Located, Report};
 
 /// Bytes of a PEM file at most. A bundle of all public CAs has about 300 KiB.
@@ -17,7 +16,7 @@ const MAX_FILE: u64 = 4 << 20;
 
 /// The certificates of `path` in their order, at least one.
 pub(super) fn certificates(path: &Located<PathBuf>, report: &mut Report) -> Option<Vec<CertificateDer<'static>>> {
-    let text = read(path, report)?;
+    let text = file::read(path, "a PEM file", MAX_FILE, report)?;
     let items = sections(path, &text, report)?;
     let has_key = items.iter().any(is_key) || is_encrypted(&text);
     let certificates: Vec<_> = items
@@ -42,7 +41,7 @@ pub(super) fn certificates(path: &Located<PathBuf>, report: &mut Report) -> Opti
 
 /// The one private key of `path`.
 pub(super) fn private_key(path: &Located<PathBuf>, report: &mut Report) -> Option<PrivateKeyDer<'static>> {
-    let text = read(path, report)?;
+    let text = file::read(path, "a PEM file", MAX_FILE, report)?;
     let file = path.value.display();
     // Before parsing: the headers of the old encrypted form look like broken base64.
     if is_encrypted(&text) {
@@ -79,44 +78,6 @@ pub(super) fn private_key(path: &Located<PathBuf>, report: &mut Report) -> Optio
         Some(_) => {}
     }
     key
-}
-
-/// Reads a regular file of a bounded size. Anything else (a folder, a pipe nobody writes to) could block or not end.
-fn read(path: &Located<PathBuf>, report: &mut Report) -> Option<Vec<u8>> {
-    let file = path.value.display();
-    match read_bounded(&path.value) {
-        Ok(Some(text)) => Some(text),
-        Ok(None) => {
-            report
-                .error("bad-pem-file", &path.spot, format_args!("{file} is not a PEM file"))
-                .help(format!("it must be a regular file of at most {} MiB", MAX_FILE >> 20));
-            None
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            report
-                .error("missing-file", &path.spot, format_args!("{file} does not exist"))
-                .help("paths are relative to the folder of the file that names them");
-            None
-        }
-        Err(error) => {
-            let problem = report.error("unreadable-file", &path.spot, format_args!("{file} cannot be read: {error}"));
-            if error.kind() == io::ErrorKind::PermissionDenied {
-                problem.help("the user that the gateway runs as must be able to read it");
-            }
-            None
-        }
-    }
-}
-
-/// `None`: not a regular file, or a larger one than any that makes sense.
-fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // Looked at before it is opened: opening a pipe waits for a writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    Ok((text.len() as u64 <= MAX_FILE).then_some(text))
 }
 
 /// All sections that mean something to us, or a report about the first broken one.

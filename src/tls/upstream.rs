@@ -1,11 +1,12 @@
 //! TLS towards upstream servers: always verified, by name or by address, against the system's roots or a `ca` file.
 //!
-//! One rustls configuration per upstream, and with it one session store: what one upstream resumes says nothing to
-//! another. ALPN offers http/1.1 alone, for requests and WebSockets alike. There is no way to switch verification off:
+//! One rustls configuration per upstream and choice of files, and with it one session store: what one upstream resumes
+//! says nothing to another. ALPN offers http/1.1 alone, for requests and WebSockets alike. There is no way to switch verification off:
 //! a server with a private certificate is trusted by naming its CA.
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -18,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::policy::read_roots;
 use super::stream::ClientTlsStream;
 use super::{certificate, provider};
-use crate::config::model::Upstream;
+use crate::config::model::{Upstream, UpstreamServer};
 use crate::config::report::{Report, Spot};
 use crate::transport::Socket;
 
@@ -36,7 +37,7 @@ pub struct SystemRoots {
 /// How an upstream's servers are reached over TLS. Clones share sessions.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    config: Arc<ClientConfig>,
+    pub(super) config: Arc<ClientConfig>,
 }
 
 /// Why a TLS handshake with an upstream server failed. The server has got the alert.
@@ -73,39 +74,45 @@ impl std::error::Error for UpstreamTlsError {
 }
 
 impl ClientTls {
-    /// `None`: no server of the upstream uses TLS, or there are errors in the report.
-    pub fn build(upstream: &Upstream, report: &mut Report) -> Option<Self> {
-        Self::build_with(upstream, &mut SystemRoots::default(), report)
+    /// One for each server of the upstream that uses TLS, `None` for the others; servers that name the same files share
+    /// one. Several upstreams share the system's roots. `None`: there are errors in the report.
+    pub fn build(upstream: &Upstream, system: &mut SystemRoots, report: &mut Report) -> Option<Vec<Option<Self>>> {
+        let mut built: Vec<(&UpstreamServer, Option<Self>)> = Vec::new();
+        let mut all = Vec::new();
+        for server in &upstream.servers {
+            let Some(name) = &server.tls_name else {
+                all.push(Some(None));
+                continue;
+            };
+            let named = server_name(&name.value).is_some();
+            if !named {
+                report.error("bad-tls-name", &name.spot, format_args!("{} cannot be verified by TLS", name.value));
+            }
+            let tls = match built.iter().find(|(other, _)| files(other) == files(server)) {
+                Some((_, tls)) => tls.clone(),
+                None => {
+                    let tls = Self::build_one(server, &upstream.spot, system, report);
+                    built.push((server, tls.clone()));
+                    tls
+                }
+            };
+            all.push(tls.filter(|_| named).map(Some));
+        }
+        all.into_iter().collect()
     }
 
-    /// [`build`](Self::build) for several upstreams, which then share one copy of the system's roots.
-    pub fn build_with(upstream: &Upstream, system: &mut SystemRoots, report: &mut Report) -> Option<Self> {
-        if upstream.servers.iter().all(|server| server.tls_name.is_none()) {
-            if let Some(ca) = &upstream.ca {
-                report
-                    .warning("unused-ca", &ca.spot, "no server of this upstream uses TLS")
-                    .help("write https:// or wss:// for TLS");
-            }
-            return None;
-        }
-        let mut names_are_good = true;
-        for name in upstream.servers.iter().filter_map(|server| server.tls_name.as_ref()) {
-            if server_name(&name.value).is_none() {
-                report.error("bad-tls-name", &name.spot, format_args!("{} cannot be verified by TLS", name.value));
-                names_are_good = false;
-            }
-        }
-        let roots = match &upstream.ca {
+    fn build_one(server: &UpstreamServer, spot: &Spot, system: &mut SystemRoots, report: &mut Report) -> Option<Self> {
+        let roots = match &server.ca {
             Some(ca) => read_roots(ca, report).map(Arc::new),
-            None => system.get(&upstream.spot, report),
+            None => system.get(spot, report),
         };
         let provider = provider();
-        let own = match &upstream.client_certificate {
+        let own = match &server.client_certificate {
             None => Some(None),
             Some(files) => certificate::load_client(files, &provider, crate::clock::wall(), report).map(Some),
         };
-        let config = client_config(provider, roots?, own?, &upstream.spot, report)?;
-        names_are_good.then(|| Self { config: Arc::new(config) })
+        let config = client_config(provider, roots?, own?, spot, report)?;
+        Some(Self { config: Arc::new(config) })
     }
 
     /// Runs the TLS handshake with a server that must prove to be `name`: a host name, or an address (with or without
@@ -161,6 +168,13 @@ fn client_config(
     config.resumption = Resumption::in_memory_sessions(STORED_SESSIONS);
     config.enable_early_data = false;
     Some(config)
+}
+
+/// What a configuration is made from.
+fn files(server: &UpstreamServer) -> [Option<&Path>; 3] {
+    let own = server.client_certificate.as_ref();
+    [server.ca.as_ref(), own.map(|files| &files.cert), own.map(|files| &files.key)]
+        .map(|file| file.map(|file| file.value.as_path()))
 }
 
 fn server_name(name: &str) -> Option<ServerName<'static>> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::balance::Balance;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
+use super::sticky::Sticky;
 use crate::config::model::{self, Ejection, Health, HostHeader, Panic};
 use crate::config::report::Report;
 use crate::tls::{ClientTls, SystemRoots};
@@ -18,6 +19,7 @@ pub struct Definition {
     pub name: Name,
     pub roster: Roster,
     pub balance: Balance,
+    pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
     /// How servers are checked, if they are.
@@ -32,8 +34,6 @@ pub struct Definition {
     pub via: bool,
     pub retries: u32,
     pub connect_timeout: Duration,
-    /// Present when any server is reached over TLS.
-    pub(super) tls: Option<ClientTls>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
     /// Some worker is about to eject a server.
@@ -48,13 +48,16 @@ impl Definition {
         previous: Option<&Self>,
         report: &mut Report,
     ) -> Option<Self> {
-        let tls = if upstream.servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(ClientTls::build_with(upstream, roots, report)?)
-        } else {
-            None
+        let tls = ClientTls::build(upstream, roots, report)?;
+        let sticky = match &upstream.sticky {
+            Some(sticky) => {
+                let known = previous.and_then(|previous| previous.sticky.as_ref());
+                Some(Sticky::build(upstream.name.as_str(), sticky, known, report)?)
+            }
+            None => None,
         };
         let known = known_states(previous);
-        let servers = upstream.servers.iter().map(|server| {
+        let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
                 let state = Arc::new(State::default());
@@ -63,12 +66,13 @@ impl Definition {
                 }
                 state
             });
-            Arc::new(Server::build(upstream.name.as_str(), server, state))
+            Arc::new(Server::build(upstream.name.as_str(), server, tls, state))
         });
         Some(Self {
             name: upstream.name.clone(),
             roster: Roster::new(servers.collect()),
             balance: Balance::new(&upstream.balance),
+            sticky,
             slow_start: upstream.slow_start,
             health: upstream.health.clone(),
             ejection: upstream.ejection,
@@ -78,7 +82,6 @@ impl Definition {
             via: upstream.via,
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
-            tls,
             groups: AtomicUsize::new(0),
             ejecting: AtomicBool::new(false),
         })

@@ -14,14 +14,12 @@ use crate::transport::{Socket, Transport, delegate_io};
 
 /// Connects to one of the upstream's servers.
 pub(super) async fn dial(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
-    tokio::time::timeout(upstream.connect_timeout, connect(upstream, server))
-        .await
-        .unwrap_or(Err(Failure::ConnectTimeout))
+    tokio::time::timeout(upstream.connect_timeout, connect(server)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn connect(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
+async fn connect(server: &Server) -> Result<UpstreamStream, Failure> {
     let socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
-    let (Some(name), Some(tls)) = (&server.tls_name, &upstream.tls) else {
+    let Some((name, tls)) = &server.tls else {
         return Ok(UpstreamStream::Clear(socket));
     };
     match tls.connect(name, socket).await {

@@ -1,6 +1,7 @@
 //! A group of servers at work on one worker: which is asked next, and this worker's connections to each.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
-use super::server::{Server, Standing};
+use super::server::{Server, ServerId, Standing};
 use super::share::Share;
 use crate::config::model::{Ejection, HostHeader};
 
@@ -40,6 +41,15 @@ pub struct Member {
     pub(super) idle: RefCell<Vec<Idle>>,
     /// Where it stands in the round.
     turn: Cell<i64>,
+}
+
+/// Who sends a request.
+#[derive(Clone, Copy)]
+pub struct Asker {
+    /// `None` behind a unix socket.
+    pub client: Option<IpAddr>,
+    /// Came over TLS, to us or to a proxy that is trusted.
+    pub is_secure: bool,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -84,8 +94,14 @@ impl Group {
         members.list.clone()
     }
 
-    /// The server that `balance` chooses among those that were not `tried` yet; `None` where there is none.
+    /// Among the servers that were not `tried` yet the one that the client is with, else the one that `balance`
+    /// chooses; `None` where there is none.
     pub(super) fn pick(self: &Rc<Self>, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
+        if let Some(member) = ask.home.and_then(|home| self.find(home, tried))
+            && let Some(share) = Share::take(self, &member, false)
+        {
+            return Some(Picked { member, share });
+        }
         let key = self.definition.balance.key(ask);
         // Where another worker begins the trial of the same server at this very moment, somebody else is chosen.
         for _ in 0..TRIALS_LOST {
@@ -100,6 +116,31 @@ impl Group {
     /// This very server, whatever is known of it.
     pub(super) fn take(self: &Rc<Self>, member: &Rc<Member>) -> Option<Picked> {
         Share::take(self, member, true).map(|share| Picked { member: member.clone(), share })
+    }
+
+    /// The server of that id, if it may get work.
+    fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+        let members = self.members();
+        let member = members.iter().find(|member| member.server.id == id)?;
+        let Server { weight, state, .. } = &*member.server;
+        let is_asked = matches!(state.standing(&self.definition), Standing::Up | Standing::Trial);
+        let is_fit = *weight > 0 && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        is_fit.then(|| member.clone())
+    }
+
+    /// The server that the client is with. Its cookie goes no further.
+    pub(super) fn home(&self, headers: &mut HeaderMap) -> Option<ServerId> {
+        let sticky = self.definition.sticky.as_ref()?;
+        let home = sticky.find(headers);
+        sticky.remove(headers);
+        home
+    }
+
+    /// Tells the client where it is from now on, where that matters.
+    pub(super) fn tell(&self, answer: &mut HeaderMap, server: &Server, home: Option<ServerId>, asker: Asker) {
+        if let Some(sticky) = &self.definition.sticky {
+            sticky.tell(answer, server.id, home, asker.is_secure);
+        }
     }
 
     fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {

@@ -6,13 +6,12 @@
 //! Dropping the future closes the connection.
 
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, request, response};
+use http::{HeaderMap, Request, Response, request, response};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
@@ -21,7 +20,7 @@ use super::balance::Ask;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Group, Picked, Tried};
+use super::group::{Asker, Group, Picked, Tried};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
@@ -39,6 +38,15 @@ pub enum HandshakeAnswer {
     Other(Response<ResponseBody>),
 }
 
+impl HandshakeAnswer {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Switched(switched) => &mut switched.head.headers,
+            Self::Other(response) => response.headers_mut(),
+        }
+    }
+}
+
 /// A connection that the server has switched.
 pub struct Switched {
     pub head: response::Parts,
@@ -51,8 +59,7 @@ pub struct Switched {
 
 /// What one handshake asks of its group.
 pub struct HandshakeOptions {
-    /// Who asks; `None` behind a unix socket.
-    pub client: Option<IpAddr>,
+    pub asker: Asker,
     /// To the head of the answer.
     pub response_timeout: Duration,
     /// Silence within the body of an answer that is no 101.
@@ -67,12 +74,16 @@ impl Group {
         mut head: request::Parts,
         options: &HandshakeOptions,
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
-        let ask = Ask { client: options.client, headers: &head.headers, path: head.uri.path() };
+        let home = self.home(&mut head.headers);
+        let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
         let (stream, picked) = self.dial_any(&ask).await?;
         let server = picked.member.server.clone();
         self.address(&mut head.headers, &server);
         match self.shake(stream, picked, head, options).await {
-            Ok(answer) => Ok((answer, server)),
+            Ok(mut answer) => {
+                self.tell(answer.headers_mut(), &server, home, options.asker);
+                Ok((answer, server))
+            }
             Err(failure) => Err(Failed { failure, server: Some(server) }),
         }
     }

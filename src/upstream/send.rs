@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use hyper::client::conn::TrySendError;
 use super::balance::Ask;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::{Group, Member, Tried};
+use super::group::{Asker, Group, Member, Tried};
 use super::pool::Lease;
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
@@ -29,8 +28,7 @@ use crate::proto::fields::{TransferCoding, transfer_encoding_is_exactly_chunked}
 
 /// What one request asks of its group.
 pub struct SendOptions {
-    /// Who asks; `None` behind a unix socket.
-    pub client: Option<IpAddr>,
+    pub asker: Asker,
     /// Hold the body until the server says 100 (the request carries `Expect: 100-continue`).
     pub expect_continue: bool,
     /// From the last progress of the request to the head of the answer.
@@ -68,12 +66,14 @@ impl Group {
         let mut again: Option<Rc<Member>> = None;
         let mut attempts_left = self.definition.retries;
         let replayable = is_idempotent(request.method()) && request.body().is_empty();
+        let home = self.home(request.headers_mut());
         let gate = options.expect_continue.then(|| hold_body(&mut request));
         let progress = Progress::attach(&mut request);
 
         loop {
             let first = tried.is_empty();
-            let ask = Ask { client: options.client, headers: request.headers(), path: request.uri().path() };
+            let (client, path) = (options.asker.client, request.uri().path());
+            let ask = Ask { client, headers: request.headers(), path, home };
             let picked = self.pick(&ask, &tried).or_else(|| again.take().and_then(|member| self.take(&member)));
             let Some(mut picked) = picked else { return Err(last) };
             let member = picked.member.clone();
@@ -99,8 +99,9 @@ impl Group {
 
             progress.touch();
             match attempt(&mut lease, request, replayable, &progress, options.response_timeout).await {
-                Ok(response) => {
+                Ok(mut response) => {
                     drop(gate);
+                    self.tell(response.headers_mut(), &member.server, home, options.asker);
                     let server = member.server.clone();
                     return Ok(Answered { response: admit(response, lease, options), server });
                 }

@@ -17,6 +17,7 @@ use super::health::{CheckCounts, Checks, LastCheck};
 use crate::clock::{self, AtomicInstant, Instant};
 use crate::config::model::{self, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
+use crate::tls::ClientTls;
 use crate::types::Name;
 
 /// What a server is called where its address must not be shown: the same for the same upstream and URL, in every
@@ -40,8 +41,8 @@ impl ServerId {
 pub struct Server {
     pub id: ServerId,
     pub address: ServerAddress,
-    /// TLS with this name, or none.
-    pub tls_name: Option<Arc<str>>,
+    /// TLS, and with which name; or none.
+    pub(super) tls: Option<(Arc<str>, ClientTls)>,
     /// As written, for logs.
     pub url: Name,
     /// What `host = "upstream"` sends.
@@ -56,7 +57,12 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn build(upstream: &str, server: &model::UpstreamServer, state: Arc<State>) -> Self {
+    pub(super) fn build(
+        upstream: &str,
+        server: &model::UpstreamServer,
+        tls: Option<ClientTls>,
+        state: Arc<State>,
+    ) -> Self {
         let default_port = if server.tls_name.is_some() { 443 } else { 80 };
         let host = match &server.address {
             ServerAddress::Ip(address) if address.port() == default_port => match address.ip() {
@@ -71,7 +77,7 @@ impl Server {
         Self {
             id: ServerId::of(upstream, server.url.as_str()),
             address: server.address.clone(),
-            tls_name: server.tls_name.as_ref().map(|name| name.value.clone()),
+            tls: server.tls_name.as_ref().map(|name| name.value.clone()).zip(tls),
             url: server.url.clone(),
             authority: match server.address {
                 ServerAddress::Unix(_) => None,

@@ -30,7 +30,7 @@ fn workers(servers: usize, keys: &str) -> [Rc<Group>; 2] {
 }
 
 fn pick(group: &Rc<Group>) -> Option<Picked> {
-    group.pick(&Ask { client: None, headers: &HeaderMap::new(), path: "/" }, &[])
+    group.pick(&Ask { client: None, headers: &HeaderMap::new(), path: "/", home: None }, &[])
 }
 
 /// A request to the server with this number.

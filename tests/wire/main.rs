@@ -5,6 +5,7 @@
 // The house rules about clocks, threads and tasks are for the gateway; this is the world outside it.
 #![allow(clippy::disallowed_methods)]
 
+mod balance;
 mod closes;
 mod early;
 mod ejection;
@@ -26,6 +27,7 @@ mod response;
 mod rows;
 mod smuggling;
 mod stalls;
+mod sticky;
 mod streaming;
 mod subprotocol;
 mod syntax;

@@ -1,12 +1,14 @@
 //! `portcullis explain`: one request, asked of the same decision that serves requests, with its reasons.
 //!
 //! Nothing is decided here: `exchange::plan` answers, and what it answered from is looked up again to be told. Exit code
-//! 0 says that there is an answer, whatever it is; `question` reads the request, `story` tells what becomes of it.
+//! 0 says that there is an answer, whatever it is; `question` reads the request, `story` tells what becomes of it, `server` which server gets it.
 
 mod question;
+mod server;
 mod story;
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,6 +38,12 @@ pub struct Args {
     /// The method of a plain request [default: GET]
     #[arg(long)]
     method: Option<Method>,
+    /// A header field that the request has as well; more than once for more
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// The address that the client would have
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<IpAddr>,
     /// As if a verified client certificate were shown
     #[arg(long)]
     client_certificate: bool,

@@ -1,11 +1,12 @@
 //! The request that is asked about, from a URL and options: a head as a browser or a program would send it.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use http::header::{
     CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderValue, Method, Request, Uri, request};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, request};
 
 use super::Args;
 use crate::proto::host::{Authority, parse_authority};
@@ -17,6 +18,7 @@ pub struct Question {
     pub is_handshake: bool,
     pub authority: Authority,
     pub origin: Option<String>,
+    pub client: Option<IpAddr>,
     pub client_certificate: bool,
     pub head: request::Parts,
 }
@@ -67,9 +69,13 @@ impl Question {
             let offer = args.subprotocols.join(", ");
             request = request.header(SEC_WEBSOCKET_PROTOCOL, value("--subprotocol", &offer)?);
         }
+        for field in &args.headers {
+            let (name, value) = header(field)?;
+            request = request.header(name, value);
+        }
         let (head, ()) = request.body(()).map_err(|why| why.to_string())?.into_parts();
-        let (origin, client_certificate) = (args.origin.clone(), args.client_certificate);
-        Ok(Self { scheme, is_handshake, authority, origin, client_certificate, head })
+        let (origin, client, client_certificate) = (args.origin.clone(), args.client, args.client_certificate);
+        Ok(Self { scheme, is_handshake, authority, origin, client, client_certificate, head })
     }
 
     /// The path and query, as they stand in the request.
@@ -100,6 +106,14 @@ impl fmt::Display for Question {
             Some(offer) => write!(out, ", subprotocols {offer}"),
             None => Ok(()),
         }
+    }
+}
+
+fn header(field: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let named = field.split_once(':').map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()), value.trim()));
+    match named {
+        Some((Ok(name), text)) => Ok((name, value("--header", text)?)),
+        _ => Err(format!("--header: `{}` is not a field; write \"X-User: 42\"", field.escape_debug())),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::upgrade::{EffectiveOrigin, Refusal, deciding_rule};
 
 use super::super::check::count;
 use super::question::Question;
+use super::server;
 
 /// Routes that are named with their reason where none matches.
 const NEAR: usize = 5;
@@ -47,7 +48,7 @@ impl Story<'_> {
         let tls = self.tls(listener);
         let asked = Asked {
             listener,
-            peer: None,
+            peer: self.question.client,
             tls: tls.as_ref(),
             version: HttpVersion::Http1,
             protocol: None,
@@ -219,6 +220,16 @@ impl Story<'_> {
         let urls = urls.join(", ");
         let name = if urls == name.as_str() { String::new() } else { format!("{name}: ") };
         self.line("upstream", format!("{name}{urls}, asked for {onward}"));
+        let Question { client, head, .. } = self.question;
+        for (label, text) in server::lines(
+            &self.config.upstreams[upstream],
+            &self.snapshot.upstreams[upstream],
+            *client,
+            &head.headers,
+            onward,
+        ) {
+            self.line(label, text);
+        }
     }
 
     fn refusal(&mut self, fault: &Fault, route: Option<usize>, listener: &ListenerPlan) {

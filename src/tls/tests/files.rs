@@ -31,7 +31,7 @@ fn every_way_in_which_a_file_can_be_wrong_has_its_own_report() {
     let folder = located(files.missing().value.parent().expect("a folder").to_owned());
     let cases: Vec<(Located<PathBuf>, Option<&str>, Option<&str>)> = vec![
         (files.missing(), Some("missing-file"), Some("missing-file")),
-        (folder, Some("bad-pem-file"), Some("bad-pem-file")),
+        (folder, Some("bad-file"), Some("bad-file")),
         (files.write(""), Some("no-certificate"), Some("no-key")),
         (files.write("garbage"), Some("no-certificate"), Some("no-key")),
         (files.write(&pair.der), Some("no-certificate"), Some("no-key")),
@@ -47,7 +47,7 @@ fn every_way_in_which_a_file_can_be_wrong_has_its_own_report() {
         (files.write(ENCRYPTED), Some("no-certificate"), Some("encrypted-key")),
         (files.write(ENCRYPTED_OLD), Some("broken-pem"), Some("encrypted-key")),
         (files.write(format!("{0}{0}", pair.key)), Some("no-certificate"), Some("several-keys")),
-        (files.write(vec![b'\n'; 5 << 20]), Some("bad-pem-file"), Some("bad-pem-file")),
+        (files.write(vec![b'\n'; 5 << 20]), Some("bad-file"), Some("bad-file")),
     ];
     for (path, as_certificate, as_key) in cases {
         let mut report = Report::default();

@@ -13,11 +13,14 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
             tls_name: Some(located(tls_name.into())),
             url: Name::from("https://127.0.0.1:9"),
             weight: 1,
+            ca,
+            client_certificate,
             backup: false,
             spot: Spot::default(),
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
+        sticky: None,
         health: None,
         ejection: None,
         panic: crate::config::model::Panic::All,
@@ -26,17 +29,15 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         via: true,
         retries: 1,
         connect_timeout: PATIENCE,
-        ca,
-        client_certificate,
         spot: Spot::default(),
     }
 }
 
 fn build_client(upstream: &Upstream) -> ClientTls {
     let mut report = Report::default();
-    let built = ClientTls::build(upstream, &mut report);
+    let built = ClientTls::build(upstream, &mut SystemRoots::default(), &mut report);
     assert!(report.problems.is_empty(), "{:?}", report.problems);
-    built.expect("no problems")
+    built.expect("no problems").remove(0).expect("TLS")
 }
 
 /// A server with this certificate, met by `client` under `name`; and how many bytes of data a server that was refused saw.
@@ -148,7 +149,10 @@ fn a_missing_or_empty_ca_never_means_that_anything_goes() {
     let files = Files::new();
     for (ca, code) in [(files.missing(), "missing-file"), (files.write(""), "no-certificate")] {
         let mut report = Report::default();
-        assert!(ClientTls::build(&upstream(Some(ca), None, "backend.test"), &mut report).is_none());
+        assert!(
+            ClientTls::build(&upstream(Some(ca), None, "backend.test"), &mut SystemRoots::default(), &mut report)
+                .is_none()
+        );
         assert_eq!(report.problems.iter().map(|problem| problem.code).collect::<Vec<_>>(), [code]);
     }
 }
@@ -158,6 +162,25 @@ fn an_upstream_without_tls_needs_no_roots() {
     let mut plain = upstream(None, None, "backend.test");
     plain.servers[0].tls_name = None;
     let mut report = Report::default();
-    assert!(ClientTls::build(&plain, &mut report).is_none());
-    assert!(report.problems.is_empty());
+    let built = ClientTls::build(&plain, &mut SystemRoots::default(), &mut report).expect("no problems");
+    assert!(matches!(built[..], [None]) && report.problems.is_empty());
+}
+
+#[tokio::test]
+async fn each_server_is_held_to_its_own_ca_and_shown_its_own_certificate() {
+    let (one, other, files) = (Ca::new("one"), Ca::new("other"), Files::new());
+    let mut both = upstream(Some(files.write(&one.pem)), None, "backend.test");
+    let mut second = both.servers[0].clone();
+    second.ca = Some(files.write(&other.pem));
+    both.servers.extend([second.clone(), second]);
+    let mut report = Report::default();
+    let built = ClientTls::build(&both, &mut SystemRoots::default(), &mut report).expect("no problems");
+    let [Some(first), Some(second), Some(third)] = &built[..] else { panic!("all use TLS") };
+    for (client, ca, good) in
+        [(first, &one, true), (first, &other, false), (second, &other, true), (second, &one, false)]
+    {
+        let (connected, _) = meet_server(client, &ca.server(&["backend.test"]), "backend.test").await;
+        assert_eq!(connected.is_ok(), good, "{connected:?}");
+    }
+    assert!(Arc::ptr_eq(&second.config, &third.config), "the same files, the same sessions");
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use aws_lc_rs::digest;
 use http::HeaderMap;
 
-use super::Candidate;
+use super::{Candidate, ServerId};
 use crate::config::model::HashBy;
 use crate::proto::cookie;
 
@@ -24,6 +24,8 @@ pub struct Ask<'a> {
     pub headers: &'a HeaderMap,
     /// Without the query.
     pub path: &'a str,
+    /// The server that the client is with.
+    pub home: Option<ServerId>,
 }
 
 impl Ask<'_> {
@@ -46,6 +48,9 @@ fn digest(bytes: &[u8]) -> u64 {
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
+/// Requests and tunnels that any server may have: with so few it is not busy, however idle the others are.
+const FREE: u128 = 10;
+
 /// The key's first server that is within its bound. There is always one while `load` is over 100 percent; the first of
 /// all otherwise.
 pub(super) fn within_bound(candidates: &[Candidate<'_>], members: &[usize], key: u64, load: u32) -> usize {
@@ -53,7 +58,7 @@ pub(super) fn within_bound(candidates: &[Candidate<'_>], members: &[usize], key:
     let weights: u128 = members.iter().map(|&index| u128::from(candidates[index].weight)).sum();
     let is_within = |server: &Candidate<'_>| {
         let bound = (live * u128::from(server.weight) * u128::from(load)).div_ceil(weights.max(1) * 100);
-        u128::from(server.live) < bound.max(1)
+        u128::from(server.live) < bound.max(FREE)
     };
     let favourite = |within: &dyn Fn(&Candidate<'_>) -> bool| {
         let scored = members.iter().filter(|&&index| within(&candidates[index]));

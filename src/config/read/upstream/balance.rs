@@ -4,6 +4,7 @@ use http::HeaderName;
 
 use crate::config::keys;
 use crate::config::model::{Balance, Hash, HashBy};
+use crate::config::read::names::is_token;
 use crate::config::read::tree::{Cx, Table};
 
 /// In percent. At 100 a server would have to be exactly as busy as the others.
@@ -94,11 +95,4 @@ fn by(cx: &mut Cx<'_>, table: &mut Table<'_>) -> HashBy {
         (By::Path, None) => return HashBy::Path,
     }
     HashBy::Address
-}
-
-/// RFC 9110 5.6.2, as RFC 6265 4.1.1 asks of a cookie's name.
-pub(super) fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 128
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }

@@ -4,10 +4,11 @@ mod balance;
 mod ejection;
 mod health;
 mod servers;
+mod sticky;
 
 use std::time::Duration;
 
-use super::tls;
+use super::tls::pair;
 use super::tree::{Cx, Table};
 use crate::config::model::{Balance, Ejection, HostHeader, Panic, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
@@ -22,6 +23,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     }
     (upstream.servers, upstream.websocket_only) = servers::read(cx, &mut table);
     upstream.balance = balance::read(cx, &mut table);
+    upstream.sticky = sticky::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
     upstream.health = health::read(cx, &mut table, &upstream);
     upstream.ejection = ejection::read(cx, &mut table);
@@ -30,16 +32,25 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
-    upstream.ca = table.string(cx, "ca").and_then(|path| cx.path(path));
-    upstream.client_certificate = tls::pair(cx, &mut table, "client_cert", "client_key");
-    let clear = !upstream.servers.is_empty() && upstream.servers.iter().all(|server| server.tls_name.is_none());
+    tls(cx, &mut table, &mut upstream.servers);
+    table.close(cx);
+    upstream
+}
+
+/// What holds for every server that does not say it itself.
+fn tls(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &mut [UpstreamServer]) {
+    let ca = table.string(cx, "ca").and_then(|path| cx.path(path));
+    let own = pair(cx, table, "client_cert", "client_key");
+    let clear = !servers.is_empty() && servers.iter().all(|server| server.tls_name.is_none());
     for key in ["ca", "client_cert", "client_key"].into_iter().filter(|key| clear && table.has(key)) {
         let spot = table.key_spot(key);
         cx.error("no-effect", &spot, format!("`{key}` has no effect: no server of this upstream uses TLS"))
             .help("write wss:// or https:// for the servers, or remove this key");
     }
-    table.close(cx);
-    upstream
+    for server in servers.iter_mut().filter(|server| server.tls_name.is_some()) {
+        server.ca = server.ca.take().or_else(|| ca.clone());
+        server.client_certificate = server.client_certificate.take().or_else(|| own.clone());
+    }
 }
 
 /// What a URL stands for that a route names directly.
@@ -65,6 +76,7 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         slow_start: None,
+        sticky: None,
         health: None,
         ejection: Some(Ejection::default()),
         panic: Panic::All,
@@ -73,8 +85,6 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         via: true,
         retries: 1,
         connect_timeout: Duration::from_secs(5),
-        ca: None,
-        client_certificate: None,
         spot,
     }
 }

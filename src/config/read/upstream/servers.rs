@@ -1,16 +1,18 @@
 //! `servers` of an upstream: URLs, and entries that say more.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use toml::de::DeValue;
 
 use crate::config::keys;
-use crate::config::model::{ServerAddress, UpstreamServer};
+use crate::config::model::{CertificateFiles, ServerAddress, UpstreamServer};
 use crate::config::read::address::{self, Kind, Place};
 use crate::config::read::common::unix;
-use crate::config::read::names::Host;
+use crate::config::read::names::{self, Host};
+use crate::config::read::tls::pair;
 use crate::config::read::tree::{Cx, Node, Table, refuse_duplicates};
-use crate::config::report::Located;
+use crate::config::report::{Located, Spot};
 use crate::types::Name;
 
 /// 0 is a server that drains.
@@ -67,11 +69,51 @@ fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>) -> Option<(Kind, UpstreamServer)
     }
     let weight = entry.integer(cx, "weight", WEIGHTS).map(|weight| weight.value);
     let backup = entry.boolean(cx, "backup", false).value;
+    let tls = ServerTls::read(cx, &mut entry);
     entry.close(cx);
     let (kind, mut server) = server(cx, &url?)?;
+    tls.apply(cx, kind, &mut server);
     server.weight = weight.unwrap_or(server.weight);
     server.backup = backup;
     Some((kind, server))
+}
+
+/// What an entry says of TLS with its server.
+struct ServerTls {
+    name: Option<Located<Arc<str>>>,
+    ca: Option<Located<PathBuf>>,
+    client_certificate: Option<CertificateFiles>,
+    /// The keys that are there.
+    written: Vec<(&'static str, Spot)>,
+}
+
+impl ServerTls {
+    fn read(cx: &mut Cx<'_>, entry: &mut Table<'_>) -> Self {
+        let keys = ["tls_name", "ca", "client_cert", "client_key"];
+        let written = keys.into_iter().filter(|key| entry.has(key)).map(|key| (key, entry.key_spot(key))).collect();
+        let name = entry.string(cx, "tls_name").and_then(|text| match names::host(&text) {
+            Ok(host) => Some(Located::new(Arc::from(host.text()), text.spot.clone())),
+            Err(fault) => {
+                cx.fault(&text.spot, &text, fault);
+                None
+            }
+        });
+        let ca = entry.string(cx, "ca").and_then(|path| cx.path(path));
+        Self { name, ca, client_certificate: pair(cx, entry, "client_cert", "client_key"), written }
+    }
+
+    fn apply(self, cx: &mut Cx<'_>, kind: Kind, server: &mut UpstreamServer) {
+        if !kind.tls {
+            for (key, spot) in &self.written {
+                cx.error("no-effect", spot, format!("`{key}` has no effect: the server is reached without TLS"))
+                    .help("write wss:// or https:// for the server, or remove this key");
+            }
+            return;
+        }
+        server.tls_name = self.name.or_else(|| server.tls_name.take());
+        server.ca = self.ca;
+        server.client_certificate = self.client_certificate;
+    }
 }
 
 fn show(address: &ServerAddress) -> String {
@@ -93,7 +135,19 @@ pub(super) fn server(cx: &mut Cx<'_>, text: &Located<String>) -> Option<(Kind, U
     };
     let tls_name = name.filter(|_| kind.tls).map(|name| Located::new(Arc::from(name), text.spot.clone()));
     let url = Name::new(text.as_str());
-    Some((kind, UpstreamServer { address, tls_name, url, weight: 1, backup: false, spot: text.spot.clone() }))
+    Some((
+        kind,
+        UpstreamServer {
+            address,
+            tls_name,
+            url,
+            weight: 1,
+            backup: false,
+            ca: None,
+            client_certificate: None,
+            spot: text.spot.clone(),
+        },
+    ))
 }
 
 /// Whether all servers are of the WebSocket-only kind; mixing the kinds is an error.

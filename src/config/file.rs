@@ -1,0 +1,46 @@
+//! Reading the files that the configuration names: bounded, and every failure reported where it names them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::report::{Located, Report};
+
+/// Reads a regular file of at most `max` bytes. Anything else (a folder, a pipe nobody writes to) could block or not
+/// end. `what` it should be, for the message: "a PEM file".
+pub fn read(path: &Located<PathBuf>, what: &str, max: u64, report: &mut Report) -> Option<Vec<u8>> {
+    let file = path.value.display();
+    match read_bounded(&path.value, max) {
+        Ok(Some(text)) => Some(text),
+        Ok(None) => {
+            report
+                .error("bad-file", &path.spot, format_args!("{file} is not {what}"))
+                .help(format!("it must be a regular file of at most {}", super::show_size(max)));
+            None
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            report
+                .error("missing-file", &path.spot, format_args!("{file} does not exist"))
+                .help("paths are relative to the folder of the file that names them");
+            None
+        }
+        Err(error) => {
+            let problem = report.error("unreadable-file", &path.spot, format_args!("{file} cannot be read: {error}"));
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                problem.help("the user that the gateway runs as must be able to read it");
+            }
+            None
+        }
+    }
+}
+
+/// `None`: not a regular file, or a larger one than any that makes sense.
+fn read_bounded(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    // Looked at before it is opened: opening a pipe waits for a writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut text)?;
+    Ok((text.len() as u64 <= max).then_some(text))
+}
