@@ -284,7 +284,8 @@ async fn hlt_03_a_websocket_check_is_a_real_handshake_and_a_clean_close() {
 
 #[tokio::test]
 async fn hlt_03_a_101_is_held_to_what_a_tunnels_is() {
-    let cases: [(fn(String) -> String, &str); 6] = [
+    type Change = fn(String) -> String;
+    let cases: [(Change, &str); 6] = [
         (
             |right| {
                 let accept = right.lines().find(|line| line.starts_with("Sec-WebSocket-Accept")).expect("there");
