@@ -1,7 +1,7 @@
 //! The life of the process: bind, start workers, announce, serve (and reload), drain, end.
 //!
 //! The order is fixed: everything that can fail has failed before the first address is announced. The calling thread
-//! becomes the control plane (signals); each worker has its own; one further thread accepts, unless there is only one
+//! becomes the control plane (signals, health checks); each worker has its own; one further thread accepts, unless there is only one
 //! worker, which then does that as well.
 
 use std::cell::{Cell, RefCell};
@@ -23,10 +23,14 @@ use crate::reload::{Control, Reloader, Reloads, Running};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
+use crate::upstream::Upkeep;
 use crate::worker::Worker;
 
 /// How long workers may take to close what was cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Names of servers that checks look up at once.
+const NAME_LOOKUPS: usize = 16;
 
 /// Why the gateway did not come up, or did not stay up.
 #[derive(Debug)]
@@ -50,6 +54,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         .map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| RunError::System("start the control plane", error))?;
 
@@ -84,18 +89,20 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
     let max_connections = (config.server.max_connections, descriptors);
     // What was read is in the snapshot, and that is another one after a reload.
     drop((config, addresses));
-    let reloader = Reloader::new(Running {
-        document,
-        snapshot,
-        inboxes: workers.iter().map(|worker| worker.port.inbox.clone()).collect(),
-        acceptor: accepting.changes,
-        connections,
-        max_connections,
-        control: control.clone(),
-        lifecycle: lifecycle.clone(),
-    });
+    let inboxes = workers.iter().map(|worker| worker.port.inbox.clone()).collect();
     runtime.block_on(async {
         let reloads = Reloads::default();
+        let reloader = Reloader::new(Running {
+            document,
+            upkeep: Upkeep::start(&snapshot.upstreams),
+            snapshot,
+            inboxes,
+            acceptor: accepting.changes,
+            connections,
+            max_connections,
+            control: control.clone(),
+            lifecycle: lifecycle.clone(),
+        });
         lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
         serve(signals, &control, &reloads, &lifecycle, &accepting.stop).await;
     });
@@ -107,6 +114,8 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         worker.join();
     }
     control.access.borrow().flush(LAST_WORDS);
+    // A name that is being looked up keeps nobody.
+    runtime.shutdown_background();
     Ok(())
 }
 

@@ -30,6 +30,7 @@ use crate::listener::{self, Change, Door};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events::{self, EventLog};
+use crate::upstream::Upkeep;
 use crate::worker::{Message, NextConfiguration};
 
 /// Reading takes no longer than this, or is given up.
@@ -67,6 +68,8 @@ pub struct Running {
     /// As many as there are workers.
     pub inboxes: Vec<mpsc::UnboundedSender<Message>>,
     pub acceptor: mpsc::Sender<Change>,
+    /// Of the snapshot in use.
+    pub upkeep: Upkeep,
     pub connections: Connections,
     /// What `server.max_connections` says, and how many descriptors the process may have for that.
     pub max_connections: (Option<usize>, u64),
@@ -167,6 +170,7 @@ impl Reloader {
         events::announce(&added);
         let changes = snapshot.since(&running.snapshot);
         // Once a route may ask for it, the tunnels of those in `changes.routes.removed` are told here.
+        running.upkeep.change(&snapshot.upstreams);
         running.snapshot = snapshot;
         running.control.access.replace(access);
         running.control.events.follow(&config.log);

@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["gateway", "snapshot", EVERYTHING_BELOW]),
     ("gateway", &["reload", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
-    ("reload", &["worker", "listener", "snapshot", GROUND]),
+    ("reload", &["worker", "listener", "upstream", "snapshot", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),
     ("exchange", &["route", "upgrade", "upstream", "tunnel", "http", "tls", "fault", "snapshot", GROUND]),

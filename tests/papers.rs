@@ -689,7 +689,7 @@ fn promises(text: &str) -> String {
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
     assert!(later.contains("close_removed"), "{later:?}");
-    let words = pattern(r"(?i)\b(metrics?|dashboard|health checks?|hot swap)\b");
+    let words = pattern(r"(?i)\b(metrics?|dashboard|hot swap)\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
     for name in PAPERS {

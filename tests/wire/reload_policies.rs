@@ -537,3 +537,25 @@ async fn prx_02_an_introduction_that_would_not_be_believed_today_is_not_believed
     assert_eq!(Way::Clear.ask(&stage, &Request::get("/n")).await.status, 200);
     assert_eq!(stage.b1.requests().last().expect("one more").get("x-forwarded-for"), Some("127.0.0.1"));
 }
+
+#[tokio::test]
+async fn ops_06_servers_are_checked_for_as_long_as_the_configuration_in_use_says() {
+    let stage = Stage::standard().await;
+    let checks = || stage.b1.requests().iter().filter(|head| head.target() == "/healthz").count();
+    let with = "[upstream.b1]\nhealth = { http = \"/healthz\", interval = \"100ms\", timeout = \"5s\" }\n";
+    stage.reload_with("[upstream.b1]\n", with).await;
+    eventually("some checks", || checks() >= 3).await;
+    // Another reload neither doubles nor ends them.
+    let toml = stage.toml.replace("[upstream.b1]\n", with).replace("denied\\n", "x");
+    for _ in 0..5 {
+        stage.gateway.reload_with(&toml).await;
+    }
+    let before = checks();
+    crate::harness::pause(1_000).await;
+    let after = checks() - before;
+    assert!((4..=16).contains(&after), "{after} checks in a second");
+    stage.gateway.reload_with(&stage.toml).await;
+    let over = checks();
+    crate::harness::pause(500).await;
+    assert!(checks() <= over + 1, "{} checks after the end", checks() - over);
+}
