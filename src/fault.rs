@@ -202,7 +202,7 @@ fn failure_end(failure: &Failure) -> EndReason {
     match failure {
         Failure::NoServer => EndReason::UpstreamUnavailable,
         Failure::Connect(_) => EndReason::UpstreamUnreachable,
-        Failure::ConnectTimeout => EndReason::UpstreamConnectTimeout,
+        Failure::ConnectTimeout(_) => EndReason::UpstreamConnectTimeout,
         Failure::Tls(_) => EndReason::UpstreamTls,
         Failure::Closed(_) => EndReason::UpstreamClosed,
         Failure::Malformed(_) => EndReason::UpstreamMalformed,
@@ -217,7 +217,7 @@ fn failure_status(failure: &Failure) -> StatusCode {
     match failure {
         Failure::Connect(_) | Failure::Tls(_) | Failure::Closed(_) | Failure::Malformed(_) => StatusCode::BAD_GATEWAY,
         Failure::NoServer => StatusCode::SERVICE_UNAVAILABLE,
-        Failure::ConnectTimeout | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Failure::ConnectTimeout(_) | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::RequestBody(RequestBodyFault::Broken) => StatusCode::BAD_REQUEST,

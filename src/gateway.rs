@@ -5,6 +5,7 @@
 //! worker, which then does that as well.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::listener::{self, BindError, BoundListener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
+use crate::upstream::{self, Definition};
 use crate::worker::Worker;
 
 /// How long workers may take to close what was cut.
@@ -68,7 +70,8 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .map_err(|error| RunError::System("start accepting", error))?;
     announce(&addresses);
 
-    runtime.block_on(serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
+    let names = (&snapshot.upstreams[..], config.server.name_servers.as_deref());
+    runtime.block_on(serve(signals, names, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
 
     if let Some(acceptor) = acceptor {
         let _ = acceptor.join();
@@ -83,11 +86,14 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 /// The control plane: waits for what the operator wants, until the last connection has ended or been cut.
 async fn serve(
     mut signals: Signals,
+    (upstreams, name_servers): (&[Arc<Definition>], Option<&[SocketAddr]>),
     drain_timeout: Duration,
     lifecycle: &Lifecycle,
     stop_accepting: &watch::Sender<bool>,
     access: &AccessLogHandle,
 ) {
+    // Until the very end: what drains may still have to connect.
+    let _names = upstream::keep(upstreams, name_servers);
     loop {
         match signals.next().await {
             Request::Drain => break,

@@ -494,7 +494,7 @@ fn faults() -> Vec<Fault> {
         Fault::Tunnels(NoTunnel::Route),
         Fault::Tunnels(NoTunnel::Address),
         Fault::Upstream(Failure::Connect(std::io::Error::other("refused"))),
-        Fault::Upstream(Failure::ConnectTimeout),
+        Fault::Upstream(Failure::ConnectTimeout("10.0.0.1:80: timed out".to_owned())),
         Fault::Upstream(Failure::Tls(String::new())),
         Fault::Upstream(Failure::Malformed(String::new())),
         Fault::Upstream(Failure::Timeout),

@@ -16,7 +16,9 @@ use ipnet::IpNet;
 use super::report::{Located, Spot};
 use crate::types::Name;
 
-pub use upstream::{Balance, Hash, HashBy, HostHeader, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer};
+pub use upstream::{
+    Balance, Hash, HashBy, HostHeader, Resolve, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer,
+};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -39,6 +41,8 @@ pub struct Server {
     /// file, so that the process decides (see `limits`).
     pub max_connections: Option<usize>,
     pub trusted_proxies: TrustedProxies,
+    /// Asked for the names of servers, in this order. `None`, the default: the system's.
+    pub name_servers: Option<Vec<SocketAddr>>,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
 }

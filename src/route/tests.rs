@@ -66,6 +66,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             drain_timeout: Duration::ZERO,
             max_connections: None,
             trusted_proxies: TrustedProxies::default(),
+            name_servers: None,
             forwarded: false,
         },
         log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },

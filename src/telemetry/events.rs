@@ -8,10 +8,11 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer as FieldWriter;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::text::Stamp;
 use super::writer::{Sink, Writer};
@@ -69,18 +70,19 @@ where
 {
     let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_timer(Clock).with_target(false);
     if json {
-        Box::new(
-            builder
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .with_span_list(false)
-                .with_writer(writer)
-                .finish(),
-        )
+        let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        Box::new(builder.with_writer(writer).finish().with(targets(level)))
     } else {
-        Box::new(builder.with_writer(writer).finish())
+        Box::new(builder.with_writer(writer).finish().with(targets(level)))
     }
+}
+
+/// The resolver has a line for every datagram that it does not believe, so that whoever sends some would write our log;
+/// what matters of its work is logged by those who ask it. It is heard where somebody looks into it.
+fn targets(level: LevelFilter) -> Targets {
+    let resolver = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let targets = ["hickory_net", "hickory_proto", "hickory_resolver"].map(|target| (target, resolver));
+    Targets::new().with_default(level).with_targets(targets)
 }
 
 fn level(level: LogLevel) -> LevelFilter {
@@ -161,6 +163,20 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_the_resolver_says_of_every_datagram_is_heard_only_by_those_who_look_into_it() {
+        for (level, heard) in [(LevelFilter::INFO, false), (LevelFilter::DEBUG, true)] {
+            let collected = Collected::default();
+            let sink = collected.clone();
+            tracing::subscriber::with_default(subscriber(true, level, move || sink.clone()), || {
+                tracing::warn!(target: "hickory_net::udp::udp_client_stream", "ignoring response");
+                tracing::warn!("ours");
+            });
+            let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");
+            assert_eq!((text.contains("ignoring response"), text.contains("ours")), (heard, true), "{text}");
         }
     }
 

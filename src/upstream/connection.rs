@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -36,6 +37,11 @@ impl Connection {
     /// Bytes that the server has sent so far.
     pub(super) fn bytes_read(&self) -> u64 {
         self.watch.read.get()
+    }
+
+    /// Which of its addresses the server was reached at; `None`: at a unix socket, or not any more.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        self.watch.wire.upgrade()?.borrow().stream.destination()
     }
 
     /// Whether a request may be sent: nobody hung up, nothing unexpected has arrived.

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::balance::Balance;
+use super::entries::{Entries, Entry, Find, Progress, Search};
+use super::place::Nowhere;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
+use super::source::Sources;
 use super::sticky::Sticky;
 use crate::config::model::{self, HostHeader};
 use crate::config::report::Report;
@@ -28,6 +31,10 @@ pub struct Definition {
     pub via: bool,
     pub retries: u32,
     pub connect_timeout: Duration,
+    /// The servers as configured, and what their names stand for.
+    pub(super) entries: Entries,
+    /// Local addresses to connect from.
+    pub(super) sources: Arc<Sources>,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
 }
@@ -49,6 +56,7 @@ impl Definition {
             None => None,
         };
         let known = known_states(previous);
+        let sources = Sources::new(upstream.sources.iter().map(|source| source.value).collect());
         let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
@@ -58,11 +66,16 @@ impl Definition {
                 }
                 state
             });
-            Arc::new(Server::build(upstream.name.as_str(), server, tls, state))
+            let built = Server::build(upstream.name.as_str(), server, tls, state, &sources);
+            Entry { server: Arc::new(built), search: Search::of(server) }
         });
+        let before = previous.map(|previous| &previous.entries);
+        let entries = Entries::new(upstream.name.clone(), sources.clone(), servers.collect(), before);
         Some(Self {
             name: upstream.name.clone(),
-            roster: Roster::new(servers.collect()),
+            roster: Roster::new(entries.servers()),
+            entries,
+            sources,
             balance: Balance::new(&upstream.balance),
             sticky,
             slow_start: upstream.slow_start,
@@ -73,6 +86,31 @@ impl Definition {
             connect_timeout: upstream.connect_timeout,
             groups: AtomicUsize::new(0),
         })
+    }
+
+    /// An entry's name stands for these servers now; they are returned as they stand in the roster.
+    pub(super) fn stand(&self, entry: usize, finds: Vec<Find>) -> Vec<Arc<Server>> {
+        let servers = self.entries.stand(entry, finds);
+        self.renew_roster();
+        self.entries.note(entry, Progress::Known);
+        servers
+    }
+
+    /// An entry's name stands for nothing.
+    pub(super) fn clear(&self, entry: usize, why: Nowhere) {
+        self.entries.stand(entry, Vec::new());
+        self.renew_roster();
+        self.entries.note(entry, Progress::Nowhere(why));
+    }
+
+    fn renew_roster(&self) {
+        let servers = self.entries.servers();
+        let (_, before) = self.roster.read();
+        let same =
+            servers.len() == before.len() && servers.iter().zip(&*before).all(|(one, other)| Arc::ptr_eq(one, other));
+        if !same {
+            self.roster.replace(servers);
+        }
     }
 
     /// The number of one more group.

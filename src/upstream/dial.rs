@@ -1,56 +1,79 @@
-//! From a server's address to a connected stream, TLS included, under one deadline.
+//! From a server to a connected stream, TLS included, under one deadline.
+//!
+//! Where the server is says its location (`place.rs`); which of its addresses answers first, and from which local address,
+//! is the business of `source.rs` and `race.rs`. Dropping the future closes what was begun.
 
-use std::io;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 use super::definition::Definition;
 use super::failure::Failure;
+use super::place::Location;
+use super::ports::PortGuard;
 use super::server::Server;
-use crate::config::model::ServerAddress;
+use crate::clock::{self, Instant};
 use crate::tls::ClientTlsStream;
 use crate::transport::{Socket, Transport, delegate_io};
 
 /// Connects to one of the upstream's servers.
 pub(super) async fn dial(upstream: &Definition, server: &Server) -> Result<UpstreamStream, Failure> {
-    tokio::time::timeout(upstream.connect_timeout, connect(server)).await.unwrap_or(Err(Failure::ConnectTimeout))
-}
-
-async fn connect(server: &Server) -> Result<UpstreamStream, Failure> {
-    let socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
+    let deadline = clock::now() + upstream.connect_timeout;
+    let (socket, port) = connect(server, deadline).await?;
+    socket.set_nodelay().map_err(Failure::Connect)?;
     let Some((name, tls)) = &server.tls else {
-        return Ok(UpstreamStream::Clear(socket));
+        return Ok(UpstreamStream::Clear(socket, port));
     };
-    match tls.connect(name, socket).await {
-        Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream))),
-        Err(error) => Err(Failure::Tls(error.to_string())),
+    match tokio::time::timeout_at(deadline, tls.connect(name, socket)).await {
+        Ok(Ok(stream)) => Ok(UpstreamStream::Tls(Box::new(stream), port)),
+        Ok(Err(error)) => Err(Failure::Tls(error.to_string())),
+        Err(_) => Err(Failure::ConnectTimeout("the TLS handshake took too long".to_owned())),
     }
 }
 
-async fn connect_socket(address: &ServerAddress) -> io::Result<Socket> {
-    let socket = match address {
-        ServerAddress::Ip(address) => Socket::Tcp(TcpStream::connect(address).await?),
-        // getaddrinfo runs on the runtime's blocking pool; each address is tried in turn.
-        ServerAddress::Name(name, port) => Socket::Tcp(TcpStream::connect((&**name, *port)).await?),
-        ServerAddress::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+async fn connect(server: &Server, deadline: Instant) -> Result<(Socket, Option<PortGuard>), Failure> {
+    let connected = match &server.location {
+        Location::Fixed(addresses) => addresses.connect(deadline).await,
+        Location::Unix(path) => return connect_unix(path, deadline).await.map(|socket| (socket, None)),
+        Location::Named => match tokio::time::timeout_at(deadline, server.state.whereabouts().known()).await {
+            Ok(Ok(addresses)) => addresses.connect(deadline).await,
+            Ok(Err(nowhere)) => return Err(Failure::nowhere(nowhere)),
+            Err(_) => return Err(Failure::unresolved()),
+        },
     };
-    socket.set_nodelay()?;
-    Ok(socket)
+    match connected {
+        Ok((stream, port)) => Ok((Socket::Tcp(stream), Some(port))),
+        Err(unreachable) => Err(Failure::from_race(unreachable)),
+    }
 }
 
-/// A connection to a server.
+async fn connect_unix(path: &std::path::Path, deadline: Instant) -> Result<Socket, Failure> {
+    match tokio::time::timeout_at(deadline, UnixStream::connect(path)).await {
+        Ok(Ok(stream)) => Ok(Socket::Unix(stream)),
+        Ok(Err(error)) => Err(Failure::Connect(error)),
+        Err(_) => Err(Failure::ConnectTimeout(format!("{}: timed out", path.display()))),
+    }
+}
+
+/// A connection to a server, with the local port that it takes.
 pub enum UpstreamStream {
-    Clear(Socket),
-    Tls(Box<ClientTlsStream>),
+    Clear(Socket, Option<PortGuard>),
+    Tls(Box<ClientTlsStream>, Option<PortGuard>),
 }
 
 impl UpstreamStream {
+    /// `None`: a unix socket.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        let (Self::Clear(_, port) | Self::Tls(_, port)) = self;
+        port.as_ref().map(PortGuard::destination)
+    }
+
     /// Whether the server has sent something or gone while nobody was reading.
     pub(super) fn has_input_or_end(&self) -> bool {
         match self {
-            Self::Clear(socket) => socket.has_input_or_end(),
-            Self::Tls(stream) => stream.socket().has_input_or_end(),
+            Self::Clear(socket, _) => socket.has_input_or_end(),
+            Self::Tls(stream, _) => stream.socket().has_input_or_end(),
         }
     }
 }
@@ -58,22 +81,22 @@ impl UpstreamStream {
 impl Transport for UpstreamStream {
     fn abort(&mut self) {
         match self {
-            Self::Clear(socket) => socket.abort(),
-            Self::Tls(stream) => stream.abort(),
+            Self::Clear(socket, _) => socket.abort(),
+            Self::Tls(stream, _) => stream.abort(),
         }
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Clear(socket) => socket.poll_reset(cx),
-            Self::Tls(stream) => stream.poll_reset(cx),
+            Self::Clear(socket, _) => socket.poll_reset(cx),
+            Self::Tls(stream, _) => stream.poll_reset(cx),
         }
     }
 
     fn as_socket(&self) -> Option<&Socket> {
         match self {
-            Self::Clear(socket) => Some(socket),
-            Self::Tls(_) => None,
+            Self::Clear(socket, _) => Some(socket),
+            Self::Tls(..) => None,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use super::place::Nowhere;
+use super::race::Unreachable;
 use crate::types::RequestBodyFault;
 
 /// Why a server gave no answer that could be passed on.
@@ -11,7 +13,8 @@ pub enum Failure {
     NoServer,
     /// Refused, unreachable, or the name does not resolve.
     Connect(io::Error),
-    ConnectTimeout,
+    /// Not connected in time; the text says which addresses said nothing.
+    ConnectTimeout(String),
     /// The TLS handshake failed; the text names the cause.
     Tls(String),
     /// Closed or reset before the head of an answer.
@@ -25,6 +28,24 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// No address of a server could be connected to.
+    pub(super) fn from_race(unreachable: Unreachable) -> Self {
+        if unreachable.timed_out() {
+            return Self::ConnectTimeout(unreachable.to_string());
+        }
+        Self::Connect(io::Error::other(unreachable))
+    }
+
+    /// A name stands for nothing.
+    pub(super) fn nowhere(why: Nowhere) -> Self {
+        Self::Connect(io::Error::new(io::ErrorKind::NotFound, why))
+    }
+
+    /// A name that nobody has found out about yet.
+    pub(super) fn unresolved() -> Self {
+        Self::Connect(io::Error::new(io::ErrorKind::NotFound, "its name has not been resolved in time"))
+    }
+
     /// Sorts hyper's error into ours.
     pub(super) fn from_hyper(error: hyper::Error) -> Self {
         if let Some(fault) = find::<RequestBodyFault>(&error) {
@@ -38,7 +59,7 @@ impl Failure {
 
     /// Whether the next server may be asked although this one failed before anything was sent.
     pub(super) fn is_connect(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout(_) | Self::Tls(_))
     }
 }
 
@@ -47,7 +68,7 @@ impl fmt::Display for Failure {
         match self {
             Self::NoServer => out.write_str("no server may take work"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
-            Self::ConnectTimeout => out.write_str("cannot connect: timed out"),
+            Self::ConnectTimeout(what) => write!(out, "cannot connect in time: {what}"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),
             Self::Closed(error) => write!(out, "closed before an answer: {}", chain(error)),
             Self::Malformed(cause) => write!(out, "malformed answer: {cause}"),

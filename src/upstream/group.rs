@@ -105,6 +105,27 @@ impl Group {
         self.choose(key, tried).map(|member| member.pick())
     }
 
+    /// A request's first server. Where there is none because names have not been resolved yet, waits for that as long as
+    /// for a connection.
+    pub(super) async fn pick_first(&self, ask: &Ask<'_>) -> Result<Picked, Failure> {
+        if let Some(picked) = self.pick(ask, &[]) {
+            return Ok(picked);
+        }
+        // Boxed: rare.
+        Box::pin(self.wait_for_names()).await?;
+        self.pick(ask, &[]).ok_or(Failure::NoServer)
+    }
+
+    async fn wait_for_names(&self) -> Result<(), Failure> {
+        let entries = &self.definition.entries;
+        entries.doubt();
+        match tokio::time::timeout(self.definition.connect_timeout, entries.first_answer()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(nowhere)) => Err(Failure::nowhere(nowhere)),
+            Err(_) => Err(Failure::unresolved()),
+        }
+    }
+
     /// The server of that id, if it may get work.
     fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
         let members = self.members();
@@ -143,6 +164,10 @@ impl Group {
     pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
         let connected = dial::dial(&self.definition, server).await;
         server.state.note_dial(connected.is_ok());
+        if connected.is_err() {
+            // Its name may stand for something else by now.
+            server.doubt.notify_waiters();
+        }
         connected
     }
 

@@ -92,7 +92,12 @@ impl Group {
         let mut tried = Tried::new();
         let mut last = Failed { failure: Failure::NoServer, server: None };
         for _ in 0..=self.definition.retries {
-            let Some(picked) = self.pick(ask, &tried) else { break };
+            let picked = if tried.is_empty() {
+                self.pick_first(ask).await.map_err(|failure| Failed { failure, server: None })?
+            } else {
+                let Some(picked) = self.pick(ask, &tried) else { break };
+                picked
+            };
             let server = &picked.member.server;
             match self.dial(server).await {
                 Ok(stream) => return Ok((stream, picked)),

@@ -64,11 +64,11 @@ impl Drop for Lease {
 }
 
 impl Group {
-    /// An idle connection that is still clean.
+    /// An idle connection that is still clean, and leads to where the server is now.
     pub(super) fn checkout(&self, member: &Member) -> Option<Connection> {
         let mut idle = member.idle.borrow_mut();
         while let Some(Idle { connection, .. }) = idle.pop() {
-            if connection.is_clean() {
+            if connection.is_clean() && member.server.is_at(connection.destination()) {
                 return Some(connection);
             }
         }

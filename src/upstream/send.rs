@@ -73,8 +73,13 @@ impl Group {
             let first = tried.is_empty();
             let (client, path) = (options.asker.client, request.uri().path());
             let ask = Ask { client, headers: request.headers(), path, home };
-            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
-            let Some(picked) = picked else { return Err(last) };
+            let picked = if first {
+                self.pick_first(&ask).await.map_err(|failure| Failed { failure, server: None })?
+            } else {
+                let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
+                let Some(picked) = picked else { return Err(last) };
+                picked
+            };
             let member = picked.member.clone();
             let failed = |failure| Failed { failure, server: Some(member.server.clone()) };
             tried.push(member.clone());

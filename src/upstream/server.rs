@@ -4,15 +4,19 @@
 //! so that a reload neither forgets a live tunnel nor that a server is down. Plain counters, no locks.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
+use tokio::sync::Notify;
 
+use super::place::{Location, Place, Whereabouts};
+use super::source::{Addresses, Sources};
 use crate::clock::{self, AtomicInstant};
-use crate::config::model::{self, ServerAddress};
+use crate::config::model::{self, Resolve, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
 use crate::tls::ClientTls;
 use crate::types::Name;
@@ -40,10 +44,10 @@ impl ServerId {
 /// One server of one snapshot.
 pub struct Server {
     pub id: ServerId,
-    pub address: ServerAddress,
+    pub location: Location,
     /// TLS, and with which name; or none.
     pub(super) tls: Option<(Arc<str>, ClientTls)>,
-    /// As written, for logs.
+    /// For logs: as written, or with what its name stands for.
     pub url: Name,
     /// What `host = "upstream"` sends.
     pub host: HeaderValue,
@@ -54,6 +58,8 @@ pub struct Server {
     /// Asked only when no other server can be.
     pub backup: bool,
     pub state: Arc<State>,
+    /// Told when the server could not be reached: what its name stands for may have changed.
+    pub(super) doubt: Arc<Notify>,
 }
 
 impl Server {
@@ -62,6 +68,7 @@ impl Server {
         server: &model::UpstreamServer,
         tls: Option<ClientTls>,
         state: Arc<State>,
+        sources: &Arc<Sources>,
     ) -> Self {
         let default_port = if server.tls_name.is_some() { 443 } else { 80 };
         let host = match &server.address {
@@ -70,13 +77,20 @@ impl Server {
                 std::net::IpAddr::V6(ip) => format!("[{ip}]"),
             },
             ServerAddress::Ip(address) => address.to_string(),
-            ServerAddress::Name(name, port) if *port == default_port => name.to_string(),
-            ServerAddress::Name(name, port) => format!("{name}:{port}"),
+            ServerAddress::Name(name, port) => match (server.resolve, name.trim_end_matches('.')) {
+                (Resolve::Service, name) => name.splitn(3, '.').last().unwrap_or(name).to_owned(),
+                (_, name) if *port == default_port => name.to_owned(),
+                (_, name) => format!("{name}:{port}"),
+            },
             ServerAddress::Unix(_) => "localhost".to_owned(),
         };
         Self {
             id: ServerId::of(upstream, server.url.as_str()),
-            address: server.address.clone(),
+            location: match &server.address {
+                ServerAddress::Ip(address) => Location::Fixed(Addresses::new([*address], sources)),
+                ServerAddress::Unix(path) => Location::Unix(path.clone()),
+                ServerAddress::Name(..) => Location::Named,
+            },
             tls: server.tls_name.as_ref().map(|name| name.value.clone()).zip(tls),
             url: server.url.clone(),
             authority: match server.address {
@@ -90,8 +104,42 @@ impl Server {
             weight: server.weight,
             backup: server.backup,
             state,
+            doubt: Arc::default(),
         }
     }
+
+    /// Whether a connection to that address is still one to the server, whatever has become of its name.
+    pub(super) fn is_at(&self, destination: Option<SocketAddr>) -> bool {
+        match (&self.location, destination) {
+            (Location::Named, Some(destination)) => self.state.whereabouts().is_at(destination),
+            _ => true,
+        }
+    }
+
+    /// One of the servers that this one's name stands for: like it but for what `found` says.
+    pub(super) fn found(&self, upstream: &str, found: Found, state: Arc<State>) -> Self {
+        let Found { url, location, weight, backup } = found;
+        Self {
+            id: ServerId::of(upstream, url.as_str()),
+            location,
+            tls: self.tls.clone(),
+            url,
+            host: self.host.clone(),
+            authority: self.authority.clone(),
+            weight,
+            backup,
+            state,
+            doubt: self.doubt.clone(),
+        }
+    }
+}
+
+/// A server that stands behind a name.
+pub(super) struct Found {
+    pub(super) url: Name,
+    pub(super) location: Location,
+    pub(super) weight: u32,
+    pub(super) backup: bool,
 }
 
 impl fmt::Debug for Server {
@@ -110,6 +158,10 @@ pub struct State {
     unreachable_until: AtomicInstant,
     /// Taking part since then; `None`: since the start.
     up_since: AtomicInstant,
+    /// Of a server whose location is [`Location::Named`].
+    whereabouts: OnceLock<Box<Whereabouts>>,
+    /// Its name stands for nothing.
+    is_nowhere: AtomicBool,
 }
 
 impl State {
@@ -142,7 +194,17 @@ impl State {
 
     /// Whether it is passed over while others can be asked.
     pub fn is_out(&self) -> bool {
-        self.unreachable_until.is_ahead()
+        self.is_nowhere.load(Ordering::Relaxed) || self.unreachable_until.is_ahead()
+    }
+
+    /// What is known of its name.
+    pub(super) fn whereabouts(&self) -> &Whereabouts {
+        self.whereabouts.get_or_init(Box::default)
+    }
+
+    pub(super) fn place_at(&self, place: Place) {
+        self.is_nowhere.store(matches!(place, Place::Nowhere(_)), Ordering::Relaxed);
+        self.whereabouts().publish(place);
     }
 
     /// Came new, or back, while others were at work: from now on `slow_start` counts.

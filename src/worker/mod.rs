@@ -24,9 +24,6 @@ use crate::telemetry::access::AccessLogHandle;
 /// How long those who are cut may take to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Names of servers that one worker looks up at once; further ones wait, within their connect timeout.
-const NAME_LOOKUPS: usize = 16;
-
 /// The accept loop, as a worker may be given it.
 pub type Accepting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -85,7 +82,6 @@ fn run(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(serve(numbers, snapshot, lifecycle, access, inbox, accepting));
     Ok(())

@@ -1,6 +1,6 @@
 //! Upstreams as the file describes them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Upstream {
     pub retries: u32,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
+    /// Local addresses to connect from, in turn. Empty, the default: the kernel's choice.
+    pub sources: Vec<Located<IpAddr>>,
     pub spot: Spot,
 }
 
@@ -39,6 +41,8 @@ pub struct Upstream {
 #[derive(Clone, Debug)]
 pub struct UpstreamServer {
     pub address: ServerAddress,
+    /// What its name stands for. Default one server; no effect without a name.
+    pub resolve: Resolve,
     /// TLS to the server, with the name that is verified and, unless it is an address, sent as SNI. IPv6 without
     /// brackets.
     pub tls_name: Option<Located<Arc<str>>>,
@@ -113,9 +117,20 @@ pub enum HashBy {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     Ip(SocketAddr),
-    /// Resolved when a connection is made.
+    /// Kept resolved; ends in a dot where it must not be searched for. The port says nothing for a service.
     Name(Arc<str>, u16),
     Unix(PathBuf),
+}
+
+/// What the name of a server stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolve {
+    /// One server; its addresses are ways to it.
+    One,
+    /// As many servers as it has addresses.
+    Each,
+    /// The servers of a service (SRV records).
+    Service,
 }
 
 /// Which Host goes upstream.

@@ -1,5 +1,6 @@
 //! `[server]` and `[log]`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -20,6 +21,7 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
         drain_timeout: table.duration(cx, "drain_timeout", defaults.drain_timeout),
         max_connections: table.integer(cx, "max_connections", 1..=CONNECTIONS).map(|number| number.value as usize),
         trusted_proxies: trusted_proxies(cx, &mut table),
+        name_servers: name_servers(cx, &mut table),
         forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
     };
     if let Some(patterns) = table.strings(cx, "include") {
@@ -37,6 +39,7 @@ pub fn default_server() -> Server {
         drain_timeout: Duration::from_secs(30),
         max_connections: None,
         trusted_proxies: TrustedProxies::default(),
+        name_servers: None,
         forwarded: false,
     }
 }
@@ -73,6 +76,20 @@ fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> TrustedProxies {
     }
     let networks = networks.into_iter().map(|network| network.value).collect();
     TrustedProxies { networks, unix: !sockets.is_empty() }
+}
+
+fn name_servers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Vec<SocketAddr>> {
+    let list = table.strings(cx, "nameservers")?;
+    let mut servers = Vec::new();
+    for text in &list.value {
+        servers.extend(cx.check(text, address::name_server(text)));
+    }
+    refuse_duplicates(cx, &servers, "the name server", ToString::to_string);
+    if list.value.is_empty() {
+        cx.error("empty-list", &list.spot, "`nameservers` is empty")
+            .help("leave the key out to ask the system's name servers");
+    }
+    Some(servers.into_iter().map(|server| server.value).collect())
 }
 
 pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {

@@ -2,7 +2,7 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, HostHeader, Resolve, ServerAddress, Upstream, UpstreamServer};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -10,6 +10,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         name: Name::from("backend"),
         servers: vec![UpstreamServer {
             address: ServerAddress::Ip(([127, 0, 0, 1], 9).into()),
+            resolve: Resolve::One,
             tls_name: Some(located(tls_name.into())),
             url: Name::from("https://127.0.0.1:9"),
             weight: 1,
@@ -26,6 +27,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         via: true,
         retries: 1,
         connect_timeout: PATIENCE,
+        sources: vec![],
         spot: Spot::default(),
     }
 }

@@ -4,10 +4,12 @@ mod balance;
 mod servers;
 mod sticky;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use super::address;
 use super::tls::pair;
-use super::tree::{Cx, Table};
+use super::tree::{Cx, Table, refuse_duplicates};
 use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
 use crate::types::Name;
@@ -27,6 +29,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.sources = sources(cx, &mut table, &upstream.servers);
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
     upstream
@@ -77,8 +80,42 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         via: true,
         retries: 1,
         connect_timeout: Duration::from_secs(5),
+        sources: Vec::new(),
         spot,
     }
+}
+
+fn sources(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &[UpstreamServer]) -> Vec<Located<IpAddr>> {
+    let spot = table.key_spot("source");
+    let Some(list) = table.strings(cx, "source") else { return Vec::new() };
+    if list.value.is_empty() {
+        cx.error("empty-list", &list.spot, "`source` is empty").help("leave the key out to let the kernel choose");
+    }
+    let mut sources = Vec::new();
+    for text in &list.value {
+        sources.extend(cx.check(text, address::source(text)));
+    }
+    refuse_duplicates(cx, &sources, "the address", ToString::to_string);
+    if !servers.is_empty() && servers.iter().all(|server| matches!(server.address, ServerAddress::Unix(_))) {
+        cx.error("no-effect", &spot, "`source` has no effect: all servers are unix sockets").help("remove this key");
+    }
+    for server in servers {
+        let ServerAddress::Ip(address) = &server.address else { continue };
+        if sources.len() == list.value.len()
+            && !sources.is_empty()
+            && !sources.iter().any(|source| source.value.is_ipv6() == address.is_ipv6())
+        {
+            let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+            cx.error(
+                "no-source",
+                &spot,
+                format!("no address in `source` can reach this server: it has an {family} address"),
+            )
+            .help(format!("add an {family} address of this machine"))
+            .also(&server.spot, "the server");
+        }
+    }
+    sources
 }
 
 fn host(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &[UpstreamServer]) -> HostHeader {
