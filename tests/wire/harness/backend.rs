@@ -20,6 +20,7 @@ use super::{End, Fields, Frame, Head, OpCode, ServerKind, Stream, pki};
 struct Log {
     records: Mutex<Vec<Arc<Record>>>,
     heads: Heads,
+    peers: Mutex<Vec<std::net::IpAddr>>,
     failures: Mutex<Vec<String>>,
     failed_tls: AtomicUsize,
 }
@@ -51,8 +52,18 @@ impl Backend {
         Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))))
     }
 
+    /// The standard behaviour on the same port of another address of this machine.
+    pub fn beside(&self, address: &str) -> Self {
+        let address = SocketAddr::new(address.parse().expect("an address"), self.address.port());
+        Self::start_at(address, async |mut peer: Peer| peer.serve().await, None)
+    }
+
     fn start<S: Script>(script: S, tls: Option<TlsAcceptor>) -> Self {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        Self::start_at(([127, 0, 0, 1], 0).into(), script, tls)
+    }
+
+    fn start_at<S: Script>(address: SocketAddr, script: S, tls: Option<TlsAcceptor>) -> Self {
+        let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a socket option");
         let address = listener.local_addr().expect("an address");
         let listener = TcpListener::from_std(listener).expect("inside a runtime");
@@ -69,6 +80,11 @@ impl Backend {
 
     pub fn records(&self) -> Vec<Arc<Record>> {
         self.log.records.lock().expect("a whole log").clone()
+    }
+
+    /// Where each connection came from.
+    pub fn peers(&self) -> Vec<std::net::IpAddr> {
+        self.log.peers.lock().expect("a whole log").clone()
     }
 
     /// How many connections were made.
@@ -139,8 +155,9 @@ where
 }
 
 async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>, tls: Option<TlsAcceptor>) {
-    while let Ok((socket, _)) = listener.accept().await {
+    while let Ok((socket, peer)) = listener.accept().await {
         let (log, script, tls) = (log.clone(), script.clone(), tls.clone());
+        log.peers.lock().expect("a whole log").push(peer.ip());
         let record = Arc::new(Record::new(log.heads.clone()));
         let number = {
             let mut records = log.records.lock().expect("a whole log");

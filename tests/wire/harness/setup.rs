@@ -54,6 +54,7 @@ pub struct Setup {
     websocket: String,
     upstream: String,
     upstream_url: String,
+    servers: String,
     more: String,
     descriptors: Option<u32>,
     optional_certificates: bool,
@@ -124,6 +125,12 @@ impl Setup {
         self
     }
 
+    /// All entries of `servers` of `[upstream.b1]`, instead of a URL.
+    pub fn servers(mut self, toml: &str) -> Self {
+        self.servers = toml.to_owned();
+        self
+    }
+
     /// Further tables; `{B1}` to `{B3}` stand for the backends' addresses.
     pub fn more(mut self, toml: &str) -> Self {
         self.more += toml;
@@ -159,6 +166,8 @@ impl Setup {
         let workers = if self.server.contains("workers") { "" } else { "workers = 1\n" };
         let origins = if self.websocket.contains("origins") { "" } else { "origins = [\"https://app.example\"]\n" };
         let timeouts = &self.route_timeouts;
+        let url = format!("\"{}\"", self.upstream_url);
+        let servers = if self.servers.is_empty() { &url } else { &self.servers };
         let mut out = format!("[server]\n{workers}{}\n\n", self.server);
         let tls = if self.optional_certificates { TLS.replace("required", "optional") } else { TLS.to_owned() };
         for (name, tls) in [("clear", ""), ("tls", tls.as_str())] {
@@ -171,8 +180,8 @@ impl Setup {
              [route.timeouts]\n{timeouts}\n[route.websocket]\n{origins}{}\n\n\
              [[route]]\nname = \"n\"\nhosts = [\"a.test\"]\npath = \"/n\"\nupstream = \"b1\"\n{}\n\
              [route.timeouts]\n{timeouts}\n\n{ROUTES}\n\
-             [upstream.b1]\nservers = [\"{}\"]\n{}\n\n{}\n",
-            self.websocket, self.plain_route, self.upstream_url, self.upstream, self.more
+             [upstream.b1]\nservers = [{}]\n{}\n\n{}\n",
+            self.websocket, self.plain_route, servers, self.upstream, self.more
         );
         out
     }
