@@ -205,6 +205,7 @@ fn failure_end(failure: &Failure) -> EndReason {
         Failure::ConnectTimeout(_) => EndReason::UpstreamConnectTimeout,
         Failure::Tls(_) => EndReason::UpstreamTls,
         Failure::Closed(_) => EndReason::UpstreamClosed,
+        Failure::Protocol(_) => EndReason::UpstreamProtocol,
         Failure::Malformed(_) => EndReason::UpstreamMalformed,
         Failure::RequestBody(RequestBodyFault::Timeout) => EndReason::ClientTimeout,
         Failure::RequestBody(RequestBodyFault::TooLarge) => EndReason::BodyTooLarge,
@@ -215,7 +216,9 @@ fn failure_end(failure: &Failure) -> EndReason {
 
 fn failure_status(failure: &Failure) -> StatusCode {
     match failure {
-        Failure::Connect(_) | Failure::Tls(_) | Failure::Closed(_) | Failure::Malformed(_) => StatusCode::BAD_GATEWAY,
+        Failure::Connect(_) | Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_) | Failure::Malformed(_) => {
+            StatusCode::BAD_GATEWAY
+        }
         Failure::NoServer => StatusCode::SERVICE_UNAVAILABLE,
         Failure::ConnectTimeout(_) | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,

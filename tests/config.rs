@@ -233,6 +233,10 @@ fn file_with(section: &Section, lines: &str) -> String {
             }
             tls.push_str(lines);
         }
+        "listener.proxy_protocol" => {
+            let from = unless("from", "from = [\"10.0.0.0/8\"]");
+            listener.push_str(&format!("[listener.proxy_protocol]\n{from}{lines}\n"));
+        }
         "listener.timeouts" | "listener.limits" => listener.push_str(&format!("[{}]\n{lines}\n", section.path)),
         "route" => {
             let target =

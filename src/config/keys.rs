@@ -88,12 +88,16 @@ pub static LISTENER: Section = Section {
         key("protocols", Words("`[\"h2\", \"http/1.1\"]` with TLS, `[\"http/1.1\"]` without")),
         key("websocket_over_h2", Value("true")),
         key("redirect_https", Value("false")),
+        key("proxy_protocol", Words("no PROXY header is read")),
         key("tls", Words("a clear listener")),
         key("timeouts", Words("every key at its default")),
         key("limits", Words("every key at its default")),
     ],
-    later: &["proxy_protocol"],
+    later: &[],
 };
+
+pub static PROXY_PROTOCOL: Section =
+    Section { path: "listener.proxy_protocol", header: "`proxy_protocol`", keys: &[key("from", Required)], later: &[] };
 
 pub static TLS: Section = Section {
     path: "listener.tls",
@@ -252,6 +256,9 @@ pub static UPSTREAM: Section = Section {
         key("retries", Value("1")),
         key("connect_timeout", Value("\"5s\"")),
         key("source", Words("the kernel's choice")),
+        key("proxy_protocol", Words("servers get no PROXY header")),
+        key("protocols", Value("[\"http/1.1\"]")),
+        key("websocket_over_h2", Value("true")),
         key("ca", Words("the system's roots")),
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
@@ -306,6 +313,7 @@ pub static SECTIONS: &[&Section] = &[
     &SERVER,
     &LOG,
     &LISTENER,
+    &PROXY_PROTOCOL,
     &TLS,
     &CERTIFICATE,
     &POLICY,

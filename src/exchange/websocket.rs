@@ -1,4 +1,5 @@
-//! A WebSocket handshake: sent to a server, its 101 checked, and the tunnel that follows.
+//! A WebSocket handshake: sent to a server, its agreement checked, and the tunnel that follows. Which HTTP either side
+//! speaks makes no difference to the other.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -54,6 +54,8 @@ end_reasons! {
     Responded = "responded" by Gateway,
 
     // Requests that are refused for what they are.
+    /// No PROXY header where one is expected, or a malformed one.
+    BadProxyHeader = "bad-proxy-header" by Downstream,
     /// Not HTTP, or HTTP whose framing cannot be trusted.
     Malformed = "malformed" by Downstream,
     HeadTooLarge = "head-too-large" by Downstream,
@@ -108,6 +110,8 @@ end_reasons! {
     UpstreamUnreachable = "upstream-unreachable" by Upstream,
     UpstreamConnectTimeout = "upstream-connect-timeout" by Upstream,
     UpstreamTls = "upstream-tls" by Upstream,
+    /// The server speaks another HTTP than `protocols` asks for, or opens no WebSockets over it.
+    UpstreamProtocol = "upstream-protocol" by Upstream,
     /// No head of an answer in time.
     UpstreamTimeout = "upstream-timeout" by Upstream,
     /// Closed or reset before the head of an answer.

@@ -29,6 +29,29 @@ impl Socket {
         !matches!(answer, Err(rustix::io::Errno::AGAIN))
     }
 
+    /// Copies what has come into `buffer` (not empty) and leaves it where it is; 0 is the end. For whoever may take only
+    /// what belongs to it, with [`take_peeked`](Self::take_peeked): to look again before that finds the same bytes, and
+    /// does not wait.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_reading(cx, |socket| Ok(rustix::net::recv(socket, &mut *buffer, RecvFlags::PEEK)?.0))
+    }
+
+    /// Takes as many bytes as `peeked` has, into it.
+    ///
+    /// # Errors
+    /// They have not been seen by [`poll_peek`](Self::poll_peek), or the socket has failed since.
+    pub fn take_peeked(&self, mut peeked: &mut [u8]) -> io::Result<()> {
+        while !peeked.is_empty() {
+            match rustix::net::recv(self.as_fd(), &mut *peeked, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((count, _)) => peeked = &mut peeked[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// TCP_NODELAY; a unix socket has nothing to set.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {

@@ -12,8 +12,9 @@ use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use super::source::Sources;
 use super::sticky::Sticky;
-use crate::config::model::{self, HostHeader};
+use crate::config::model::{self, HostHeader, Protocols};
 use crate::config::report::Report;
+use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
@@ -35,6 +36,11 @@ pub struct Definition {
     pub(super) entries: Entries,
     /// Local addresses to connect from.
     pub(super) sources: Arc<Sources>,
+    /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
+    pub(super) proxy_protocol: Option<Version>,
+    pub(super) protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there.
+    pub(super) websocket_over_h2: bool,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
 }
@@ -84,6 +90,9 @@ impl Definition {
             via: upstream.via,
             retries: upstream.retries,
             connect_timeout: upstream.connect_timeout,
+            proxy_protocol: upstream.proxy_protocol,
+            protocols: upstream.protocols,
+            websocket_over_h2: upstream.websocket_over_h2.value,
             groups: AtomicUsize::new(0),
         })
     }

@@ -17,8 +17,10 @@ pub enum Failure {
     ConnectTimeout(String),
     /// The TLS handshake failed; the text names the cause.
     Tls(String),
+    /// The server does not speak what `protocols` asks for.
+    Protocol(String),
     /// Closed or reset before the head of an answer.
-    Closed(hyper::Error),
+    Closed(String),
     /// The answer is not HTTP, or its framing cannot be trusted.
     Malformed(String),
     /// The request's body could not be read from the client.
@@ -54,12 +56,32 @@ impl Failure {
         if error.is_parse() {
             return Self::Malformed(chain(&error));
         }
-        Self::Closed(error)
+        Self::Closed(chain(&error))
+    }
+
+    /// Why a request's body could not be read on.
+    pub(super) fn from_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        find::<RequestBodyFault>(error).map_or_else(|| Self::Closed(chain(error)), |fault| Self::RequestBody(*fault))
+    }
+
+    /// The same, for others whom it concerns.
+    pub(super) fn copy(&self) -> Self {
+        match self {
+            Self::Connect(error) => Self::Connect(io::Error::new(error.kind(), error.to_string())),
+            Self::ConnectTimeout(what) => Self::ConnectTimeout(what.clone()),
+            Self::Tls(cause) => Self::Tls(cause.clone()),
+            Self::Protocol(cause) => Self::Protocol(cause.clone()),
+            Self::Closed(cause) => Self::Closed(cause.clone()),
+            Self::Malformed(cause) => Self::Malformed(cause.clone()),
+            Self::RequestBody(fault) => Self::RequestBody(*fault),
+            Self::Timeout => Self::Timeout,
+            Self::NoServer => Self::NoServer,
+        }
     }
 
     /// Whether the next server may be asked although this one failed before anything was sent.
     pub(super) fn is_connect(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout(_) | Self::Tls(_))
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout(_) | Self::Tls(_) | Self::Protocol(_))
     }
 }
 
@@ -70,7 +92,8 @@ impl fmt::Display for Failure {
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
             Self::ConnectTimeout(what) => write!(out, "cannot connect in time: {what}"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),
-            Self::Closed(error) => write!(out, "closed before an answer: {}", chain(error)),
+            Self::Protocol(cause) => out.write_str(cause),
+            Self::Closed(cause) => write!(out, "closed before an answer: {cause}"),
             Self::Malformed(cause) => write!(out, "malformed answer: {cause}"),
             Self::RequestBody(fault) => fault.fmt(out),
             Self::Timeout => out.write_str("no answer in time"),
@@ -80,6 +103,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The first cause of a kind.
 fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {

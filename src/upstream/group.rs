@@ -14,8 +14,13 @@ use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
+use super::http2::Channels;
+use super::send::Failed;
 use super::server::{Server, ServerId, Share};
+use crate::clock;
 use crate::config::model::HostHeader;
+use crate::proto::proxy_protocol::{Addresses, Sender};
+use crate::tls::Offer;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -35,6 +40,8 @@ struct Members {
 pub struct Member {
     pub server: Arc<Server>,
     pub(super) idle: RefCell<Vec<Idle>>,
+    /// Where HTTP/2 is spoken.
+    pub(super) channels: Rc<Channels>,
     /// Where it stands in the round.
     turn: Cell<i64>,
 }
@@ -46,6 +53,9 @@ pub struct Asker {
     pub client: Option<IpAddr>,
     /// Came over TLS, to us or to a proxy that is trusted.
     pub is_secure: bool,
+    /// Of the connection that the request came on, for PROXY headers: not what fields of the request say. `None`: it came
+    /// over a unix socket.
+    pub addresses: Option<Addresses>,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -59,7 +69,7 @@ pub(super) type Tried = SmallVec<[Rc<Member>; 4]>;
 
 impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
-        Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
+        Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
     }
 
     /// Counts one more request to it.
@@ -105,15 +115,24 @@ impl Group {
         self.choose(key, tried).map(|member| member.pick())
     }
 
-    /// A request's first server. Where there is none because names have not been resolved yet, waits for that as long as
-    /// for a connection.
-    pub(super) async fn pick_first(&self, ask: &Ask<'_>) -> Result<Picked, Failure> {
-        if let Some(picked) = self.pick(ask, &[]) {
+    /// The server that is asked next; `None` where nobody is left but `again`, once. Where there is none at all because
+    /// names have not been resolved yet, waits for that as long as for a connection.
+    ///
+    /// # Errors
+    /// Why there is no server.
+    pub(super) async fn pick_next(
+        &self,
+        ask: &Ask<'_>,
+        tried: &[Rc<Member>],
+        again: &mut Option<Rc<Member>>,
+    ) -> Result<Option<Picked>, Failed> {
+        let picked = self.pick(ask, tried).or_else(|| again.take().map(|member| member.pick()));
+        if picked.is_some() || !tried.is_empty() {
             return Ok(picked);
         }
         // Boxed: rare.
-        Box::pin(self.wait_for_names()).await?;
-        self.pick(ask, &[]).ok_or(Failure::NoServer)
+        Box::pin(self.wait_for_names()).await.map_err(|failure| Failed { failure, server: None })?;
+        Ok(self.pick(ask, tried))
     }
 
     async fn wait_for_names(&self) -> Result<(), Failure> {
@@ -160,14 +179,11 @@ impl Group {
         Some(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server).await;
-        server.state.note_dial(connected.is_ok());
-        if connected.is_err() {
-            // Its name may stand for something else by now.
-            server.doubt.notify_waiters();
-        }
+    /// Connects to one server for a client, and notes whether it could be reached.
+    pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
+        let deadline = clock::now() + self.definition.connect_timeout;
+        let connected = dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer, deadline).await;
+        server.note_dial(connected.is_ok());
         connected
     }
 

@@ -1,6 +1,6 @@
-//! One WebSocket handshake to a group: a connection of its own, the request, and the server's answer.
+//! One WebSocket handshake to a group: a connection of its own or a stream, the request, and the server's answer.
 //!
-//! The request is written and a 101 is read without hyper, which would make buffers, a channel and a task for the one
+//! On HTTP/1.1 the request is written and a 101 is read without hyper, which would make buffers, a channel and a task for the one
 //! exchange; stream and early bytes stay in our hands. Any other answer is an ordinary one: hyper reads it, and its
 //! connection runs on until the body has ended. Whether a 101 agrees to the handshake is checked by the caller.
 //! Dropping the future closes the connection.
@@ -17,10 +17,12 @@ use tokio::io::AsyncWriteExt;
 
 use super::answer_head::{self, AnswerHead, Replayed, Unjudged};
 use super::balance::Ask;
+use super::carrier::HandshakeCarrier;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Asker, Group, Picked, Tried};
+use super::group::{Asker, Group, Member, Picked, Tried};
+use super::http2::{self, Broken, Connected, Origin, Slot};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
@@ -30,7 +32,7 @@ use crate::proto::spelling;
 
 /// What the server said to the handshake.
 pub enum HandshakeAnswer {
-    /// 101, still to be checked.
+    /// 101, or over HTTP/2 a 2xx, still to be checked.
     Switched(Switched),
     /// Anything else.
     Other(Response<ResponseBody>),
@@ -45,7 +47,7 @@ impl HandshakeAnswer {
     }
 }
 
-/// A connection that the server has switched.
+/// A connection that the server has switched, or a stream that it has opened.
 pub struct Switched {
     pub head: response::Parts,
     pub stream: UpstreamStream,
@@ -65,47 +67,67 @@ pub struct HandshakeOptions {
 }
 
 impl Group {
-    /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where
-    /// connecting failed. Also returns the server that answered.
+    /// Sends the handshake (its target in origin-form); another server is asked only where connecting failed, or where
+    /// the first one says that it has processed nothing. Also returns the server that answered.
     pub async fn handshake(
         self: &Rc<Self>,
         mut head: request::Parts,
         options: &HandshakeOptions,
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
         let home = self.home(&mut head.headers);
-        let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
-        let (stream, picked) = self.dial_any(&ask).await?;
-        let server = picked.member.server.clone();
-        self.address(&mut head.headers, &server);
-        let exchange = self.shake(stream, picked, head, options.response_body_idle);
-        match tokio::time::timeout(options.response_timeout, exchange).await {
-            Ok(Ok(mut answer)) => {
-                self.tell(answer.headers_mut(), &server, home, options.asker);
-                Ok((answer, server))
+        let mut tried = Tried::new();
+        let mut last = Failed { failure: Failure::NoServer, server: None };
+        let mut again: Option<Rc<Member>> = None;
+        let mut attempts_left = self.definition.retries;
+        loop {
+            let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
+            let picked = self.pick_next(&ask, &tried, &mut again).await?;
+            let Some(picked) = picked else { return Err(last) };
+            let member = picked.member.clone();
+            let server = member.server.clone();
+            let failed = |failure| Failed { failure, server: Some(server.clone()) };
+            tried.push(member.clone());
+            let carrier = match self.handshake_carrier(&member, options.asker).await {
+                Ok(carrier) => carrier,
+                Err(failure) if attempts_left > 0 => {
+                    attempts_left -= 1;
+                    last = failed(failure);
+                    continue;
+                }
+                Err(failure) => return Err(failed(failure)),
+            };
+            self.address(&mut head.headers, &server);
+            let exchange = self.exchange(carrier, picked, head.clone(), options.response_body_idle);
+            match tokio::time::timeout(options.response_timeout, exchange).await {
+                Ok(Ok(mut answer)) => {
+                    self.tell(answer.headers_mut(), &server, home, options.asker);
+                    return Ok((answer, server));
+                }
+                Ok(Err(Broken { failure, unprocessed: Some(_), .. })) if attempts_left > 0 => {
+                    attempts_left -= 1;
+                    last = failed(failure);
+                    again = Some(member);
+                }
+                Ok(Err(Broken { failure, .. })) => return Err(failed(failure)),
+                Err(_) => return Err(failed(Failure::Timeout)),
             }
-            Ok(Err(failure)) => Err(Failed { failure, server: Some(server) }),
-            Err(_) => Err(Failed { failure: Failure::Timeout, server: Some(server) }),
         }
     }
 
-    async fn dial_any(&self, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
-        let mut tried = Tried::new();
-        let mut last = Failed { failure: Failure::NoServer, server: None };
-        for _ in 0..=self.definition.retries {
-            let picked = if tried.is_empty() {
-                self.pick_first(ask).await.map_err(|failure| Failed { failure, server: None })?
-            } else {
-                let Some(picked) = self.pick(ask, &tried) else { break };
-                picked
-            };
-            let server = &picked.member.server;
-            match self.dial(server).await {
-                Ok(stream) => return Ok((stream, picked)),
-                Err(failure) => last = Failed { failure, server: Some(server.clone()) },
+    async fn exchange(
+        self: &Rc<Self>,
+        carrier: HandshakeCarrier,
+        picked: Picked,
+        head: request::Parts,
+        response_body_idle: Duration,
+    ) -> Result<HandshakeAnswer, Broken> {
+        match carrier {
+            HandshakeCarrier::Http1(stream) => {
+                let shaken = self.shake(stream, picked, head, response_body_idle).await;
+                shaken.map_err(|failure| Broken { failure, unprocessed: None, is_lost: false })
             }
-            tried.push(picked.member);
+            HandshakeCarrier::Http2(slot) => connect(slot, picked, head, response_body_idle).await,
         }
-        Err(last)
     }
 
     async fn shake(
@@ -155,6 +177,29 @@ impl Group {
         let response = answer.await.map_err(Failure::from_hyper)?;
         Ok(HandshakeAnswer::Other(response.map(|body| ResponseBody::new(body, lease, response_body_idle))))
     }
+}
+
+/// Over HTTP/2 (RFC 8441): the stream of a 2xx takes the place of the connection.
+async fn connect(
+    slot: Slot,
+    picked: Picked,
+    head: request::Parts,
+    response_body_idle: Duration,
+) -> Result<HandshakeAnswer, Broken> {
+    let server = &picked.member.server;
+    let origin = Origin { secure: server.tls.is_some(), host: &server.host };
+    Ok(match http2::connect(slot, head, &origin).await? {
+        Connected::Open(head, stream) => HandshakeAnswer::Switched(Switched {
+            head,
+            stream: UpstreamStream::Http2(Box::new(stream)),
+            early: Bytes::new(),
+            share: picked.share.into_tunnel(),
+        }),
+        Connected::Other(response) => {
+            let body = |download| ResponseBody::of_stream(download, picked.share, response_body_idle);
+            HandshakeAnswer::Other(response.map(body))
+        }
+    })
 }
 
 async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {

@@ -1,12 +1,14 @@
 //! Stage 6: a group of servers, as one worker sees it: pick, dial, keep-alive pool, send, retry.
 //!
-//! Owns the client side of HTTP/1.1 (hyper's `client::conn`) and every connection to a server. A [`Group`] belongs to
-//! one upstream of one snapshot on one worker, so nothing is shared between threads or between different TLS
-//! settings. Connections for WebSocket are dialled for one handshake and never pooled.
+//! Owns the client side of HTTP/1.1 (hyper's `client::conn`) and of HTTP/2 (`http2`), and every connection to a server.
+//! A [`Group`] belongs to one upstream of one snapshot on one worker, so nothing is shared between threads or between
+//! different TLS settings. HTTP/1.1 connections for WebSocket are dialled for one handshake and never pooled.
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod attempt;
 mod balance;
+mod carrier;
 mod connection;
 mod definition;
 mod dial;
@@ -18,6 +20,7 @@ mod foresee;
 mod gate;
 mod group;
 mod handshake;
+mod http2;
 mod names;
 mod place;
 mod pool;

@@ -2,7 +2,8 @@
 //!
 //! A connection goes back only when its answer ended well and its request was sent whole. It is taken out only after
 //! a look at the socket itself: whatever arrived while it was idle (an end, a stray answer) makes it unusable, and the
-//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`].
+//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. Where connections begin with
+//! a PROXY header, each is of one client, and serves one request.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,14 +11,16 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{Connection, Idle, SharedWire, client_builder};
+use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Group, Member, Picked};
+use super::group::{Asker, Group, Member, Picked};
 use super::server::{Server, Share};
 use crate::clock;
 use crate::lifecycle;
+use crate::tls::Offer;
 
 /// Shorter than the keep-alive of common servers, so that we let go first.
-const MAX_IDLE: Duration = Duration::from_secs(30);
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE_PER_SERVER: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,10 @@ impl Lease {
 
     /// The answer has ended well: the connection goes back to the pool if it can serve again.
     pub(super) fn finish(mut self) {
+        // The server has been told whose connection it is.
+        if self.group.definition.proxy_protocol.is_some() {
+            return;
+        }
         // Not ready means that the request's body is still on its way: an early answer, never reused.
         if !self.reusable || !self.connection.as_ref().is_some_and(|connection| connection.sender.is_ready()) {
             return;
@@ -76,8 +83,13 @@ impl Group {
     }
 
     /// A fresh connection with hyper on it.
-    pub(super) async fn open(&self, server: &Server) -> Result<Connection, Failure> {
-        let wire = SharedWire::new(self.dial(server).await?);
+    pub(super) async fn open(&self, server: &Server, asker: Asker) -> Result<Connection, Failure> {
+        self.begin(self.dial(server, asker, Offer::Http1).await?).await
+    }
+
+    /// Puts hyper on a connection.
+    pub(super) async fn begin(&self, stream: UpstreamStream) -> Result<Connection, Failure> {
+        let wire = SharedWire::new(stream);
         let watch = wire.watch();
         let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {

@@ -108,6 +108,14 @@ impl Server {
         }
     }
 
+    /// Notes whether it could be reached; if not, its name may stand for something else by now.
+    pub(super) fn note_dial(&self, reached: bool) {
+        self.state.note_dial(reached);
+        if !reached {
+            self.doubt.notify_waiters();
+        }
+    }
+
     /// Whether a connection to that address is still one to the server, whatever has become of its name.
     pub(super) fn is_at(&self, destination: Option<SocketAddr>) -> bool {
         match (&self.location, destination) {

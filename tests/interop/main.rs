@@ -15,4 +15,5 @@ mod clients;
 mod conformance;
 mod kaazing;
 mod plain;
+mod proxy_protocol;
 mod socketio;

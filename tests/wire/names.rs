@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::RecordType;
 
 use crate::harness::{
-    Answer, Backend, Fields, Handshake, NameServer, Request, Says, Setup, Stage, Way, eventually, patience,
+    Answer, Backend, Fields, H2Server, Handshake, NameServer, Request, Says, Setup, Stage, Way, eventually, patience,
 };
 
 /// A stage whose B1 is called chat.test.
@@ -110,6 +110,23 @@ async fn nam_02_an_address_that_moves_is_followed_and_open_tunnels_stay() {
         tunnel.echo("still here").await;
     }
     assert_eq!(events(&stage, "has changed its meaning"), 1);
+}
+
+#[tokio::test]
+async fn nam_02_shared_connections_to_an_address_that_has_moved_give_out_no_more_streams() {
+    let dns = NameServer::start().await;
+    dns.say("chat.test", Says::addresses(1, &["127.0.0.1"]));
+    let server = H2Server::new();
+    let stage = setup(&dns).b1(server.standard()).upstream("protocols = [\"h2c\"]\nretries = 0").start();
+    let mut tunnel = Way::Tls.tunnel(&stage, &Handshake::to("/ws")).await;
+    assert_eq!(ask(&stage).await.status, 200);
+    // Nobody listens there.
+    dns.say("chat.test", Says::addresses(1, &["127.0.0.9"]));
+    ask_until(&stage, "it is elsewhere now", |answer| answer.status == 502).await;
+    let asked = server.heads().len();
+    ask(&stage).await.assert_refused(502, "upstream-unreachable");
+    assert_eq!(server.heads().len(), asked);
+    tunnel.echo("still here").await;
 }
 
 #[tokio::test]

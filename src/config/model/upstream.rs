@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::CertificateFiles;
+use super::{CertificateFiles, Protocols};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 #[derive(Clone, Debug)]
@@ -34,6 +35,13 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Local addresses to connect from, in turn. Empty, the default: the kernel's choice.
     pub sources: Vec<Located<IpAddr>>,
+    /// The PROXY header that each connection to a server begins with. Default none.
+    pub proxy_protocol: Option<Version>,
+    /// What may be spoken with the servers. With those behind TLS ALPN chooses; with clear ones `http2` means prior
+    /// knowledge, and stands alone. Default HTTP/1.1.
+    pub protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there. Default true.
+    pub websocket_over_h2: Located<bool>,
     pub spot: Spot,
 }
 

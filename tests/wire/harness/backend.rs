@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -23,6 +24,7 @@ struct Log {
     peers: Mutex<Vec<std::net::IpAddr>>,
     failures: Mutex<Vec<String>>,
     failed_tls: AtomicUsize,
+    introductions: Mutex<Vec<Vec<u8>>>,
 }
 
 pub struct Backend {
@@ -42,33 +44,49 @@ impl Backend {
     where
         S: Script,
     {
-        Self::start(script, None)
+        Self::start(script, None, false)
+    }
+
+    /// Standard, behind the PROXY header that every connection has to begin with; with TLS after it, or without.
+    pub fn introduced(tls: Option<ServerKind>) -> Self {
+        let tls = tls.map(|kind| TlsAcceptor::from(Arc::new(pki().backend_config(kind))));
+        Self::start(async |mut peer: Peer| peer.serve().await, tls, true)
     }
 
     pub fn tls<S>(kind: ServerKind, script: S) -> Self
     where
         S: Script,
     {
-        Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))))
+        Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))), false)
     }
 
     /// The standard behaviour on the same port of another address of this machine.
     pub fn beside(&self, address: &str) -> Self {
         let address = SocketAddr::new(address.parse().expect("an address"), self.address.port());
-        Self::start_at(address, async |mut peer: Peer| peer.serve().await, None)
+        Self::start_at(address, async |mut peer: Peer| peer.serve().await, None, false)
     }
 
-    fn start<S: Script>(script: S, tls: Option<TlsAcceptor>) -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into(), script, tls)
+    /// Over TLS, with what ALPN may choose.
+    pub fn tls_alpn<S>(kind: ServerKind, alpn: &[&str], script: S) -> Self
+    where
+        S: Script,
+    {
+        let mut config = pki().backend_config(kind);
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::start(script, Some(TlsAcceptor::from(Arc::new(config))), false)
     }
 
-    fn start_at<S: Script>(address: SocketAddr, script: S, tls: Option<TlsAcceptor>) -> Self {
+    fn start<S: Script>(script: S, tls: Option<TlsAcceptor>, introduced: bool) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), script, tls, introduced)
+    }
+
+    fn start_at<S: Script>(address: SocketAddr, script: S, tls: Option<TlsAcceptor>, introduced: bool) -> Self {
         let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a socket option");
         let address = listener.local_addr().expect("an address");
         let listener = TcpListener::from_std(listener).expect("inside a runtime");
         let log = Arc::new(Log::default());
-        let accepting = tokio::spawn(accept(listener, log.clone(), Arc::new(script), tls));
+        let accepting = tokio::spawn(accept(listener, log.clone(), Arc::new(script), tls, introduced));
         Self { address, log, accepting }
     }
 
@@ -95,6 +113,11 @@ impl Backend {
     /// How many connections ended before a request because TLS failed.
     pub fn failed_tls(&self) -> usize {
         self.log.failed_tls.load(Ordering::SeqCst)
+    }
+
+    /// The PROXY headers, in the order of arrival.
+    pub fn introductions(&self) -> Vec<Vec<u8>> {
+        self.log.introductions.lock().expect("a whole log").clone()
     }
 
     /// Every request head that was read, in the order of arrival.
@@ -154,8 +177,14 @@ where
     }
 }
 
-async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>, tls: Option<TlsAcceptor>) {
-    while let Ok((socket, peer)) = listener.accept().await {
+async fn accept<S: Script>(
+    listener: TcpListener,
+    log: Arc<Log>,
+    script: Arc<S>,
+    tls: Option<TlsAcceptor>,
+    introduced: bool,
+) {
+    while let Ok((mut socket, peer)) = listener.accept().await {
         let (log, script, tls) = (log.clone(), script.clone(), tls.clone());
         log.peers.lock().expect("a whole log").push(peer.ip());
         let record = Arc::new(Record::new(log.heads.clone()));
@@ -165,6 +194,9 @@ async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>,
             records.len() - 1
         };
         tokio::spawn(async move {
+            if introduced && let Ok(header) = proxy_header(&mut socket).await {
+                log.introductions.lock().expect("a whole log").push(header);
+            }
             let work = tokio::spawn(async move { serve(socket, record, number, script, tls).await });
             match work.await {
                 Ok(Err(Refused::Tls)) => _ = log.failed_tls.fetch_add(1, Ordering::SeqCst),
@@ -177,6 +209,23 @@ async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>,
             }
         });
     }
+}
+
+/// A PROXY header of either version, as it is.
+async fn proxy_header(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut header = vec![0; 13];
+    socket.read_exact(&mut header).await?;
+    if header.starts_with(b"PROXY ") {
+        while !header.ends_with(b"\r\n") {
+            header.push(socket.read_u8().await?);
+        }
+        return Ok(header);
+    }
+    let mut rest = vec![0; 3];
+    socket.read_exact(&mut rest).await?;
+    let mut block = vec![0; usize::from(u16::from_be_bytes([rest[1], rest[2]]))];
+    socket.read_exact(&mut block).await?;
+    Ok([header, rest, block].concat())
 }
 
 fn panic_text(error: tokio::task::JoinError) -> String {
@@ -311,5 +360,14 @@ impl Peer {
 
     pub fn reset(self) {
         self.stream.reset();
+    }
+
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// For a protocol library; nothing of it is recorded.
+    pub fn into_wire(self) -> Wire {
+        self.stream.into_wire()
     }
 }

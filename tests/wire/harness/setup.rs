@@ -9,6 +9,8 @@ pub struct Stage {
     pub b1: Backend,
     pub b2: Backend,
     pub b3: Backend,
+    /// What every client of this stage sends first: a PROXY header.
+    pub introduction: Vec<u8>,
 }
 
 impl Stage {
@@ -17,7 +19,11 @@ impl Stage {
     }
 
     pub async fn clear(&self) -> Client {
-        Client::clear(self.gateway.address("clear")).await
+        let mut client = Client::clear(self.gateway.address("clear")).await;
+        if !self.introduction.is_empty() {
+            client.send(&self.introduction).await;
+        }
+        client
     }
 
     /// SNI a.test, HTTP/1.1.
@@ -26,7 +32,9 @@ impl Stage {
     }
 
     pub async fn tls_as(&self, options: &TlsOptions) -> Client {
-        Client::tls(self.gateway.address("tls"), options).await
+        let introduction = if options.introduction.is_empty() { &self.introduction } else { &options.introduction };
+        let options = TlsOptions { introduction: introduction.clone(), ..options.clone() };
+        Client::tls(self.gateway.address("tls"), &options).await
     }
 
     pub async fn h2(&self) -> H2 {
@@ -158,7 +166,7 @@ impl Setup {
             .replace("{P1}", &b1.address.port().to_string())
             .replace("{B2}", &b2.address.to_string())
             .replace("{B3}", &b3.address.to_string());
-        Stage { gateway: Gateway::start_with(&toml, self.descriptors), b1, b2, b3 }
+        Stage { gateway: Gateway::start_with(&toml, self.descriptors), b1, b2, b3, introduction: Vec::new() }
     }
 
     fn toml(&self) -> String {

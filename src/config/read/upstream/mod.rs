@@ -1,6 +1,7 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod protocols;
 mod servers;
 mod sticky;
 
@@ -12,6 +13,7 @@ use super::tls::pair;
 use super::tree::{Cx, Table, refuse_duplicates};
 use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
@@ -30,6 +32,14 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
     upstream.sources = sources(cx, &mut table, &upstream.servers);
+    upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
+    upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
+    if upstream.proxy_protocol.is_some() && upstream.protocols.http2 {
+        let message = "`proxy_protocol` names one client for a connection, and HTTP/2 shares connections among many";
+        cx.error("conflicting-keys", &table.key_spot("proxy_protocol"), message)
+            .help("write protocols = [\"http/1.1\"], or remove `proxy_protocol`");
+    }
+    upstream.websocket_over_h2 = protocols::websocket_over_h2(cx, &mut table, upstream.protocols);
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
     upstream
@@ -70,6 +80,8 @@ pub fn check_name(cx: &mut Cx<'_>, name: &str, spot: &Spot) {
 
 fn plain(name: &str, spot: Spot) -> Upstream {
     Upstream {
+        protocols: protocols::DEFAULT,
+        websocket_over_h2: Located::new(true, spot.clone()),
         name: Name::new(name),
         servers: Vec::new(),
         balance: Balance::RoundRobin,
@@ -81,6 +93,7 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         retries: 1,
         connect_timeout: Duration::from_secs(5),
         sources: Vec::new(),
+        proxy_protocol: None,
         spot,
     }
 }
