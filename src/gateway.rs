@@ -1,11 +1,10 @@
 //! The life of the process: bind, start workers, announce, serve, drain, end.
 //!
 //! The order is fixed: everything that can fail has failed before the first address is announced. The calling thread
-//! becomes the control plane (signals); each worker has its own; one further thread accepts, unless there is only one
+//! becomes the control plane (signals, health checks); each worker has its own; one further thread accepts, unless there is only one
 //! worker, which then does that as well.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +19,14 @@ use crate::listener::{self, BindError, BoundListener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
-use crate::upstream::{self, Definition};
+use crate::upstream::Upkeep;
 use crate::worker::Worker;
 
 /// How long workers may take to close what was cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Names of servers that checks look up at once.
+const NAME_LOOKUPS: usize = 16;
 
 /// Why the gateway did not come up, or did not stay up.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| RunError::System("start the control plane", error))?;
 
@@ -70,8 +73,11 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .map_err(|error| RunError::System("start accepting", error))?;
     announce(&addresses);
 
-    let names = (&snapshot.upstreams[..], config.server.name_servers.as_deref());
-    runtime.block_on(serve(signals, names, config.server.drain_timeout, &lifecycle, &stop_accepting, &access));
+    runtime.block_on(async {
+        // Until the very end: what drains may still have to connect.
+        let _upkeep = Upkeep::start(&snapshot.upstreams, config.server.name_servers.as_deref());
+        serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access).await;
+    });
 
     if let Some(acceptor) = acceptor {
         let _ = acceptor.join();
@@ -86,14 +92,11 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 /// The control plane: waits for what the operator wants, until the last connection has ended or been cut.
 async fn serve(
     mut signals: Signals,
-    (upstreams, name_servers): (&[Arc<Definition>], Option<&[SocketAddr]>),
     drain_timeout: Duration,
     lifecycle: &Lifecycle,
     stop_accepting: &watch::Sender<bool>,
     access: &AccessLogHandle,
 ) {
-    // Until the very end: what drains may still have to connect.
-    let _names = upstream::keep(upstreams, name_servers);
     loop {
         match signals.next().await {
             Request::Drain => break,

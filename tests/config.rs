@@ -283,6 +283,9 @@ fn file_with(section: &Section, lines: &str) -> String {
             if has("hash = ") && !has("balance") {
                 upstream.push_str("balance = \"hash\"\n");
             }
+            if has("queue = ") {
+                upstream.push_str("max_connections = 10\n");
+            }
             upstream.push_str(lines);
         }
         "upstream.NAME.servers" => {
@@ -300,11 +303,21 @@ fn file_with(section: &Section, lines: &str) -> String {
             let needed = unless("cookie", "cookie = \"pcl\"") + &unless("secret_file", "secret_file = \"s\"");
             upstream.push_str(&format!("[upstream.a.sticky]\n{needed}{lines}\n"));
         }
+        "upstream.NAME.retry_budget" => upstream.push_str(&format!("[{}]\n{lines}\n", "upstream.a.retry_budget")),
+        "upstream.NAME.queue" => {
+            upstream.push_str(&format!("max_connections = 10\n[upstream.a.queue]\n{lines}\n"));
+        }
         "upstream.NAME.hash" => {
             let by = if has("name = ") { unless("by", "by = \"header\"") } else { String::new() };
             let name = if lines.contains("\"header\"") { unless("name", "name = \"X-User\"") } else { String::new() };
             upstream.push_str(&format!("balance = \"hash\"\n[upstream.a.hash]\n{by}{name}{lines}\n"));
         }
+        "upstream.NAME.health" => {
+            let kind = ["tcp", "http", "websocket"].iter().any(|kind| has(kind));
+            let kind = if kind { "" } else { "http = \"/healthz\"\n" };
+            upstream.push_str(&format!("[upstream.a.health]\n{kind}{lines}\n"));
+        }
+        "upstream.NAME.ejection" => upstream.push_str(&format!("[upstream.a.ejection]\n{lines}\n")),
         other => panic!("no file is known for {other}"),
     }
     format!("{server}\n{listener}\n{tls}\n{route}\n{upstream}\n")

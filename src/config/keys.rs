@@ -251,9 +251,15 @@ pub static UPSTREAM: Section = Section {
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
         key("sticky", Words("a client may get another server with every request")),
+        key("health", Words("servers are not checked")),
+        key("ejection", Words("every key at its default")),
+        key("panic", Value("\"all\"")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
+        key("retry_budget", Words("every key at its default")),
+        key("max_connections", Value("\"none\"")),
+        key("queue", Words("every key at its default")),
         key("connect_timeout", Value("\"5s\"")),
         key("source", Words("the kernel's choice")),
         key("proxy_protocol", Words("servers get no PROXY header")),
@@ -263,7 +269,7 @@ pub static UPSTREAM: Section = Section {
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
     ],
-    later: &["health"],
+    later: &[],
 };
 
 pub static UPSTREAM_SERVER: Section = Section {
@@ -273,6 +279,7 @@ pub static UPSTREAM_SERVER: Section = Section {
         key("url", Required),
         key("weight", Value("1")),
         key("backup", Value("false")),
+        key("max_connections", Words("that of the upstream")),
         key("resolve", Value("\"one\"")),
         key("tls_name", Words("the host in the URL")),
         key("ca", Words("the upstream's `ca`")),
@@ -296,6 +303,20 @@ pub static STICKY: Section = Section {
     later: &[],
 };
 
+pub static QUEUE: Section = Section {
+    path: "upstream.NAME.queue",
+    header: "`queue`",
+    keys: &[key("size", Value("100")), key("timeout", Value("\"5s\""))],
+    later: &[],
+};
+
+pub static RETRY_BUDGET: Section = Section {
+    path: "upstream.NAME.retry_budget",
+    header: "`retry_budget`",
+    keys: &[key("percent", Value("20")), key("min_per_second", Value("10"))],
+    later: &[],
+};
+
 pub static HASH: Section = Section {
     path: "upstream.NAME.hash",
     header: "`hash`",
@@ -303,6 +324,37 @@ pub static HASH: Section = Section {
         key("by", Value("\"address\"")),
         key("name", Words("required where `by` is `\"header\"` or `\"cookie\"`")),
         key("load", Value("125")),
+    ],
+    later: &[],
+};
+
+pub static HEALTH: Section = Section {
+    path: "upstream.NAME.health",
+    header: "`health`",
+    keys: &[
+        key("tcp", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("http", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("websocket", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("status", Words("`[200]`, where `http` stands")),
+        key("body", Words("the body is not looked at")),
+        key("host", Words("the server's own, from its URL")),
+        key("origin", Words("no `Origin`")),
+        key("interval", Value("\"5s\"")),
+        key("timeout", Value("\"2s\"")),
+        key("rise", Value("2")),
+        key("fall", Value("3")),
+    ],
+    later: &[],
+};
+
+pub static EJECTION: Section = Section {
+    path: "upstream.NAME.ejection",
+    header: "`ejection`",
+    keys: &[
+        key("failures", Value("5")),
+        key("duration", Value("\"2s\"")),
+        key("max_duration", Words("`\"1m\"`, or `duration` where that is more")),
+        key("max_ejected_percent", Value("50")),
     ],
     later: &[],
 };
@@ -330,4 +382,8 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM_SERVER,
     &HASH,
     &STICKY,
+    &RETRY_BUDGET,
+    &QUEUE,
+    &HEALTH,
+    &EJECTION,
 ];

@@ -107,6 +107,10 @@ end_reasons! {
     // Upstreams that fail.
     /// None of its servers may take work.
     UpstreamUnavailable = "upstream-unavailable" by Upstream,
+    /// Its servers and its queue have as much as they may.
+    UpstreamOverloaded = "upstream-overloaded" by Upstream,
+    /// No place at a server within the queue's timeout.
+    UpstreamQueueTimeout = "upstream-queue-timeout" by Upstream,
     UpstreamUnreachable = "upstream-unreachable" by Upstream,
     UpstreamConnectTimeout = "upstream-connect-timeout" by Upstream,
     UpstreamTls = "upstream-tls" by Upstream,

@@ -129,6 +129,16 @@ impl Transport for Socket {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        // What the kernel has told of, without another question.
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     fn as_socket(&self) -> Option<&Socket> {
         Some(self)
     }
@@ -196,6 +206,27 @@ mod tests {
         far.shutdown().await.expect("shut");
         poll_fn(|cx| Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut [0; 1]))).await.expect("input");
         assert!(poll_fn(|cx| Poll::Ready(near.poll_reset(cx))).await.is_pending());
+    }
+
+    #[tokio::test]
+    async fn an_end_is_noticed_behind_bytes_that_nobody_has_read() {
+        for is_unix in [false, true] {
+            let (near, mut far): (Socket, Box<dyn AsyncWrite + Unpin>) = if is_unix {
+                let (near, far) = unix();
+                (near, Box::new(far))
+            } else {
+                let (near, far) = tcp().await;
+                (near, Box::new(far))
+            };
+            assert!(!near.has_ended());
+            far.write_all(b"x").await.expect("taken");
+            poll_fn(|cx| near.poll_reading(cx, |_| Ok(()))).await.expect("input");
+            assert!(!near.has_ended());
+            far.shutdown().await.expect("shut");
+            while !near.has_ended() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 
     #[tokio::test]

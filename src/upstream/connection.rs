@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::dial::UpstreamStream;
 use super::request_body::RequestBody;
+use super::server::Kept;
 use crate::clock::Instant;
 
 /// The head of an answer may be this large.
@@ -54,6 +55,8 @@ impl Connection {
 pub(super) struct Idle {
     pub(super) connection: Connection,
     pub(super) since: Instant,
+    #[expect(dead_code, reason = "held until the end")]
+    pub(super) kept: Kept,
 }
 
 /// How hyper speaks to servers.

@@ -1,6 +1,6 @@
 //! From a server to a connected stream, PROXY header and TLS included, under one deadline.
 //!
-//! Where the server is says its location (`place.rs`); which of its addresses answers first, and from which local address,
+//! Where the server is says its location (`whereabouts.rs`); which of its addresses answers first, and from which local address,
 //! is the business of `source.rs` and `race.rs`. Dropping the future closes what was begun.
 
 use std::io;
@@ -13,9 +13,9 @@ use tokio::net::UnixStream;
 use super::definition::Definition;
 use super::failure::Failure;
 use super::http2::StreamTransport;
-use super::place::Location;
 use super::ports::PortGuard;
 use super::server::Server;
+use super::whereabouts::Location;
 use crate::clock::Instant;
 use crate::proto::proxy_protocol::{self, Addresses, Sender, Version};
 use crate::tls::{ClientTlsStream, Offer};
@@ -23,6 +23,21 @@ use crate::transport::{Socket, Transport, delegate_io};
 
 /// Connects to one of the upstream's servers before `deadline`, for `sender`. `offer` is for servers with TLS.
 pub(super) async fn dial(
+    upstream: &Definition,
+    server: &Server,
+    sender: Sender,
+    offer: Offer,
+    deadline: Instant,
+) -> Result<UpstreamStream, Failure> {
+    let dialled = dial_once(upstream, server, sender, offer, deadline).await;
+    if dialled.is_err() {
+        // Its name may stand for something else by now.
+        server.doubt.notify_waiters();
+    }
+    dialled
+}
+
+async fn dial_once(
     upstream: &Definition,
     server: &Server,
     sender: Sender,

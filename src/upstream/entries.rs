@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use super::place::{Location, Nowhere};
-use super::server::{Found, Server, ServerId, State};
+use super::server::{Server, ServerId, State};
 use super::source::{Addresses, Sources};
+use super::whereabouts::{Location, Nowhere};
 use crate::config::model::{self, Resolve, ServerAddress};
 use crate::types::Name;
 
@@ -210,6 +210,34 @@ impl Entries {
                 weight: if template.weight == 0 { 0 } else { *weight },
                 backup: *backup || template.backup,
             },
+        }
+    }
+}
+
+/// A server that stands behind a name.
+struct Found {
+    url: Name,
+    location: Location,
+    weight: u32,
+    backup: bool,
+}
+
+impl Server {
+    /// One of the servers that this one's name stands for: like it but for what `found` says.
+    fn found(&self, upstream: &str, found: Found, state: Arc<State>) -> Self {
+        let Found { url, location, weight, backup } = found;
+        Self {
+            id: ServerId::of(upstream, url.as_str()),
+            location,
+            tls: self.tls.clone(),
+            url,
+            host: self.host.clone(),
+            authority: self.authority.clone(),
+            weight,
+            backup,
+            max_connections: self.max_connections,
+            state,
+            doubt: self.doubt.clone(),
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::definition::Definition;
 use super::entries::Find;
-use super::place::{Location, Nowhere, Place};
 use super::server::Server;
 use super::source::Addresses;
+use super::whereabouts::{Location, Nowhere, Resolved};
 use crate::config::report::Report;
 use crate::tls::SystemRoots;
 
@@ -71,7 +71,7 @@ fn a_server_that_stands_behind_two_entries_counts_once() {
 fn a_server_that_comes_back_has_its_old_state_while_anything_of_it_lives() {
     let definition = build(BOTH, None);
     definition.stand(1, at(&[2]));
-    let tunnel = servers(&definition)[1].state.enter().into_tunnel();
+    let tunnel = servers(&definition)[1].try_enter().expect("no limit").become_tunnel();
     definition.stand(1, at(&[3]));
     definition.stand(1, at(&[2]));
     assert_eq!(servers(&definition)[1].state.tunnels(), 1);
@@ -110,14 +110,14 @@ async fn a_new_configuration_keeps_what_names_stood_for_until_they_are_asked_for
     let toml = "servers = [\"ws://one.test\", { url = \"ws://chat.test:9000\", resolve = \"each\" }]";
     let old = build(toml, None);
     let known = Addresses::new([([10, 0, 0, 9], 80).into()], &old.sources);
-    servers(&old)[0].state.place_at(Place::At(Arc::new(known)));
+    servers(&old)[0].state.locate(Resolved::At(Arc::new(known)));
     old.stand(1, at(&[2]));
-    let tunnel = servers(&old)[1].state.enter().into_tunnel();
+    let tunnel = servers(&old)[1].try_enter().expect("no limit").become_tunnel();
 
     let new = build(&format!("{toml}\nsource = [\"127.0.0.1\"]"), Some(&old));
     assert_eq!(urls(&new), ["ws://one.test", "ws://10.0.0.2:9000"]);
     assert_eq!(servers(&new)[1].state.tunnels(), 1);
-    assert!(matches!(servers(&new)[0].state.whereabouts().now(), Place::At(_)));
+    assert!(matches!(servers(&new)[0].state.whereabouts().now(), Resolved::At(_)));
     assert!(new.entries.first_answer().await.is_none());
     drop(tunnel);
 

@@ -9,18 +9,21 @@ use http::HeaderMap;
 use http::header::HOST;
 use smallvec::SmallVec;
 
-use super::balance::{self, Ask, Candidate};
+use super::balance::{self, Ask, Lack};
 use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
 use super::http2::Channels;
-use super::send::Failed;
-use super::server::{Server, ServerId, Share};
+use super::server::{Place, Server, ServerId, Standing};
+use super::share::Share;
 use crate::clock;
-use crate::config::model::HostHeader;
+use crate::config::model::{Ejection, HostHeader};
 use crate::proto::proxy_protocol::{Addresses, Sender};
 use crate::tls::Offer;
+
+/// So many times in a row another worker may be faster; then the server is asked without being tried.
+const TRIALS_LOST: usize = 4;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -71,11 +74,6 @@ impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
         Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
     }
-
-    /// Counts one more request to it.
-    pub(super) fn pick(self: &Rc<Self>) -> Picked {
-        Picked { member: self.clone(), share: self.server.state.enter() }
-    }
 }
 
 impl Group {
@@ -87,7 +85,7 @@ impl Group {
         let group = Self { definition, members, random: Cell::new(seed()), sweeping: Cell::new(false) };
         // Workers begin their rounds at different servers.
         for _ in 0..number % servers.len().max(1) {
-            group.choose(None, &[]);
+            let _ = group.choose(None, &[]);
         }
         Rc::new(group)
     }
@@ -106,36 +104,44 @@ impl Group {
     }
 
     /// Among the servers that were not `tried` yet the one that the client is with, else the one that `balance`
-    /// chooses; `None` where there is none.
-    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
-        if let Some(home) = ask.home.and_then(|home| self.find(home, tried)) {
-            return Some(home.pick());
-        }
-        let key = self.definition.balance.key(ask);
-        self.choose(key, tried).map(|member| member.pick())
-    }
-
-    /// The server that is asked next; `None` where nobody is left but `again`, once. Where there is none at all because
-    /// names have not been resolved yet, waits for that as long as for a connection.
+    /// chooses, with a place there.
     ///
     /// # Errors
-    /// Why there is no server.
-    pub(super) async fn pick_next(
-        &self,
-        ask: &Ask<'_>,
-        tried: &[Rc<Member>],
-        again: &mut Option<Rc<Member>>,
-    ) -> Result<Option<Picked>, Failed> {
-        let picked = self.pick(ask, tried).or_else(|| again.take().map(|member| member.pick()));
-        if picked.is_some() || !tried.is_empty() {
-            return Ok(picked);
+    /// There is none, or none has room.
+    pub(super) fn pick(self: &Rc<Self>, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Result<Picked, Lack> {
+        if let Some(member) = ask.home.and_then(|home| self.find(home, tried))
+            && let Some(place) = member.server.try_enter()
+            && let Some(share) = Share::take(self, &member, place, false)
+        {
+            return Ok(Picked { member, share });
         }
-        // Boxed: rare.
-        Box::pin(self.wait_for_names()).await.map_err(|failure| Failed { failure, server: None })?;
-        Ok(self.pick(ask, tried))
+        let key = self.definition.balance.key(ask);
+        let mut trials_lost = 0;
+        loop {
+            let member = self.choose(key, tried)?;
+            // Where another worker took the last place since then, the choice is another.
+            let Some(place) = member.server.try_enter() else { continue };
+            // Where another worker begins the trial of the same server at this very moment, it is as well.
+            if let Some(share) = Share::take(self, &member, place, trials_lost >= TRIALS_LOST) {
+                return Ok(Picked { member, share });
+            }
+            trials_lost += 1;
+        }
     }
 
-    async fn wait_for_names(&self) -> Result<(), Failure> {
+    /// The server that a place is at; `None` where it has left the list.
+    pub(super) fn pick_with(self: &Rc<Self>, place: Place) -> Option<Picked> {
+        let members = self.members();
+        let member = members.iter().find(|member| place.is_at(&member.server))?.clone();
+        let share = Share::take(self, &member, place, true)?;
+        Some(Picked { member, share })
+    }
+
+    /// Where there is no server because names have not been resolved yet, waits for that as long as for a connection.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn wait_for_names(&self) -> Result<(), Failure> {
         let entries = &self.definition.entries;
         entries.doubt();
         match tokio::time::timeout(self.definition.connect_timeout, entries.first_answer()).await {
@@ -150,7 +156,8 @@ impl Group {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
         let Server { weight, state, .. } = &*member.server;
-        let is_fit = *weight > 0 && !state.is_out() && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let is_asked = matches!(state.standing(&self.definition), Standing::Up | Standing::Trial);
+        let is_fit = *weight > 0 && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 
@@ -169,22 +176,36 @@ impl Group {
         }
     }
 
-    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Result<Rc<Member>, Lack> {
         let members = self.members();
-        let slow_start = self.definition.slow_start;
         let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
         let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
-            untried.map(|member| (member, member.candidate(slow_start))).unzip();
-        let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
-        Some(Rc::clone(asked[index]))
+            untried.map(|member| (member, member.server.candidate(&self.definition, &member.turn))).unzip();
+        let Definition { balance, panic, .. } = &*self.definition;
+        let (index, _) = balance::choose(balance, &candidates, key, *panic, || self.random())?;
+        Ok(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server for a client, and notes whether it could be reached.
+    /// Whether one more server may be taken out for its failures: of those that have a weight no more than
+    /// `max_ejected_percent` would then be out, for whatever reason.
+    pub(super) fn has_room_for_an_ejection(&self, rules: &Ejection, server: &Arc<Server>) -> bool {
+        let members = self.members();
+        let working = || members.iter().map(|member| &member.server).filter(|server| server.weight > 0);
+        let is_out = |other: &&Arc<Server>| {
+            !Arc::ptr_eq(other, server)
+                && matches!(
+                    other.state.standing(&self.definition),
+                    Standing::OnTrial | Standing::Ejected | Standing::Down
+                )
+        };
+        let out = working().filter(is_out).count() + 1;
+        out * 100 <= working().count() * rules.max_ejected_percent as usize
+    }
+
+    /// Connects to one server for a client.
     pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
         let deadline = clock::now() + self.definition.connect_timeout;
-        let connected = dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer, deadline).await;
-        server.note_dial(connected.is_ok());
-        connected
+        dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer, deadline).await
     }
 
     /// What of a request's head depends on the server that it goes to.
@@ -199,20 +220,6 @@ impl Group {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         balance::mix(state)
-    }
-}
-
-impl Member {
-    fn candidate(&self, slow_start: Option<std::time::Duration>) -> Candidate<'_> {
-        let Server { id, weight, backup, state, .. } = &*self.server;
-        Candidate {
-            id: *id,
-            weight: u64::from(*weight) * u64::from(state.warmth(slow_start)),
-            live: state.live(),
-            backup: *backup,
-            is_out: state.is_out(),
-            turn: &self.turn,
-        }
     }
 }
 

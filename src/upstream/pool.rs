@@ -2,8 +2,9 @@
 //!
 //! A connection goes back only when its answer ended well and its request was sent whole. It is taken out only after
 //! a look at the socket itself: whatever arrived while it was idle (an end, a stray answer) makes it unusable, and the
-//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. Where connections begin with
-//! a PROXY header, each is of one client, and serves one request.
+//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. A server with a limit
+//! has, over all workers, at most as many idle ones beside those in use. Where connections begin with a PROXY header, each
+//! is of one client, and serves one request.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::connection::{Connection, Idle, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
 use super::group::{Asker, Group, Member, Picked};
-use super::server::{Server, Share};
+use super::server::Server;
+use super::share::Share;
 use crate::clock;
 use crate::lifecycle;
 use crate::tls::Offer;
@@ -28,8 +30,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Lease {
     group: Rc<Group>,
     member: Rc<Member>,
-    #[expect(dead_code, reason = "held until the end")]
-    share: Share,
+    /// What is to be said of the server goes here.
+    pub(super) share: Share,
     connection: Option<Connection>,
     /// Cleared by answers after which the connection cannot be trusted.
     pub(super) reusable: bool,
@@ -42,6 +44,7 @@ impl Lease {
 
     /// The answer has ended well: the connection goes back to the pool if it can serve again.
     pub(super) fn finish(mut self) {
+        self.share.completed();
         // The server has been told whose connection it is.
         if self.group.definition.proxy_protocol.is_some() {
             return;
@@ -52,10 +55,11 @@ impl Lease {
         }
         let mut idle = self.member.idle.borrow_mut();
         if idle.len() < MAX_IDLE_PER_SERVER
+            && let Some(kept) = self.member.server.try_keep()
             && let Some(mut connection) = self.connection.take()
         {
             connection.reused = true;
-            idle.push(Idle { connection, since: clock::now() });
+            idle.push(Idle { connection, since: clock::now(), kept });
             drop(idle);
             self.group.ensure_sweeping();
         }

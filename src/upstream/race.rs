@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::failure::is_ours;
 use crate::clock::Instant;
 
 /// RFC 8305 5: how long an address may take before the next one is tried beside it.
@@ -37,6 +38,21 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
+    /// Whether any address has failed in a way that is not for what this machine lacks.
+    pub(super) fn is_the_servers(&self) -> bool {
+        self.timed_out() || self.failed.iter().any(|(_, error)| !is_ours(error))
+    }
+
+    /// The same, for others whom it concerns.
+    pub(super) fn copy(&self) -> Self {
+        let copy = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        let failed = self.failed.iter().map(|(address, error)| (*address, copy(error))).collect();
+        Self { failed, silent: self.silent.clone(), untried: self.untried }
+    }
+
     /// Whether time ran out, as against having been told that there is nobody.
     pub fn timed_out(&self) -> bool {
         !self.silent.is_empty()

@@ -186,8 +186,10 @@ async fn nam_05_the_last_good_answer_holds_while_the_name_servers_fail() {
 async fn nam_06_with_each_every_address_is_a_server_of_its_own() {
     let dns = NameServer::start().await;
     dns.say("chat.test", Says::addresses(1, &["127.0.0.1"]));
-    let stage =
-        Setup::new().server(&dns.toml()).servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }").start();
+    let stage = Setup::new()
+        .server(&dns.toml())
+        .upstream_servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }")
+        .start();
     let mut tunnel = Way::Tls.tunnel(&stage, &Handshake::to("/ws")).await;
     let second = stage.b1.beside("127.0.0.2");
     dns.say("chat.test", Says::addresses(1, &["127.0.0.1", "127.0.0.2"]));
@@ -216,8 +218,10 @@ async fn nam_06_with_each_every_address_is_a_server_of_its_own() {
 #[tokio::test]
 async fn nam_06_with_each_requests_wait_for_the_first_answer_and_are_told_why_there_is_none() {
     let dns = NameServer::start().await;
-    let stage =
-        Setup::new().server(&dns.toml()).servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }").start();
+    let stage = Setup::new()
+        .server(&dns.toml())
+        .upstream_servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }")
+        .start();
     for way in Way::ALL {
         way.ask(&stage, &Request::get("/n")).await.assert_refused(502, "upstream-unreachable");
         way.refused(&stage, &Handshake::to("/ws"), 502, "upstream-unreachable").await;
@@ -242,7 +246,7 @@ async fn nam_07_a_service_says_which_servers_it_has_on_which_ports_and_whom_to_a
         .server(&dns.toml())
         .b1(first)
         .upstream("host = \"upstream\"")
-        .servers("{ url = \"http://_ws._tcp.chat.test\", resolve = \"srv\" }")
+        .upstream_servers("{ url = \"http://_ws._tcp.chat.test\", resolve = \"srv\" }")
         .start();
     for _ in 0..8 {
         assert_eq!(ask(&stage).await.status, 200);
@@ -285,7 +289,7 @@ async fn nam_09_more_addresses_than_anybody_can_use_are_cut_and_serve() {
     let stage = Setup::new()
         .server(&dns.toml())
         .upstream("retries = 10")
-        .servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }")
+        .upstream_servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }")
         .start();
     ask_until(&stage, "the one that listens is found among the first", |answer| answer.status == 200).await;
     assert_eq!(events(&stage, "\"used\":256"), 1, "{}", stage.gateway.stderr());

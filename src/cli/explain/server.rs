@@ -24,7 +24,7 @@ pub(super) fn lines(
         // Nobody is asked here for what names stand for.
         None if !names.is_empty() => lines.push(("server", format!("one that {} stands for", names.join(" or ")))),
         Some(foreseen) if !names.is_empty() => {
-            let more = format!("beside those that {} stands for", names.join(" or "));
+            let more = format!("not counting those that {} stands for", names.join(" or "));
             lines.push(("server", format!("{}, {more}", reason(configured, &foreseen))));
         }
         None => lines.push(("server", "none: all of them have weight 0".to_owned())),

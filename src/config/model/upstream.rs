@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{CertificateFiles, Protocols};
+use super::{CertificateFiles, Ejection, Health, Panic, Protocols};
 use crate::config::report::{Located, Spot};
 use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
@@ -24,6 +24,12 @@ pub struct Upstream {
     pub slow_start: Option<Duration>,
     /// Whether a client stays with its server. Default not.
     pub sticky: Option<Sticky>,
+    /// How servers are checked. `None`, the default: not at all.
+    pub health: Option<Health>,
+    /// When live traffic takes a server out. `None`: never.
+    pub ejection: Option<Ejection>,
+    /// What happens when every server is out. Default: all are asked.
+    pub panic: Panic,
     /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -31,6 +37,10 @@ pub struct Upstream {
     pub via: bool,
     /// Further attempts after a failed one. Default 1.
     pub retries: u32,
+    /// What all retries together may cost.
+    pub retry_budget: RetryBudget,
+    /// Who may wait where all servers have `max_connections`.
+    pub queue: Queue,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
     /// Local addresses to connect from, in turn. Empty, the default: the kernel's choice.
@@ -64,6 +74,9 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// Asked only when no other can be. Default false.
     pub backup: bool,
+    /// Requests and tunnels at a time, over all workers. `None`: as many as come. Default that of the upstream, which is
+    /// none.
+    pub max_connections: Option<u32>,
     pub spot: Spot,
 }
 
@@ -90,6 +103,24 @@ pub enum SameSite {
     Strict,
     Lax,
     None,
+}
+
+/// Who waits for a server to have room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// How many. 0: nobody. Default 100.
+    pub size: u32,
+    /// How long each. Default 5 s.
+    pub timeout: Duration,
+}
+
+/// How many retries an upstream may cost, over all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of its requests in the last ten seconds. Default 20.
+    pub percent: u32,
+    /// So many are allowed in any case. Default 10.
+    pub min_per_second: u32,
 }
 
 /// How an upstream spreads its work.

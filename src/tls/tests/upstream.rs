@@ -2,7 +2,9 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{Balance, HostHeader, Protocols, Resolve, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{
+    Balance, HostHeader, Protocols, Queue, Resolve, RetryBudget, ServerAddress, Upstream, UpstreamServer,
+};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -17,17 +19,23 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
             ca,
             client_certificate,
             backup: false,
+            max_connections: None,
             spot: Spot::default(),
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
         sticky: None,
+        health: None,
+        ejection: None,
+        panic: crate::config::model::Panic::All,
         websocket_only: false,
         protocols: Protocols { http1: true, http2: false },
         websocket_over_h2: located(true),
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: RetryBudget { percent: 20, min_per_second: 10 },
+        queue: Queue { size: 100, timeout: PATIENCE },
         connect_timeout: PATIENCE,
         sources: vec![],
         proxy_protocol: None,

@@ -14,28 +14,20 @@ use super::follow::Follow;
 use super::resolver::{Answer, Family, Resolver, Service};
 use super::system::Files;
 use super::{book::Known, services};
-use crate::lifecycle;
+use crate::lifecycle::{self, Held};
 use crate::types::Name;
 use crate::upstream::definition::Definition;
 use crate::upstream::entries::{Find, Search};
-use crate::upstream::place::{Nowhere, Place};
 use crate::upstream::server::{ServerId, State};
 use crate::upstream::source::{Addresses, Sources};
+use crate::upstream::whereabouts::{Nowhere, Resolved};
 
 /// The keepers of a snapshot's names.
+#[derive(Debug)]
 #[must_use = "dropping them ends them"]
 pub struct Keepers {
     #[expect(dead_code, reason = "held until the end")]
-    all: Vec<Keeper>,
-}
-
-/// Ends its task when it is dropped.
-struct Keeper(tokio::task::AbortHandle);
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    all: Vec<Held>,
 }
 
 /// Keeps every name of these upstreams resolved, asking `name_servers` instead of the system's if there are any.
@@ -58,9 +50,9 @@ pub fn keep(upstreams: &[Arc<Definition>], name_servers: Option<&[SocketAddr]>) 
     Keepers { all }
 }
 
-fn start(definition: &Arc<Definition>, index: usize, resolver: &Resolver) -> Keeper {
+fn start(definition: &Arc<Definition>, index: usize, resolver: &Resolver) -> Held {
     let (definition, resolver) = (definition.clone(), resolver.clone());
-    let task = lifecycle::spawn_local("name keeper", async move {
+    lifecycle::spawn_held("name keeper", async move {
         let entry = &definition.entries.list()[index];
         match &entry.search {
             Search::Nothing => {}
@@ -72,8 +64,7 @@ fn start(definition: &Arc<Definition>, index: usize, resolver: &Resolver) -> Kee
             Search::Each(host, port) => keep_each(&definition, index, host, *port, &resolver).await,
             Search::Services(service) => keep_services(&definition, index, service, &resolver).await,
         }
-    });
-    Keeper(task.abort_handle())
+    })
 }
 
 /// One server with a name.
@@ -89,17 +80,17 @@ impl One {
         let tell = |known: &Known<IpAddr>| {
             let place = match known {
                 Known::Asking => return,
-                Known::Nothing(why) => Place::Nowhere(Nowhere(why.to_string().into())),
+                Known::Nothing(why) => Resolved::Nowhere(Nowhere(why.to_string().into())),
                 Known::Good(addresses) => {
                     let list = addresses.iter().map(|address| SocketAddr::new(*address, self.port));
                     let addresses = Addresses::new(list, sources);
-                    if let Place::At(before) = self.state.whereabouts().now() {
+                    if let Resolved::At(before) = self.state.whereabouts().now() {
                         addresses.remember_of(&before);
                     }
-                    Place::At(Arc::new(addresses))
+                    Resolved::At(Arc::new(addresses))
                 }
             };
-            self.state.place_at(place);
+            self.state.locate(place);
         };
         follow.run(ask, tell).await;
     }
@@ -126,7 +117,7 @@ async fn keep_services(definition: &Definition, index: usize, service: &str, res
     let doubt = &definition.entries.list()[index].server.doubt;
     let follow = Follow::new(&definition.name, service, doubt);
     // Each target has a keeper of its own.
-    let targets = RefCell::new(HashMap::<ServerId, Keeper>::new());
+    let targets = RefCell::new(HashMap::<ServerId, Held>::new());
     let ask = async |_: &Known<Service>| resolver.services(service).await;
     let tell = |known: &Known<Service>| match known {
         Known::Asking => {}
@@ -158,16 +149,15 @@ struct Target {
 }
 
 impl Target {
-    fn start(self, definition: &Definition, resolver: &Resolver) -> Keeper {
+    fn start(self, definition: &Definition, resolver: &Resolver) -> Held {
         let Self { host, port, state, doubt } = self;
         let (upstream, sources, resolver): (Name, _, _) =
             (definition.name.clone(), definition.sources.clone(), resolver.clone());
-        let task = lifecycle::spawn_local("name keeper", async move {
+        lifecycle::spawn_held("name keeper", async move {
             // Whole as it is: it is not searched for.
             let server = One { host: format!("{host}."), port, state };
             server.keep(&Follow::new(&upstream, &host, &doubt), &sources, &resolver).await;
-        });
-        Keeper(task.abort_handle())
+        })
     }
 }
 

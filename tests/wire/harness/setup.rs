@@ -61,7 +61,6 @@ pub struct Setup {
     plain_route: String,
     websocket: String,
     upstream: String,
-    upstream_url: String,
     servers: String,
     more: String,
     descriptors: Option<u32>,
@@ -70,7 +69,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        Self { upstream_url: "http://{B1}".to_owned(), ..Self::default() }
+        Self { servers: "\"http://{B1}\"".to_owned(), ..Self::default() }
     }
 
     /// Another B1 than the standard one.
@@ -128,13 +127,12 @@ impl Setup {
     }
 
     /// The URL of `[upstream.b1]`; `{B1}` stands for its address and `{P1}` for its port.
-    pub fn upstream_url(mut self, url: &str) -> Self {
-        self.upstream_url = url.to_owned();
-        self
+    pub fn upstream_url(self, url: &str) -> Self {
+        self.upstream_servers(&format!("\"{url}\""))
     }
 
-    /// All entries of `servers` of `[upstream.b1]`, instead of a URL.
-    pub fn servers(mut self, toml: &str) -> Self {
+    /// All servers of `[upstream.b1]`, as they stand in the list.
+    pub fn upstream_servers(mut self, toml: &str) -> Self {
         self.servers = toml.to_owned();
         self
     }
@@ -174,8 +172,6 @@ impl Setup {
         let workers = if self.server.contains("workers") { "" } else { "workers = 1\n" };
         let origins = if self.websocket.contains("origins") { "" } else { "origins = [\"https://app.example\"]\n" };
         let timeouts = &self.route_timeouts;
-        let url = format!("\"{}\"", self.upstream_url);
-        let servers = if self.servers.is_empty() { &url } else { &self.servers };
         let mut out = format!("[server]\n{workers}{}\n\n", self.server);
         let tls = if self.optional_certificates { TLS.replace("required", "optional") } else { TLS.to_owned() };
         for (name, tls) in [("clear", ""), ("tls", tls.as_str())] {
@@ -189,7 +185,7 @@ impl Setup {
              [[route]]\nname = \"n\"\nhosts = [\"a.test\"]\npath = \"/n\"\nupstream = \"b1\"\n{}\n\
              [route.timeouts]\n{timeouts}\n\n{ROUTES}\n\
              [upstream.b1]\nservers = [{}]\n{}\n\n{}\n",
-            self.websocket, self.plain_route, servers, self.upstream, self.more
+            self.websocket, self.plain_route, self.servers, self.upstream, self.more
         );
         out
     }

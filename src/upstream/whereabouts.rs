@@ -23,7 +23,7 @@ pub enum Location {
 
 /// What is known of a name.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Resolved {
     /// Nobody has answered yet.
     Asking,
     At(Arc<Addresses>),
@@ -45,47 +45,47 @@ impl std::error::Error for Nowhere {}
 
 /// What is known of the name of one server.
 #[derive(Debug)]
-pub struct Whereabouts(watch::Sender<Place>);
+pub struct Whereabouts(watch::Sender<Resolved>);
 
 impl Default for Whereabouts {
     fn default() -> Self {
-        Self(watch::Sender::new(Place::Asking))
+        Self(watch::Sender::new(Resolved::Asking))
     }
 }
 
 impl Whereabouts {
-    pub fn publish(&self, place: Place) {
+    pub fn publish(&self, place: Resolved) {
         self.0.send_replace(place);
     }
 
     /// What is known now.
-    pub fn now(&self) -> Place {
+    pub fn now(&self) -> Resolved {
         self.0.borrow().clone()
     }
 
     /// Whether the name stands for this address, among others.
     pub(super) fn is_at(&self, address: SocketAddr) -> bool {
         match &*self.0.borrow() {
-            Place::Asking => true,
-            Place::At(addresses) => addresses.list().contains(&address),
-            Place::Nowhere(_) => false,
+            Resolved::Asking => true,
+            Resolved::At(addresses) => addresses.list().contains(&address),
+            Resolved::Nowhere(_) => false,
         }
     }
 
     /// What is known, once anything is.
     pub(super) async fn known(&self) -> Result<Arc<Addresses>, Nowhere> {
         let mut place = self.now();
-        if matches!(place, Place::Asking) {
+        if matches!(place, Resolved::Asking) {
             let mut changes = self.0.subscribe();
             // The sender is `self`: it does not go away.
-            if let Ok(known) = changes.wait_for(|place| !matches!(place, Place::Asking)).await {
+            if let Ok(known) = changes.wait_for(|place| !matches!(place, Resolved::Asking)).await {
                 place = known.clone();
             }
         }
         match place {
-            Place::At(addresses) => Ok(addresses),
-            Place::Nowhere(why) => Err(why),
-            Place::Asking => Err(Nowhere("nobody looks for it any more".into())),
+            Resolved::At(addresses) => Ok(addresses),
+            Resolved::Nowhere(why) => Err(why),
+            Resolved::Asking => Err(Nowhere("nobody looks for it any more".into())),
         }
     }
 }
