@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::group::{Group, Member, Picked, Tried};
 use super::queue::{Ticket, Wants};
 use super::send::Failed;
-use super::server::Share;
+use super::server::Place;
 use super::trail::Trail;
 use crate::clock::{self, Instant};
 
@@ -46,8 +46,8 @@ impl<'a> Attempts<'a> {
         self.last.is_none()
     }
 
-    /// Whether this one's failure may be followed by another attempt.
-    pub fn may_go_on(&self) -> bool {
+    /// Whether another may follow the one under way.
+    pub fn may_retry(&self) -> bool {
         self.left > 0
     }
 
@@ -150,7 +150,7 @@ impl<'a> Attempts<'a> {
 
 /// What ends a wait.
 enum Call {
-    Place(Share),
+    Place(Place),
     /// There may be room.
     Look,
     /// The time is up.

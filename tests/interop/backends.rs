@@ -404,6 +404,6 @@ fn every_program_that_these_tests_start_is_installed() {
         program(name);
     }
     let mut python = Command::new(program("python3"));
-    python.args(["-c", "import pywebsocket3, websockets, aiohttp, uvicorn, h2, kosoku"]);
+    python.args(["-c", "import pywebsocket3, websockets, aiohttp, uvicorn, hypercorn, grpc, h2, kosoku"]);
     assert!(run(python).status.success(), "a Python package is missing; `tests/run interop` installs them");
 }

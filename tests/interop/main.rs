@@ -13,6 +13,7 @@ mod websocket;
 mod backends;
 mod clients;
 mod conformance;
+mod http2;
 mod kaazing;
 mod plain;
 mod proxy_protocol;
