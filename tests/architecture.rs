@@ -271,6 +271,11 @@ fn hypers_bodies_and_upgrades_stop_at_http_and_upstream() {
 }
 
 #[test]
+fn the_h2_crate_stops_at_the_servers_http2() {
+    assert_only_in("h2::", &["upstream/http2/"]);
+}
+
+#[test]
 fn tasks_are_spawned_in_one_place() {
     for needle in ["tokio::spawn", "task::spawn", "use tokio::task"] {
         // The demo's backend is a server of its own beside the gateway.

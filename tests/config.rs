@@ -233,6 +233,10 @@ fn file_with(section: &Section, lines: &str) -> String {
             }
             tls.push_str(lines);
         }
+        "listener.proxy_protocol" => {
+            let from = unless("from", "from = [\"10.0.0.0/8\"]");
+            listener.push_str(&format!("[listener.proxy_protocol]\n{from}{lines}\n"));
+        }
         "listener.timeouts" | "listener.limits" => listener.push_str(&format!("[{}]\n{lines}\n", section.path)),
         "route" => {
             let target =
@@ -279,6 +283,9 @@ fn file_with(section: &Section, lines: &str) -> String {
             if has("hash = ") && !has("balance") {
                 upstream.push_str("balance = \"hash\"\n");
             }
+            if has("queue = ") {
+                upstream.push_str("max_connections = 10\n");
+            }
             upstream.push_str(lines);
         }
         "upstream.NAME.servers" => {
@@ -296,11 +303,21 @@ fn file_with(section: &Section, lines: &str) -> String {
             let needed = unless("cookie", "cookie = \"pcl\"") + &unless("secret_file", "secret_file = \"s\"");
             upstream.push_str(&format!("[upstream.a.sticky]\n{needed}{lines}\n"));
         }
+        "upstream.NAME.retry_budget" => upstream.push_str(&format!("[{}]\n{lines}\n", "upstream.a.retry_budget")),
+        "upstream.NAME.queue" => {
+            upstream.push_str(&format!("max_connections = 10\n[upstream.a.queue]\n{lines}\n"));
+        }
         "upstream.NAME.hash" => {
             let by = if has("name = ") { unless("by", "by = \"header\"") } else { String::new() };
             let name = if lines.contains("\"header\"") { unless("name", "name = \"X-User\"") } else { String::new() };
             upstream.push_str(&format!("balance = \"hash\"\n[upstream.a.hash]\n{by}{name}{lines}\n"));
         }
+        "upstream.NAME.health" => {
+            let kind = ["tcp", "http", "websocket"].iter().any(|kind| has(kind));
+            let kind = if kind { "" } else { "http = \"/healthz\"\n" };
+            upstream.push_str(&format!("[upstream.a.health]\n{kind}{lines}\n"));
+        }
+        "upstream.NAME.ejection" => upstream.push_str(&format!("[upstream.a.ejection]\n{lines}\n")),
         other => panic!("no file is known for {other}"),
     }
     format!("{server}\n{listener}\n{tls}\n{route}\n{upstream}\n")
@@ -367,7 +384,10 @@ fn relative_paths_start_at_the_file_that_names_them() {
     let tls = config.listeners[0].tls.as_ref().expect("TLS is set up");
     assert_eq!(*tls.default.certificates[0].cert, folder.path().join("c.pem"));
     assert_eq!(*tls.default.certificates[0].key, Path::new("/k.pem"));
-    assert_eq!(config.upstreams[0].servers[0].ca.as_ref().map(|ca| ca.value.clone()), Some(folder.path().join("sites/ca.pem")));
+    assert_eq!(
+        config.upstreams[0].servers[0].ca.as_ref().map(|ca| ca.value.clone()),
+        Some(folder.path().join("sites/ca.pem"))
+    );
     let names: Vec<_> = config.routes.iter().map(|route| route.name.to_string()).collect();
     assert_eq!(names, ["a/", "b/"], "files are read in the order of their names");
     assert_eq!(report.sources[config.routes[1].spot.file].path, folder.path().join("sites/b.toml"));

@@ -499,6 +499,8 @@ fn faults() -> Vec<Fault> {
         Fault::Upstream(Failure::Tls(String::new())),
         Fault::Upstream(Failure::Malformed(String::new())),
         Fault::Upstream(Failure::Timeout),
+        Fault::Upstream(Failure::Overloaded),
+        Fault::Upstream(Failure::QueueTimeout),
     ];
     all.extend(bodies().map(Fault::RequestBody));
     all.extend(bodies().map(|fault| Fault::Upstream(Failure::RequestBody(fault))));
@@ -684,7 +686,7 @@ fn promises(text: &str) -> String {
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
     assert!(later.contains("close_removed"), "{later:?}");
-    let words = pattern(r"(?i)\b(metrics?|dashboard|reload\w*|health checks?|hot swap)\b");
+    let words = pattern(r"(?i)\b(metrics?|dashboard|reload\w*|hot swap)\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
     for name in PAPERS {

@@ -87,12 +87,16 @@ pub static LISTENER: Section = Section {
         key("protocols", Words("`[\"h2\", \"http/1.1\"]` with TLS, `[\"http/1.1\"]` without")),
         key("websocket_over_h2", Value("true")),
         key("redirect_https", Value("false")),
+        key("proxy_protocol", Words("no PROXY header is read")),
         key("tls", Words("a clear listener")),
         key("timeouts", Words("every key at its default")),
         key("limits", Words("every key at its default")),
     ],
-    later: &["proxy_protocol"],
+    later: &[],
 };
+
+pub static PROXY_PROTOCOL: Section =
+    Section { path: "listener.proxy_protocol", header: "`proxy_protocol`", keys: &[key("from", Required)], later: &[] };
 
 pub static TLS: Section = Section {
     path: "listener.tls",
@@ -246,15 +250,24 @@ pub static UPSTREAM: Section = Section {
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
         key("sticky", Words("a client may get another server with every request")),
+        key("health", Words("servers are not checked")),
+        key("ejection", Words("every key at its default")),
+        key("panic", Value("\"all\"")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
+        key("retry_budget", Words("every key at its default")),
+        key("max_connections", Value("\"none\"")),
+        key("queue", Words("every key at its default")),
         key("connect_timeout", Value("\"5s\"")),
+        key("proxy_protocol", Words("servers get no PROXY header")),
+        key("protocols", Value("[\"http/1.1\"]")),
+        key("websocket_over_h2", Value("true")),
         key("ca", Words("the system's roots")),
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
     ],
-    later: &["health"],
+    later: &[],
 };
 
 pub static UPSTREAM_SERVER: Section = Section {
@@ -264,6 +277,7 @@ pub static UPSTREAM_SERVER: Section = Section {
         key("url", Required),
         key("weight", Value("1")),
         key("backup", Value("false")),
+        key("max_connections", Words("that of the upstream")),
         key("tls_name", Words("the host in the URL")),
         key("ca", Words("the upstream's `ca`")),
         key("client_cert", Words("the upstream's `client_cert`")),
@@ -286,6 +300,20 @@ pub static STICKY: Section = Section {
     later: &[],
 };
 
+pub static QUEUE: Section = Section {
+    path: "upstream.NAME.queue",
+    header: "`queue`",
+    keys: &[key("size", Value("100")), key("timeout", Value("\"5s\""))],
+    later: &[],
+};
+
+pub static RETRY_BUDGET: Section = Section {
+    path: "upstream.NAME.retry_budget",
+    header: "`retry_budget`",
+    keys: &[key("percent", Value("20")), key("min_per_second", Value("10"))],
+    later: &[],
+};
+
 pub static HASH: Section = Section {
     path: "upstream.NAME.hash",
     header: "`hash`",
@@ -297,12 +325,44 @@ pub static HASH: Section = Section {
     later: &[],
 };
 
+pub static HEALTH: Section = Section {
+    path: "upstream.NAME.health",
+    header: "`health`",
+    keys: &[
+        key("tcp", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("http", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("websocket", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("status", Words("`[200]`, where `http` stands")),
+        key("body", Words("the body is not looked at")),
+        key("host", Words("the server's own, from its URL")),
+        key("origin", Words("no `Origin`")),
+        key("interval", Value("\"5s\"")),
+        key("timeout", Value("\"2s\"")),
+        key("rise", Value("2")),
+        key("fall", Value("3")),
+    ],
+    later: &[],
+};
+
+pub static EJECTION: Section = Section {
+    path: "upstream.NAME.ejection",
+    header: "`ejection`",
+    keys: &[
+        key("failures", Value("5")),
+        key("duration", Value("\"2s\"")),
+        key("max_duration", Words("`\"1m\"`, or `duration` where that is more")),
+        key("max_ejected_percent", Value("50")),
+    ],
+    later: &[],
+};
+
 /// In the order of `docs/config.md`.
 pub static SECTIONS: &[&Section] = &[
     &ROOT,
     &SERVER,
     &LOG,
     &LISTENER,
+    &PROXY_PROTOCOL,
     &TLS,
     &CERTIFICATE,
     &POLICY,
@@ -319,4 +379,8 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM_SERVER,
     &HASH,
     &STICKY,
+    &RETRY_BUDGET,
+    &QUEUE,
+    &HEALTH,
+    &EJECTION,
 ];

@@ -106,10 +106,10 @@ pub struct Agreed {
     pub extensions: Vec<HeaderValue>,
 }
 
-/// Why an upstream's 101 is no agreement to the handshake; the client gets 502.
+/// Why an upstream's answer is no agreement to the handshake; the client gets 502.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BadUpgrade {
-    /// Not a 101 at all.
+    /// Not a 101 at all; over HTTP/2 not a 200.
     Status,
     /// Not HTTP/1.1.
     Version,
@@ -130,7 +130,7 @@ pub enum BadUpgrade {
 impl fmt::Display for BadUpgrade {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Self::Status => "the answer is not a 101",
+            Self::Status => "the answer is neither a 101 nor, over HTTP/2, a 200",
             Self::Version => "the 101 is not HTTP/1.1",
             Self::Upgrade => "Upgrade is not exactly websocket",
             Self::Connection => "Connection does not hold upgrade",
@@ -172,6 +172,15 @@ pub fn check_101(
         None => return Err(BadUpgrade::AcceptMissing),
         Some(accept) if accept.as_bytes() != asked.accept.as_bytes() => return Err(BadUpgrade::AcceptWrong),
         Some(_) => {}
+    }
+    Ok(Agreed { subprotocol: agreed_subprotocol(asked, headers)?, extensions: agreed_extensions(asked, headers)? })
+}
+
+/// Whether an answer over HTTP/2 agrees to the handshake: what a 101 says besides is said there by the stream (RFC 8441
+/// 5). Other 2xx would open it as well (RFC 9110 9.3.6), but no WebSocket.
+pub fn check_200(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap) -> Result<Agreed, BadUpgrade> {
+    if status != StatusCode::OK {
+        return Err(BadUpgrade::Status);
     }
     Ok(Agreed { subprotocol: agreed_subprotocol(asked, headers)?, extensions: agreed_extensions(asked, headers)? })
 }

@@ -175,3 +175,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn over_http_2_only_a_200_opens_and_what_it_agrees_to_was_offered() {
+    let offers = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let (subprotocols, extensions) = (offers(&["chat"]), offers(&["permessage-deflate"]));
+    let asked = Asked { accept: ACCEPT, subprotocols: &subprotocols, extensions: &extensions };
+    // Neither Upgrade nor an accept: RFC 8441 5.
+    let check = |status, lines: &[(&str, &str)]| check_200(&asked, status, &map(lines));
+    assert_eq!(check(StatusCode::OK, &[]), Ok(Agreed::default()));
+    let agreed = check(StatusCode::OK, &[("sec-websocket-protocol", "chat"), ("sec-websocket-accept", "x")]).unwrap();
+    assert_eq!(agreed.subprotocol, Some(HeaderValue::from_static("chat")));
+    for status in [StatusCode::CREATED, StatusCode::NO_CONTENT, StatusCode::SWITCHING_PROTOCOLS] {
+        assert_eq!(check(status, &[]), Err(BadUpgrade::Status));
+    }
+    let refused = check(StatusCode::OK, &[("sec-websocket-protocol", "other")]);
+    assert_eq!(refused, Err(BadUpgrade::SubprotocolNotOffered));
+    let refused = check(StatusCode::OK, &[("sec-websocket-extensions", "x-other")]);
+    assert_eq!(refused, Err(BadUpgrade::ExtensionNotOffered));
+}

@@ -33,7 +33,7 @@ pub use client::ClientStream;
 pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};
 pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
 pub use stream::ClientTlsStream;
-pub use upstream::{ClientTls, SystemRoots, UpstreamTlsError};
+pub use upstream::{ClientTls, Offer, SystemRoots, UpstreamTlsError};
 
 /// aws-lc-rs with our order of key exchanges, the post-quantum hybrid first, then the curves by cost; and with a key
 /// schedule that hashes less (see `hkdf`).

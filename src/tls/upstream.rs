@@ -1,8 +1,9 @@
 //! TLS towards upstream servers: always verified, by name or by address, against the system's roots or a `ca` file.
 //!
 //! One rustls configuration per upstream and choice of files, and with it one session store: what one upstream resumes
-//! says nothing to another. ALPN offers http/1.1 alone, for requests and WebSockets alike. There is no way to switch verification off:
-//! a server with a private certificate is trusted by naming its CA.
+//! says nothing to another. ALPN offers what the upstream's `protocols` say, or http/1.1 alone where a connection is for a
+//! WebSocket of its own. There is no way to switch verification off: a server with a private certificate is trusted by
+//! naming its CA.
 
 use std::fmt;
 use std::io;
@@ -37,7 +38,19 @@ pub struct SystemRoots {
 /// How an upstream's servers are reached over TLS. Clones share sessions.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
+    /// Offers what the upstream's `protocols` say.
     pub(super) config: Arc<ClientConfig>,
+    /// Offers http/1.1 alone.
+    http1: Arc<ClientConfig>,
+}
+
+/// What a connection to a server is offered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Whatever the upstream's `protocols` say; the server chooses.
+    Protocols,
+    /// HTTP/1.1 alone.
+    Http1,
 }
 
 /// Why a TLS handshake with an upstream server failed. The server has got the alert.
@@ -91,7 +104,7 @@ impl ClientTls {
             let tls = match built.iter().find(|(other, _)| files(other) == files(server)) {
                 Some((_, tls)) => tls.clone(),
                 None => {
-                    let tls = Self::build_one(server, &upstream.spot, system, report);
+                    let tls = Self::build_one(server, upstream, system, report);
                     built.push((server, tls.clone()));
                     tls
                 }
@@ -101,7 +114,13 @@ impl ClientTls {
         all.into_iter().collect()
     }
 
-    fn build_one(server: &UpstreamServer, spot: &Spot, system: &mut SystemRoots, report: &mut Report) -> Option<Self> {
+    fn build_one(
+        server: &UpstreamServer,
+        upstream: &Upstream,
+        system: &mut SystemRoots,
+        report: &mut Report,
+    ) -> Option<Self> {
+        let Upstream { protocols, spot, .. } = upstream;
         let roots = match &server.ca {
             Some(ca) => read_roots(ca, report).map(Arc::new),
             None => system.get(spot, report),
@@ -111,8 +130,17 @@ impl ClientTls {
             None => Some(None),
             Some(files) => certificate::load_client(files, &provider, crate::clock::wall(), report).map(Some),
         };
-        let config = client_config(provider, roots?, own?, spot, report)?;
-        Some(Self { config: Arc::new(config) })
+        let http1 = Arc::new(client_config(provider, roots?, own?, spot, report)?);
+        let config = if protocols.http2 {
+            // Shares certificates and sessions.
+            let mut config = ClientConfig::clone(&http1);
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+            config.alpn_protocols.truncate(if protocols.http1 { 2 } else { 1 });
+            Arc::new(config)
+        } else {
+            http1.clone()
+        };
+        Some(Self { config, http1 })
     }
 
     /// Runs the TLS handshake with a server that must prove to be `name`: a host name, or an address (with or without
@@ -121,10 +149,14 @@ impl ClientTls {
     ///
     /// # Errors
     /// See [`UpstreamTlsError`]; the connection is closed then, and no byte of a request has been sent.
-    pub async fn connect(&self, name: &str, socket: Socket) -> Result<ClientTlsStream, UpstreamTlsError> {
+    pub async fn connect(&self, name: &str, offer: Offer, socket: Socket) -> Result<ClientTlsStream, UpstreamTlsError> {
         let name = server_name(name).ok_or(UpstreamTlsError::BadName)?;
+        let config = match offer {
+            Offer::Protocols => &self.config,
+            Offer::Http1 => &self.http1,
+        };
         // Boxed: needed for milliseconds, while the request's own future would keep the room for it.
-        let connect = Box::pin(TlsConnector::from(Arc::clone(&self.config)).connect(name, socket));
+        let connect = Box::pin(TlsConnector::from(Arc::clone(config)).connect(name, socket));
         connect.await.map(ClientTlsStream::new).map_err(classify)
     }
 }

@@ -11,7 +11,7 @@ use http::{StatusCode, Version};
 
 use super::{Offer, Road};
 use crate::proto::fields::scrub_answer;
-use crate::proto::websocket::{Agreed, Asked, BadUpgrade, check_101};
+use crate::proto::websocket::{Agreed, Asked, BadUpgrade, check_101, check_200};
 
 /// The plan for a handshake that passed the policy.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ impl Handshake {
     }
 
     /// The fields of the upgrade request. `headers` are the client's after scrubbing, with what the gateway adds;
-    /// whatever they still say about the handshake is replaced.
+    /// whatever they still say about the handshake is replaced. What HTTP/2 has no use for is left out where it is
+    /// known to be spoken.
     pub fn request_headers(&self, mut headers: HeaderMap) -> HeaderMap {
         for name in [CONTENT_LENGTH, EXPECT, TE, TRAILER, SEC_WEBSOCKET_ACCEPT] {
             headers.remove(name);
@@ -99,8 +100,9 @@ impl Handshake {
     }
 }
 
-/// Whether the upstream's answer agrees to the handshake. Ask for a 101 only: any other status is an ordinary answer
-/// (on HTTP/2 a 2xx becomes 502, because it would open the tunnel).
+/// Whether the upstream's answer agrees to the handshake, by the rules of the HTTP that it came over. Ask for a 101 only,
+/// or over HTTP/2 for a 2xx: any other status is an ordinary answer (which becomes 502 where a client on HTTP/2 would take
+/// it for its tunnel).
 ///
 /// # Errors
 /// The cause; the client gets 502 and the upstream connection is closed.
@@ -112,7 +114,10 @@ pub fn check_answer(
 ) -> Result<Agreed, BadUpgrade> {
     let asked =
         Asked { accept: &plan.accept, subprotocols: &plan.offer.subprotocols, extensions: &plan.offer.extensions };
-    check_101(&asked, status, version, headers)
+    match version {
+        Version::HTTP_2 => check_200(&asked, status, headers),
+        _ => check_101(&asked, status, version, headers),
+    }
 }
 
 fn base64_value(text: &str) -> HeaderValue {

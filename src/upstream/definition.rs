@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::balance::Balance;
+use super::budget::{Retries, RetryCounts};
+use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use super::sticky::Sticky;
-use crate::config::model::{self, HostHeader};
+use crate::config::model::{self, Ejection, Health, HostHeader, Panic, Protocols};
 use crate::config::report::Report;
+use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
@@ -22,14 +25,31 @@ pub struct Definition {
     pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
+    /// How servers are checked, if they are.
+    pub health: Option<Health>,
+    /// When live traffic takes a server out, if it does.
+    pub ejection: Option<Ejection>,
+    /// What happens when every server is out.
+    pub panic: Panic,
     /// Plain requests are refused; the servers speak only WebSocket.
     pub websocket_only: bool,
     pub host: HostHeader,
     pub via: bool,
     pub retries: u32,
+    pub retry_budget: model::RetryBudget,
+    /// Who may wait where all servers have as much as they may.
+    pub queue: model::Queue,
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
+    pub(super) proxy_protocol: Option<Version>,
+    pub(super) protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there.
+    pub(super) websocket_over_h2: bool,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
+    pub(super) budget: Arc<Retries>,
+    /// Some worker is about to eject a server.
+    ejecting: AtomicBool,
 }
 
 impl Definition {
@@ -49,6 +69,7 @@ impl Definition {
             None => None,
         };
         let known = known_states(previous);
+        let queue = previous.map_or_else(Arc::default, |previous| previous.roster.queue().clone());
         let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
@@ -62,22 +83,50 @@ impl Definition {
         });
         Some(Self {
             name: upstream.name.clone(),
-            roster: Roster::new(servers.collect()),
+            roster: Roster::new(servers.collect(), queue),
             balance: Balance::new(&upstream.balance),
             sticky,
             slow_start: upstream.slow_start,
+            health: upstream.health.clone(),
+            ejection: upstream.ejection,
+            panic: upstream.panic,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
             via: upstream.via,
             retries: upstream.retries,
+            retry_budget: upstream.retry_budget,
+            queue: upstream.queue,
             connect_timeout: upstream.connect_timeout,
+            proxy_protocol: upstream.proxy_protocol,
+            protocols: upstream.protocols,
+            websocket_over_h2: upstream.websocket_over_h2.value,
             groups: AtomicUsize::new(0),
+            budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
+            ejecting: AtomicBool::new(false),
         })
+    }
+
+    /// What has become of those who waited for a place.
+    pub fn queue_counts(&self) -> QueueCounts {
+        self.roster.queue().counts()
+    }
+
+    pub fn retry_counts(&self) -> RetryCounts {
+        self.budget.counts()
     }
 
     /// The number of one more group.
     pub(super) fn join(&self) -> usize {
         self.groups.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs `eject` unless another worker is at the same: two that count who is out at one moment could both find room
+    /// for one more. Whoever comes too late does not wait; the next failure asks again.
+    pub(super) fn eject_alone(&self, eject: impl FnOnce()) {
+        if !self.ejecting.swap(true, Ordering::Acquire) {
+            eject();
+            self.ejecting.store(false, Ordering::Release);
+        }
     }
 }
 

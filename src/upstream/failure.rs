@@ -2,20 +2,28 @@
 
 use std::{fmt, io};
 
+use rustix::io::Errno;
+
 use crate::types::RequestBodyFault;
 
 /// Why a server gave no answer that could be passed on.
 #[derive(Debug)]
 pub enum Failure {
-    /// No server may take work: all of them drain.
+    /// No server may take work: all of them drain, or are out and `panic` is `refuse`.
     NoServer,
+    /// Every server has as much as it may, and so has the queue.
+    Overloaded,
+    /// No place at a server within the queue's timeout.
+    QueueTimeout,
     /// Refused, unreachable, or the name does not resolve.
     Connect(io::Error),
     ConnectTimeout,
     /// The TLS handshake failed; the text names the cause.
     Tls(String),
+    /// The server does not speak what `protocols` asks for.
+    Protocol(String),
     /// Closed or reset before the head of an answer.
-    Closed(hyper::Error),
+    Closed(String),
     /// The answer is not HTTP, or its framing cannot be trusted.
     Malformed(String),
     /// The request's body could not be read from the client.
@@ -33,23 +41,65 @@ impl Failure {
         if error.is_parse() {
             return Self::Malformed(chain(&error));
         }
-        Self::Closed(error)
+        Self::Closed(chain(&error))
+    }
+
+    /// Why a request's body could not be read on.
+    pub(super) fn from_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        find::<RequestBodyFault>(error).map_or_else(|| Self::Closed(chain(error)), |fault| Self::RequestBody(*fault))
+    }
+
+    /// The same, for others whom it concerns.
+    pub(super) fn copy(&self) -> Self {
+        match self {
+            Self::Connect(error) => Self::Connect(io::Error::new(error.kind(), error.to_string())),
+            Self::ConnectTimeout => Self::ConnectTimeout,
+            Self::Tls(cause) => Self::Tls(cause.clone()),
+            Self::Protocol(cause) => Self::Protocol(cause.clone()),
+            Self::Closed(cause) => Self::Closed(cause.clone()),
+            Self::Malformed(cause) => Self::Malformed(cause.clone()),
+            Self::RequestBody(fault) => Self::RequestBody(*fault),
+            Self::Timeout => Self::Timeout,
+            Self::NoServer => Self::NoServer,
+            Self::Overloaded => Self::Overloaded,
+            Self::QueueTimeout => Self::QueueTimeout,
+        }
     }
 
     /// Whether the next server may be asked although this one failed before anything was sent.
     pub(super) fn is_connect(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_) | Self::Protocol(_))
+    }
+
+    /// Whether it may be held against the server: not what this machine lacks, nor what the client did.
+    pub(super) fn is_the_servers(&self) -> bool {
+        match self {
+            Self::NoServer | Self::Overloaded | Self::QueueTimeout | Self::RequestBody(_) => false,
+            Self::Connect(error) => !matches!(
+                Errno::from_io_error(error),
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL)
+            ),
+            Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::Protocol(_)
+            | Self::Closed(_)
+            | Self::Malformed(_)
+            | Self::Timeout => true,
+        }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoServer => out.write_str("no server may take work"),
+            Self::NoServer => out.write_str("no server takes work: they are down, ejected or draining"),
+            Self::Overloaded => out.write_str("every server has its max_connections, and the queue is full"),
+            Self::QueueTimeout => out.write_str("no place at a server within the queue's timeout"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
             Self::ConnectTimeout => out.write_str("cannot connect: timed out"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),
-            Self::Closed(error) => write!(out, "closed before an answer: {}", chain(error)),
+            Self::Protocol(cause) => out.write_str(cause),
+            Self::Closed(cause) => write!(out, "closed before an answer: {cause}"),
             Self::Malformed(cause) => write!(out, "malformed answer: {cause}"),
             Self::RequestBody(fault) => fault.fmt(out),
             Self::Timeout => out.write_str("no answer in time"),
@@ -59,6 +109,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The first cause of a kind.
 fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {

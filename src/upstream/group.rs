@@ -9,13 +9,20 @@ use http::HeaderMap;
 use http::header::HOST;
 use smallvec::SmallVec;
 
-use super::balance::{self, Ask, Candidate};
+use super::balance::{self, Ask, Lack};
 use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
-use super::server::{Server, ServerId, Share};
-use crate::config::model::HostHeader;
+use super::http2::Channels;
+use super::server::{Place, Server, ServerId, Standing};
+use super::share::Share;
+use crate::config::model::{Ejection, HostHeader};
+use crate::proto::proxy_protocol::{Addresses, Sender};
+use crate::tls::Offer;
+
+/// So many times in a row another worker may be faster; then the server is asked without being tried.
+const TRIALS_LOST: usize = 4;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -35,6 +42,8 @@ struct Members {
 pub struct Member {
     pub server: Arc<Server>,
     pub(super) idle: RefCell<Vec<Idle>>,
+    /// Where HTTP/2 is spoken.
+    pub(super) channels: Rc<Channels>,
     /// Where it stands in the round.
     turn: Cell<i64>,
 }
@@ -46,6 +55,9 @@ pub struct Asker {
     pub client: Option<IpAddr>,
     /// Came over TLS, to us or to a proxy that is trusted.
     pub is_secure: bool,
+    /// Of the connection that the request came on, for PROXY headers: not what fields of the request say. `None`: it came
+    /// over a unix socket.
+    pub addresses: Option<Addresses>,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -59,12 +71,7 @@ pub(super) type Tried = SmallVec<[Rc<Member>; 4]>;
 
 impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
-        Rc::new(Self { server, idle: RefCell::default(), turn: Cell::new(0) })
-    }
-
-    /// Counts one more request to it.
-    pub(super) fn pick(self: &Rc<Self>) -> Picked {
-        Picked { member: self.clone(), share: self.server.state.enter() }
+        Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
     }
 }
 
@@ -77,7 +84,7 @@ impl Group {
         let group = Self { definition, members, random: Cell::new(seed()), sweeping: Cell::new(false) };
         // Workers begin their rounds at different servers.
         for _ in 0..number % servers.len().max(1) {
-            group.choose(None, &[]);
+            let _ = group.choose(None, &[]);
         }
         Rc::new(group)
     }
@@ -96,13 +103,37 @@ impl Group {
     }
 
     /// Among the servers that were not `tried` yet the one that the client is with, else the one that `balance`
-    /// chooses; `None` where there is none.
-    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
-        if let Some(home) = ask.home.and_then(|home| self.find(home, tried)) {
-            return Some(home.pick());
+    /// chooses, with a place there.
+    ///
+    /// # Errors
+    /// There is none, or none has room.
+    pub(super) fn pick(self: &Rc<Self>, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Result<Picked, Lack> {
+        if let Some(member) = ask.home.and_then(|home| self.find(home, tried))
+            && let Some(place) = member.server.try_enter()
+            && let Some(share) = Share::take(self, &member, place, false)
+        {
+            return Ok(Picked { member, share });
         }
         let key = self.definition.balance.key(ask);
-        self.choose(key, tried).map(|member| member.pick())
+        let mut trials_lost = 0;
+        loop {
+            let member = self.choose(key, tried)?;
+            // Where another worker took the last place since then, the choice is another.
+            let Some(place) = member.server.try_enter() else { continue };
+            // Where another worker begins the trial of the same server at this very moment, it is as well.
+            if let Some(share) = Share::take(self, &member, place, trials_lost >= TRIALS_LOST) {
+                return Ok(Picked { member, share });
+            }
+            trials_lost += 1;
+        }
+    }
+
+    /// The server that a place is at; `None` where it has left the list.
+    pub(super) fn pick_with(self: &Rc<Self>, place: Place) -> Option<Picked> {
+        let members = self.members();
+        let member = members.iter().find(|member| place.is_at(&member.server))?.clone();
+        let share = Share::take(self, &member, place, true)?;
+        Some(Picked { member, share })
     }
 
     /// The server of that id, if it may get work.
@@ -110,7 +141,8 @@ impl Group {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
         let Server { weight, state, .. } = &*member.server;
-        let is_fit = *weight > 0 && !state.is_out() && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let is_asked = matches!(state.standing(&self.definition), Standing::Up | Standing::Trial);
+        let is_fit = *weight > 0 && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 
@@ -129,21 +161,35 @@ impl Group {
         }
     }
 
-    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Result<Rc<Member>, Lack> {
         let members = self.members();
-        let slow_start = self.definition.slow_start;
         let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
         let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
-            untried.map(|member| (member, member.candidate(slow_start))).unzip();
-        let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
-        Some(Rc::clone(asked[index]))
+            untried.map(|member| (member, member.server.candidate(&self.definition, &member.turn))).unzip();
+        let Definition { balance, panic, .. } = &*self.definition;
+        let (index, _) = balance::choose(balance, &candidates, key, *panic, || self.random())?;
+        Ok(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server).await;
-        server.state.note_dial(connected.is_ok());
-        connected
+    /// Whether one more server may be taken out for its failures: of those that have a weight no more than
+    /// `max_ejected_percent` would then be out, for whatever reason.
+    pub(super) fn has_room_for_an_ejection(&self, rules: &Ejection, server: &Arc<Server>) -> bool {
+        let members = self.members();
+        let working = || members.iter().map(|member| &member.server).filter(|server| server.weight > 0);
+        let is_out = |other: &&Arc<Server>| {
+            !Arc::ptr_eq(other, server)
+                && matches!(
+                    other.state.standing(&self.definition),
+                    Standing::OnTrial | Standing::Ejected | Standing::Down
+                )
+        };
+        let out = working().filter(is_out).count() + 1;
+        out * 100 <= working().count() * rules.max_ejected_percent as usize
+    }
+
+    /// Connects to one server for a client.
+    pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
+        dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer).await
     }
 
     /// What of a request's head depends on the server that it goes to.
@@ -158,20 +204,6 @@ impl Group {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         balance::mix(state)
-    }
-}
-
-impl Member {
-    fn candidate(&self, slow_start: Option<std::time::Duration>) -> Candidate<'_> {
-        let Server { id, weight, backup, state, .. } = &*self.server;
-        Candidate {
-            id: *id,
-            weight: u64::from(*weight) * u64::from(state.warmth(slow_start)),
-            live: state.live(),
-            backup: *backup,
-            is_out: state.is_out(),
-            turn: &self.turn,
-        }
     }
 }
 

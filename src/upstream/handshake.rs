@@ -1,6 +1,6 @@
-//! One WebSocket handshake to a group: a connection of its own, the request, and the server's answer.
+//! One WebSocket handshake to a group: a connection of its own or a stream, the request, and the server's answer.
 //!
-//! The request is written and a 101 is read without hyper, which would make buffers, a channel and a task for the one
+//! On HTTP/1.1 the request is written and a 101 is read without hyper, which would make buffers, a channel and a task for the one
 //! exchange; stream and early bytes stay in our hands. Any other answer is an ordinary one: hyper reads it, and its
 //! connection runs on until the body has ended. Whether a 101 agrees to the handshake is checked by the caller.
 //! Dropping the future closes the connection.
@@ -16,21 +16,27 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::answer_head::{self, AnswerHead, Replayed, Unjudged};
+use super::attempts::Attempts;
 use super::balance::Ask;
+use super::carrier::HandshakeCarrier;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Asker, Group, Picked, Tried};
+use super::group::{Asker, Group, Picked};
+use super::http2::{self, Broken, Connected, Origin, Slot};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
-use super::server::{Server, TunnelShare};
+use super::server::Server;
+use super::share::Share;
+use super::trail::Trail;
+use crate::clock::{self, Instant};
 use crate::lifecycle;
 use crate::proto::spelling;
 
 /// What the server said to the handshake.
 pub enum HandshakeAnswer {
-    /// 101, still to be checked.
+    /// 101, or over HTTP/2 a 2xx, still to be checked.
     Switched(Switched),
     /// Anything else.
     Other(Response<ResponseBody>),
@@ -45,18 +51,20 @@ impl HandshakeAnswer {
     }
 }
 
-/// A connection that the server has switched.
+/// A connection that the server has switched, or a stream that it has opened.
 pub struct Switched {
     pub head: response::Parts,
     pub stream: UpstreamStream,
     /// What the server sent right behind its 101.
     pub early: Bytes,
-    /// Its place in the server's count.
-    pub share: TunnelShare,
+    /// Its place in the server's count, where it has to be said whether the 101 agrees.
+    pub share: Share,
 }
 
 /// What one handshake asks of its group.
-pub struct HandshakeOptions {
+pub struct HandshakeOptions<'a> {
+    /// Where its way is noted.
+    pub trail: &'a Trail,
     pub asker: Asker,
     /// To the head of the answer.
     pub response_timeout: Duration,
@@ -65,61 +73,80 @@ pub struct HandshakeOptions {
 }
 
 impl Group {
-    /// Sends the handshake (its target in origin-form) on a fresh connection; another server is asked only where
-    /// connecting failed. Also returns the server that answered.
+    /// Sends the handshake (its target in origin-form); another server is asked only where connecting failed, or where
+    /// the first one says that it has processed nothing. Until a server has room it waits. Also returns the server that
+    /// answered.
     pub async fn handshake(
         self: &Rc<Self>,
         mut head: request::Parts,
-        options: &HandshakeOptions,
+        options: &HandshakeOptions<'_>,
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
         let home = self.home(&mut head.headers);
-        let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
-        let (stream, picked) = self.dial_any(&ask).await?;
-        let server = picked.member.server.clone();
-        self.address(&mut head.headers, &server);
-        let exchange = self.shake(stream, picked, head, options.response_body_idle);
-        match tokio::time::timeout(options.response_timeout, exchange).await {
-            Ok(Ok(mut answer)) => {
-                self.tell(answer.headers_mut(), &server, home, options.asker);
-                Ok((answer, server))
+        let mut attempts = Attempts::new(self, options.trail);
+        loop {
+            let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
+            let mut picked = attempts.next(&ask).await?;
+            let member = picked.member.clone();
+            let server = member.server.clone();
+            let carrier = match self.handshake_carrier(&mut picked, options.asker).await {
+                Ok(carrier) => carrier,
+                Err(failure) => {
+                    attempts.failed(&member, failure)?;
+                    continue;
+                }
+            };
+            self.address(&mut head.headers, &server);
+            match self.exchange(carrier, picked, head.clone(), options).await {
+                Ok(mut answer) => {
+                    self.tell(answer.headers_mut(), &server, home, options.asker);
+                    return Ok((answer, server));
+                }
+                Err(Broken { failure, unprocessed: Some(_), .. }) => attempts.interrupted(&member, failure)?,
+                Err(Broken { failure, .. }) => return Err(Failed { failure, server: Some(server) }),
             }
-            Ok(Err(failure)) => Err(Failed { failure, server: Some(server) }),
-            Err(_) => Err(Failed { failure: Failure::Timeout, server: Some(server) }),
         }
     }
 
-    async fn dial_any(&self, ask: &Ask<'_>) -> Result<(UpstreamStream, Picked), Failed> {
-        let mut tried = Tried::new();
-        let mut last = Failed { failure: Failure::NoServer, server: None };
-        for _ in 0..=self.definition.retries {
-            let Some(picked) = self.pick(ask, &tried) else { break };
-            let server = &picked.member.server;
-            match self.dial(server).await {
-                Ok(stream) => return Ok((stream, picked)),
-                Err(failure) => last = Failed { failure, server: Some(server.clone()) },
+    async fn exchange(
+        self: &Rc<Self>,
+        carrier: HandshakeCarrier,
+        picked: Picked,
+        head: request::Parts,
+        options: &HandshakeOptions<'_>,
+    ) -> Result<HandshakeAnswer, Broken> {
+        match carrier {
+            HandshakeCarrier::Http1(stream) => {
+                let shaken = self.shake(stream, picked, head, options).await;
+                shaken.map_err(|failure| Broken { failure, unprocessed: None, is_lost: false })
             }
-            tried.push(picked.member);
+            HandshakeCarrier::Http2(slot) => connect(slot, picked, head, options).await,
         }
-        Err(last)
     }
 
     async fn shake(
         self: &Rc<Self>,
         mut stream: UpstreamStream,
-        picked: Picked,
+        mut picked: Picked,
         head: request::Parts,
-        response_body_idle: Duration,
+        options: &HandshakeOptions<'_>,
     ) -> Result<HandshakeAnswer, Failure> {
-        // A server may answer and close without having read everything: its answer counts, or its silence.
-        let _ = send(&mut stream, &spelling::write_request(&head)).await;
-        match answer_head::read(&mut stream).await {
-            AnswerHead::Switched(head, early) => {
-                let share = picked.share.into_tunnel();
-                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share }))
+        let deadline = clock::now() + options.response_timeout;
+        let exchange = async {
+            // A server may answer and close without having read everything: its answer counts, or its silence.
+            let _ = send(&mut stream, &spelling::write_request(&head)).await;
+            answer_head::read(&mut stream).await
+        };
+        match tokio::time::timeout_at(deadline, exchange).await {
+            Err(_) => {
+                picked.share.failed(&Failure::Timeout);
+                Err(Failure::Timeout)
+            }
+            Ok(AnswerHead::Switched(head, early)) => {
+                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share: picked.share }))
             }
             // Boxed: rare, and large.
-            AnswerHead::Other(unjudged) => {
-                Box::pin(self.pass(stream, unjudged, picked, head, response_body_idle)).await
+            Ok(AnswerHead::Other(unjudged)) => {
+                Box::pin(self.pass(stream, unjudged, picked, head, deadline, options.response_body_idle)).await
             }
         }
     }
@@ -131,6 +158,7 @@ impl Group {
         unjudged: Unjudged,
         picked: Picked,
         head: request::Parts,
+        deadline: Instant,
         response_body_idle: Duration,
     ) -> Result<HandshakeAnswer, Failure> {
         let wire = SharedWire::new(stream);
@@ -147,12 +175,53 @@ impl Group {
         // Before the wait, so that giving up takes the connection down.
         let mut lease = self.lease(picked, Connection::new(sender, watch, task.abort_handle()));
         lease.reusable = false;
-        let response = answer.await.map_err(Failure::from_hyper)?;
+        let answered = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(answered) => answered.map_err(Failure::from_hyper),
+            Err(_) => Err(Failure::Timeout),
+        };
+        let response = answered.inspect_err(|failure| lease.share.failed(failure))?;
+        lease.share.let_down(response.status());
         Ok(HandshakeAnswer::Other(response.map(|body| ResponseBody::new(body, lease, response_body_idle))))
     }
 }
 
-async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
+/// Over HTTP/2 (RFC 8441): the stream of a 2xx takes the place of the connection.
+async fn connect(
+    slot: Slot,
+    mut picked: Picked,
+    head: request::Parts,
+    options: &HandshakeOptions<'_>,
+) -> Result<HandshakeAnswer, Broken> {
+    let server = picked.member.server.clone();
+    let origin = Origin { secure: server.tls.is_some(), host: &server.host };
+    let connected = match tokio::time::timeout(options.response_timeout, http2::connect(slot, head, &origin)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(Broken { failure: Failure::Timeout, unprocessed: None, is_lost: false }),
+    };
+    match connected {
+        Err(broken) => {
+            // A server that goes away politely has done nothing wrong.
+            if broken.unprocessed.is_none() && broken.failure.is_the_servers() {
+                picked.share.failed(&broken.failure);
+            }
+            Err(broken)
+        }
+        Ok(Connected::Open(head, stream)) => Ok(HandshakeAnswer::Switched(Switched {
+            head,
+            stream: UpstreamStream::Http2(Box::new(stream)),
+            early: Bytes::new(),
+            share: picked.share,
+        })),
+        Ok(Connected::Other(response)) => {
+            picked.share.let_down(response.status());
+            let body = |download| ResponseBody::of_stream(download, picked.share, options.response_body_idle);
+            Ok(HandshakeAnswer::Other(response.map(body)))
+        }
+    }
+}
+
+/// Writes all of it.
+pub(super) async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
 }

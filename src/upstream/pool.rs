@@ -2,7 +2,9 @@
 //!
 //! A connection goes back only when its answer ended well and its request was sent whole. It is taken out only after
 //! a look at the socket itself: whatever arrived while it was idle (an end, a stray answer) makes it unusable, and the
-//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`].
+//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. A server with a limit
+//! has, over all workers, at most as many idle ones beside those in use. Where connections begin with a PROXY header, each
+//! is of one client, and serves one request.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,14 +12,17 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{Connection, Idle, SharedWire, client_builder};
+use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Group, Member, Picked};
-use super::server::{Server, Share};
+use super::group::{Asker, Group, Member, Picked};
+use super::server::Server;
+use super::share::Share;
 use crate::clock;
 use crate::lifecycle;
+use crate::tls::Offer;
 
 /// Shorter than the keep-alive of common servers, so that we let go first.
-const MAX_IDLE: Duration = Duration::from_secs(30);
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE_PER_SERVER: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -25,8 +30,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Lease {
     group: Rc<Group>,
     member: Rc<Member>,
-    #[expect(dead_code, reason = "held until the end")]
-    share: Share,
+    /// What is to be said of the server goes here.
+    pub(super) share: Share,
     connection: Option<Connection>,
     /// Cleared by answers after which the connection cannot be trusted.
     pub(super) reusable: bool,
@@ -39,16 +44,22 @@ impl Lease {
 
     /// The answer has ended well: the connection goes back to the pool if it can serve again.
     pub(super) fn finish(mut self) {
+        self.share.completed();
+        // The server has been told whose connection it is.
+        if self.group.definition.proxy_protocol.is_some() {
+            return;
+        }
         // Not ready means that the request's body is still on its way: an early answer, never reused.
         if !self.reusable || !self.connection.as_ref().is_some_and(|connection| connection.sender.is_ready()) {
             return;
         }
         let mut idle = self.member.idle.borrow_mut();
         if idle.len() < MAX_IDLE_PER_SERVER
+            && let Some(kept) = self.member.server.try_keep()
             && let Some(mut connection) = self.connection.take()
         {
             connection.reused = true;
-            idle.push(Idle { connection, since: clock::now() });
+            idle.push(Idle { connection, since: clock::now(), kept });
             drop(idle);
             self.group.ensure_sweeping();
         }
@@ -76,8 +87,13 @@ impl Group {
     }
 
     /// A fresh connection with hyper on it.
-    pub(super) async fn open(&self, server: &Server) -> Result<Connection, Failure> {
-        let wire = SharedWire::new(self.dial(server).await?);
+    pub(super) async fn open(&self, server: &Server, asker: Asker) -> Result<Connection, Failure> {
+        self.begin(self.dial(server, asker, Offer::Http1).await?).await
+    }
+
+    /// Puts hyper on a connection.
+    pub(super) async fn begin(&self, stream: UpstreamStream) -> Result<Connection, Failure> {
+        let wire = SharedWire::new(stream);
         let watch = wire.watch();
         let (sender, connection) = client_builder().handshake(TokioIo::new(wire)).await.map_err(Failure::from_hyper)?;
         let task = lifecycle::spawn_local("upstream connection", async move {

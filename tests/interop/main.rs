@@ -13,6 +13,8 @@ mod websocket;
 mod backends;
 mod clients;
 mod conformance;
+mod http2;
 mod kaazing;
 mod plain;
+mod proxy_protocol;
 mod socketio;

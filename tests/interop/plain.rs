@@ -9,6 +9,11 @@ use crate::websocket::noise;
 
 /// nginx serving `docroot` in a folder of its own.
 pub fn nginx() -> (Process, u16, tempfile::TempDir) {
+    nginx_with("")
+}
+
+/// The same, with more words behind `listen`.
+pub fn nginx_with(options: &str) -> (Process, u16, tempfile::TempDir) {
     let (folder, port) = (folder(), free_port());
     for name in ["docroot/upload", "docroot/trailers"] {
         fs::create_dir_all(folder.path().join(name)).expect("a folder");
@@ -16,7 +21,8 @@ pub fn nginx() -> (Process, u16, tempfile::TempDir) {
     let place = folder.path().to_str().expect("a path in UTF-8");
     let text = fs::read_to_string(suite("backends/nginx.conf")).expect("the suite's file");
     let file = folder.path().join("nginx.conf");
-    fs::write(&file, text.replace("PORT", &port.to_string()).replace("FOLDER", place)).expect("a file");
+    fs::write(&file, text.replace("PORT", &port.to_string()).replace("FOLDER", place).replace("OPTIONS", options))
+        .expect("a file");
     let mut command = Command::new(program("nginx"));
     command.args(["-e", "stderr", "-p"]).arg(folder.path()).arg("-c").arg(&file);
     let mut server = Process::start("nginx", command);

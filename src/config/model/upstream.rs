@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::CertificateFiles;
+use super::{CertificateFiles, Ejection, Health, Panic, Protocols};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 #[derive(Clone, Debug)]
@@ -23,6 +24,12 @@ pub struct Upstream {
     pub slow_start: Option<Duration>,
     /// Whether a client stays with its server. Default not.
     pub sticky: Option<Sticky>,
+    /// How servers are checked. `None`, the default: not at all.
+    pub health: Option<Health>,
+    /// When live traffic takes a server out. `None`: never.
+    pub ejection: Option<Ejection>,
+    /// What happens when every server is out. Default: all are asked.
+    pub panic: Panic,
     /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -30,8 +37,19 @@ pub struct Upstream {
     pub via: bool,
     /// Further attempts after a failed one. Default 1.
     pub retries: u32,
+    /// What all retries together may cost.
+    pub retry_budget: RetryBudget,
+    /// Who may wait where all servers have `max_connections`.
+    pub queue: Queue,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection to a server begins with. Default none.
+    pub proxy_protocol: Option<Version>,
+    /// What may be spoken with the servers. With those behind TLS ALPN chooses; with clear ones `http2` means prior
+    /// knowledge, and stands alone. Default HTTP/1.1.
+    pub protocols: Protocols,
+    /// Handshakes go over HTTP/2 where the server opens tunnels there. Default true.
+    pub websocket_over_h2: Located<bool>,
     pub spot: Spot,
 }
 
@@ -52,6 +70,9 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// Asked only when no other can be. Default false.
     pub backup: bool,
+    /// Requests and tunnels at a time, over all workers. `None`: as many as come. Default that of the upstream, which is
+    /// none.
+    pub max_connections: Option<u32>,
     pub spot: Spot,
 }
 
@@ -78,6 +99,24 @@ pub enum SameSite {
     Strict,
     Lax,
     None,
+}
+
+/// Who waits for a server to have room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// How many. 0: nobody. Default 100.
+    pub size: u32,
+    /// How long each. Default 5 s.
+    pub timeout: Duration,
+}
+
+/// How many retries an upstream may cost, over all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of its requests in the last ten seconds. Default 20.
+    pub percent: u32,
+    /// So many are allowed in any case. Default 10.
+    pub min_per_second: u32,
 }
 
 /// How an upstream spreads its work.

@@ -191,7 +191,11 @@ fn nameless_clients(route: &Route, draft: &Draft, report: &mut Report) {
     }
     let named = |listener: &Listener| route.listeners.iter().any(|name| name.value == listener.name);
     let reached = draft.listeners.iter().filter(|listener| route.listeners.is_empty() || named(listener));
-    for listener in reached.filter(|listener| matches!(listener.address.value, ListenAddress::Unix(_))) {
+    let is_nameless = |listener: &&Listener| {
+        let is_unix = matches!(listener.address.value, ListenAddress::Unix(_));
+        is_unix && !listener.proxy_protocol.as_ref().is_some_and(|peers| peers.unix)
+    };
+    for listener in reached.filter(is_nameless) {
         let message = format!("all clients that come through `{}` count as one address", listener.name);
         report
             .warning("one-address", &websocket.spot, message)
@@ -293,6 +297,7 @@ fn resolve(
         if let Some(index) = index {
             route.target = Target::Upstream(index);
             warn_never_answers(&route, &upstreams[index], report);
+            refuse_closed_to_websockets(&route, &upstreams[index], report);
         }
         routes.push(route);
     }
@@ -317,5 +322,17 @@ fn warn_never_answers(route: &Route, upstream: &Upstream, report: &mut Report) {
         report
             .warning("never-upgrades", &route.spot, message)
             .help("add a `websocket` table, or write http:// for a server that speaks HTTP");
+    }
+}
+
+/// A handshake needs HTTP/1.1, or leave to go over HTTP/2.
+fn refuse_closed_to_websockets(route: &Route, upstream: &Upstream, report: &mut Report) {
+    let over_h2 = &upstream.websocket_over_h2;
+    if let (Some(websocket), false, false) = (&route.websocket, upstream.protocols.http1, over_h2.value) {
+        let message = format!("no WebSocket can be opened to the upstream `{}`", upstream.name);
+        report
+            .error("no-websocket", &websocket.spot, message)
+            .help("add \"http/1.1\" to its `protocols` (where its servers use TLS), or remove `websocket_over_h2 = false`")
+            .also(&over_h2.spot, "neither over HTTP/2 nor over HTTP/1.1");
     }
 }

@@ -2,7 +2,9 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{
+    Balance, HostHeader, Protocols, Queue, RetryBudget, ServerAddress, Upstream, UpstreamServer,
+};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -16,16 +18,25 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
             ca,
             client_certificate,
             backup: false,
+            max_connections: None,
             spot: Spot::default(),
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
         sticky: None,
+        health: None,
+        ejection: None,
+        panic: crate::config::model::Panic::All,
         websocket_only: false,
+        protocols: Protocols { http1: true, http2: false },
+        websocket_over_h2: located(true),
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: RetryBudget { percent: 20, min_per_second: 10 },
+        queue: Queue { size: 100, timeout: PATIENCE },
         connect_timeout: PATIENCE,
+        proxy_protocol: None,
         spot: Spot::default(),
     }
 }
@@ -47,8 +58,10 @@ async fn meet_server(
     let tls = ListenerTls { default: policy(vec![files.pair(pair)], ClientAuth::None), policies: Vec::new() };
     let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
     let (ours, theirs) = sockets().await;
-    let (accepted, connected) =
-        tokio::join!(accept(&policies, theirs, Instant::now() + PATIENCE), client.connect(name, Socket::Tcp(ours)));
+    let (accepted, connected) = tokio::join!(
+        accept(&policies, theirs, Instant::now() + PATIENCE),
+        client.connect(name, Offer::Protocols, Socket::Tcp(ours))
+    );
     let seen = match (accepted, &connected) {
         (_, Ok(stream)) => {
             assert_eq!(stream.alpn(), Some(&b"http/1.1"[..]));
@@ -116,7 +129,7 @@ async fn a_client_certificate_is_shown_to_servers_that_ask() {
     let (ours, theirs) = sockets().await;
     let (accepted, connected) = tokio::join!(
         accept(&policies, theirs, Instant::now() + PATIENCE),
-        client.connect("backend.test", Socket::Tcp(ours))
+        client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours))
     );
     connected.expect("connected");
     let shown = accepted.expect("accepted").info.client_certificate.expect("verified");
@@ -130,14 +143,14 @@ async fn a_server_that_leaves_or_speaks_plain_http_is_a_named_error() {
     let client = build_client(&upstream(Some(files.write(&ca.pem)), None, "backend.test"));
     let (ours, theirs) = sockets().await;
     drop(theirs);
-    let left = client.connect("backend.test", Socket::Tcp(ours)).await;
+    let left = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours)).await;
     assert!(matches!(left, Err(UpstreamTlsError::Closed(_))), "{left:?}");
     let (ours, mut theirs) = sockets().await;
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("sent");
-    let plain = client.connect("backend.test", Socket::Tcp(ours)).await;
+    let plain = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours)).await;
     assert!(matches!(plain, Err(UpstreamTlsError::Handshake(_))), "{plain:?}");
     let (ours, _theirs) = sockets().await;
-    let bad = client.connect("not a name", Socket::Tcp(ours)).await;
+    let bad = client.connect("not a name", Offer::Protocols, Socket::Tcp(ours)).await;
     assert!(matches!(bad, Err(UpstreamTlsError::BadName)), "{bad:?}");
 }
 
@@ -180,4 +193,32 @@ async fn each_server_is_held_to_its_own_ca_and_shown_its_own_certificate() {
         assert_eq!(connected.is_ok(), good, "{connected:?}");
     }
     assert!(Arc::ptr_eq(&second.config, &third.config), "the same files, the same sessions");
+}
+
+#[tokio::test]
+async fn what_is_offered_is_what_the_upstream_may_speak_or_http_1_alone() {
+    let (ca, files) = (Ca::new("ca"), Files::new());
+    let pair = ca.server(&["backend.test"]);
+    let tls = ListenerTls { default: policy(vec![files.pair(&pair)], ClientAuth::None), policies: Vec::new() };
+    let mut described = upstream(Some(files.write(&ca.pem)), None, "backend.test");
+    for (http1, http2, chosen) in [(true, false, "http/1.1"), (true, true, "h2"), (false, true, "h2")] {
+        described.protocols = Protocols { http1, http2 };
+        let client = build_client(&described);
+        for (offer, chosen) in [(Offer::Protocols, chosen), (Offer::Http1, "http/1.1")] {
+            let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
+            let (ours, theirs) = sockets().await;
+            let accepting = accept(&policies, theirs, Instant::now() + PATIENCE);
+            let (_accepted, connected) =
+                tokio::join!(accepting, client.connect("backend.test", offer, Socket::Tcp(ours)));
+            assert_eq!(connected.expect("good").alpn(), Some(chosen.as_bytes()), "{http1} {http2} {offer:?}");
+        }
+        // One without HTTP/1.1 is not talked into it.
+        let only_http1 = Protocols { http1: true, http2: false };
+        let policies = ServerPolicies::build(&tls, only_http1, &mut Report::default()).expect("built");
+        let (ours, theirs) = sockets().await;
+        let accepting = accept(&policies, theirs, Instant::now() + PATIENCE);
+        let connecting = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours));
+        let (_accepted, connected) = tokio::join!(accepting, connecting);
+        assert_eq!(connected.is_ok(), http1, "{http1} {http2}");
+    }
 }

@@ -9,7 +9,7 @@ use h2::{RecvStream, SendStream};
 
 use super::frames::{Source, read_frame};
 use super::stream::Wire;
-use super::{Answer, Client, End, Frame, Handshake, Request, Stage, TlsOptions, eventually, within};
+use super::{Answer, End, Frame, Handshake, Request, Stage, TlsOptions, eventually, within};
 
 pub struct H2 {
     sender: SendRequest<Bytes>,
@@ -27,7 +27,7 @@ impl H2 {
     }
 
     pub async fn connect_as(stage: &Stage, options: &TlsOptions, builder: &h2::client::Builder) -> Self {
-        let client = Client::tls(stage.gateway.address("tls"), &options.clone().alpn(&["h2"])).await;
+        let client = stage.tls_as(&options.clone().alpn(&["h2"])).await;
         assert_eq!(client.alpn().as_deref(), Some("h2"));
         Self::over(client.into_stream().into_wire(), builder).await
     }
@@ -126,13 +126,17 @@ pub struct H2Stream {
     pub send: SendStream<Bytes>,
     recv: RecvStream,
     buffer: Vec<u8>,
-    /// Keeps the connection open.
-    _sender: SendRequest<Bytes>,
+    /// Keeps a client's connection open.
+    _sender: Option<SendRequest<Bytes>>,
 }
 
 impl H2Stream {
     fn new(send: SendStream<Bytes>, recv: RecvStream, sender: SendRequest<Bytes>) -> Self {
-        Self { send, recv, buffer: Vec::new(), _sender: sender }
+        Self { send, recv, buffer: Vec::new(), _sender: Some(sender) }
+    }
+
+    pub fn of_server(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        Self { send, recv, buffer: Vec::new(), _sender: None }
     }
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
@@ -163,6 +167,10 @@ impl H2Stream {
 
     pub async fn frame(&mut self) -> Frame {
         read_frame(self).await.expect("a frame")
+    }
+
+    pub async fn try_frame(&mut self) -> io::Result<Frame> {
+        read_frame(self).await
     }
 
     pub async fn echo(&mut self, text: &str) {

@@ -6,9 +6,11 @@
 
 mod backend;
 mod client;
+mod cluster;
 mod frames;
 mod gateway;
 mod h2;
+mod h2server;
 mod head;
 mod pki;
 mod rawh2;
@@ -23,8 +25,10 @@ use std::time::Duration;
 pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use backend::{Backend, Peer, accept_for};
 pub use client::{Client, TlsOptions};
+pub use cluster::Cluster;
 pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
+pub use h2server::{Exchange, H2Server};
 pub use head::{Answer, Fields, Head};
 pub use pki::{ClientKind, ServerKind, pki};
 pub use rawh2::{DATA, END_STREAM, GOAWAY, HEADERS, Outcome, RST_STREAM, RawH2, block};

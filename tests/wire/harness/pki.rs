@@ -139,13 +139,15 @@ impl Pki {
         }
     }
 
-    /// Writes `ca.pem`, `clients.pem` and `a|b|mtls|client.pem|key` into a folder.
+    /// Writes `ca.pem`, `clients.pem` and `a|b|mtls|client|backend.pem|key` into a folder.
     pub fn write_into(&self, folder: &Path) {
         let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("a writable folder");
         write("ca.pem", &self.authority_pem);
         write("clients.pem", &self.client_authority_pem);
         let client = self.client(ClientKind::Good);
-        for (name, leaf) in [("a", &self.a), ("b", &self.b), ("mtls", &self.mtls), ("client", client)] {
+        let backend = self.backend(ServerKind::Good);
+        let leaves = [("a", &self.a), ("b", &self.b), ("mtls", &self.mtls), ("client", client), ("backend", backend)];
+        for (name, leaf) in leaves {
             write(&format!("{name}.pem"), &leaf.cert_pem);
             write(&format!("{name}.key"), &leaf.key_pem);
         }
@@ -153,6 +155,10 @@ impl Pki {
 
     fn client(&self, kind: ClientKind) -> &Leaf {
         &self.clients.iter().find(|(other, _)| *other == kind).expect("every kind is made").1
+    }
+
+    fn backend(&self, kind: ServerKind) -> &Leaf {
+        &self.backends.iter().find(|(other, _)| *other == kind).expect("every kind is made").1
     }
 
     /// A client that trusts the test authority.
@@ -174,7 +180,7 @@ impl Pki {
 
     /// A backend's side of TLS; it offers to read a client certificate and accepts any of the test authority's.
     pub fn backend_config(&self, kind: ServerKind) -> rustls::ServerConfig {
-        let leaf = &self.backends.iter().find(|(other, _)| *other == kind).expect("every kind is made").1;
+        let leaf = self.backend(kind);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.client_authority.clone()).expect("a root");
         let verifier =

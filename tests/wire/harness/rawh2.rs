@@ -1,6 +1,6 @@
 //! HTTP/2 frames by hand, for what no client library would send (RFC 9113 §4, RFC 7541).
 
-use super::{Client, Stage, Stream, TlsOptions, within};
+use super::{Client, Peer, Stage, Stream, TlsOptions, within};
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -113,6 +113,34 @@ impl RawH2 {
         raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         raw.frame(SETTINGS, 0, 0, &[]).await;
         raw
+    }
+
+    /// The server's end of a backend's connection: the preface read, these settings sent.
+    pub async fn accept(peer: Peer, settings: &[(u16, u32)]) -> Self {
+        let mut raw = Self { stream: peer.into_stream() };
+        assert!(within("a preface", raw.stream.exact(24)).await.is_ok_and(|preface| preface.starts_with(b"PRI")));
+        raw.frame(SETTINGS, 0, 0, &Self::pairs(settings)).await;
+        raw
+    }
+
+    /// The payload of SETTINGS.
+    pub fn pairs(settings: &[(u16, u32)]) -> Vec<u8> {
+        settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect()
+    }
+
+    /// The stream of the next HEADERS.
+    pub async fn next_headers(&mut self) -> Option<u32> {
+        loop {
+            let frame = self.next().await?;
+            if frame.kind == HEADERS {
+                return Some(frame.stream);
+            }
+        }
+    }
+
+    /// Answers what has to be answered, until the connection has ended.
+    pub async fn until_over(&mut self) {
+        while self.next().await.is_some() {}
     }
 
     async fn write(&mut self, bytes: &[u8]) {

@@ -1,6 +1,10 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod ejection;
+mod health;
+mod limits;
+mod protocols;
 mod servers;
 mod sticky;
 
@@ -8,8 +12,9 @@ use std::time::Duration;
 
 use super::tls::pair;
 use super::tree::{Cx, Table};
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, Check, Ejection, HostHeader, Panic, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
@@ -23,10 +28,28 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.balance = balance::read(cx, &mut table);
     upstream.sticky = sticky::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
+    upstream.health = health::read(cx, &mut table, &upstream);
+    upstream.ejection = ejection::read(cx, &mut table);
+    upstream.panic = table.word(cx, "panic", &[("all", Panic::All), ("refuse", Panic::Refuse)]).unwrap_or_default();
     upstream.host = host(cx, &mut table, &upstream.servers);
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
+    limits::read(cx, &mut table, &mut upstream);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
+    upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
+    let asks_http = upstream.health.as_ref().is_some_and(|health| !matches!(health.check, Check::Tcp));
+    if asks_http && !upstream.protocols.http1 {
+        let message = "checks speak HTTP/1.1, and `protocols` does not allow that with these servers";
+        cx.error("conflicting-keys", &table.key_spot("health"), message)
+            .help("write health = { tcp = true }, or add \"http/1.1\" to `protocols`");
+    }
+    if upstream.proxy_protocol.is_some() && upstream.protocols.http2 {
+        let message = "`proxy_protocol` names one client for a connection, and HTTP/2 shares connections among many";
+        cx.error("conflicting-keys", &table.key_spot("proxy_protocol"), message)
+            .help("write protocols = [\"http/1.1\"], or remove `proxy_protocol`");
+    }
+    upstream.websocket_over_h2 = protocols::websocket_over_h2(cx, &mut table, upstream.protocols);
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
     upstream
@@ -67,16 +90,24 @@ pub fn check_name(cx: &mut Cx<'_>, name: &str, spot: &Spot) {
 
 fn plain(name: &str, spot: Spot) -> Upstream {
     Upstream {
+        protocols: protocols::DEFAULT,
+        websocket_over_h2: Located::new(true, spot.clone()),
         name: Name::new(name),
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         slow_start: None,
         sticky: None,
+        health: None,
+        ejection: Some(Ejection::default()),
+        panic: Panic::All,
         websocket_only: false,
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: limits::RETRY_BUDGET,
+        queue: limits::QUEUE,
         connect_timeout: Duration::from_secs(5),
+        proxy_protocol: None,
         spot,
     }
 }
