@@ -40,6 +40,7 @@ const PAPERS: &[&str] = &[
     "certs/README.md",
     "docs/protocol.md",
     "docs/performance.md",
+    "docs/socket-io.md",
 ];
 
 /// Nothing here takes longer, however busy the machine.
@@ -166,8 +167,8 @@ fn every_command_in_the_papers_works() {
                     // Said in the words of `the_demo_of_the_readme_starts_and_stops`.
                     ["cargo", "run", "--release", "--", "demo"] | ["cargo", "build"] => true,
                     ["cargo", "bench", "--bench", bench, ..] => root().join(format!("benches/{bench}.rs")).exists(),
-                    ["benches/compare", rest @ ..] => {
-                        let program = paper("benches/compare");
+                    [bench @ ("benches/compare" | "benches/spread"), rest @ ..] => {
+                        let program = paper(bench);
                         let mut flags = rest.iter().filter(|word| word.starts_with("--"));
                         flags.all(|flag| program.contains(&format!("add_argument(\"{flag}\"")))
                     }
