@@ -155,7 +155,11 @@ impl Channel {
 
     /// No more streams; the connection closes when those that are open have ended.
     pub(super) fn retire(&self) {
-        drop(self.sender.borrow_mut().take());
+        let sender = self.sender.borrow_mut().take();
+        if sender.is_some() && self.streams.get() == 0 {
+            self.idle_since.set(clock::now());
+        }
+        drop(sender);
         self.wake_driver();
     }
 
