@@ -10,7 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use portcullis::limits::{NoTunnel, TunnelPermit, Tunnels};
 use portcullis::proto::frame::{ControlFrame, End, Kind, Rsv, Rules, Sender, Tracker, Until, Verdict, Watch};
-use portcullis::proto::{fields, forwarded, host, origin, request_id, target, via, websocket};
+use portcullis::proto::{fields, forwarded, host, origin, proxy_protocol, request_id, target, via, websocket};
 use portcullis::tunnel::Bucket;
 use portcullis::types::Scheme;
 
@@ -218,6 +218,32 @@ pub fn places(data: &[u8]) {
     }
     drop(held);
     assert_eq!(tunnels.open(), 0);
+}
+
+/// Judged byte by byte as they come: first not yet, then one verdict for good, which bytes behind it do not change; and
+/// what a header says can be said again in both versions.
+pub fn proxy_header(data: &[u8]) {
+    use proxy_protocol::{MAX_HEADER, Parsed, Sender, Version, header, parse};
+    let whole = parse(data);
+    let mut verdict = Ok(Parsed::Partial);
+    for end in 0..=data.len().min(400) {
+        let next = parse(&data[..end]);
+        assert!(verdict == Ok(Parsed::Partial) || next == verdict);
+        verdict = next;
+    }
+    assert!(data.len() > 400 || verdict == whole);
+    match whole {
+        Ok(Parsed::Partial) => assert!(data.len() < MAX_HEADER),
+        Ok(Parsed::Header { length, addresses }) => {
+            assert!(length <= data.len() && length <= MAX_HEADER);
+            assert!(parse(&data[..length]) == whole && parse(&data[..length - 1]) == Ok(Parsed::Partial));
+            for version in [Version::V1, Version::V2] {
+                let again = header(version, Sender::Client(addresses));
+                assert!(matches!(parse(&again), Ok(Parsed::Header { length, .. }) if length == again.len()));
+            }
+        }
+        Err(_) => {}
+    }
 }
 
 /// What a tracker has told while it judged.

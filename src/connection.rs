@@ -1,10 +1,12 @@
-//! The life of a connection: socket → TLS handshake → HTTP → closed, or handed over to a tunnel.
+//! The life of a connection: socket → PROXY header → TLS handshake → HTTP → closed, or handed over to a tunnel.
 //!
-//! Owns every deadline up to a complete request head, and the keep-alive and stall deadlines between and during
-//! requests; what happens within a request is `exchange`'s. Deadlines that run out here close without an answer
+//! Owns every deadline up to a complete request head (those before HTTP in `greeting`), and the keep-alive and stall
+//! deadlines between and during requests; what happens within a request is `exchange`'s. Deadlines that run out here close without an answer
 //! (RFC 9112 9.5). What never became a request (a head that is not HTTP, or came too late) gets its one line in the access
 //! log here.
 //! Dropping the future closes the socket.
+
+mod greeting;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::clock::{self, Instant};
-use crate::config::model::{ListenerTimeouts, Protocols};
+use crate::config::model::ListenerTimeouts;
 use crate::exchange::{self, Downstream, Tools};
 use crate::http::{Activity, Expiry, ServerConnection, Watched, serve_http1, serve_http2};
 use crate::lifecycle::Guard;
@@ -25,9 +27,10 @@ use crate::limits::ConnectionPermit;
 use crate::listener::{Arrival, LoadGuard};
 use crate::snapshot::ListenerPlan;
 use crate::telemetry::end::EndReason;
-use crate::tls::{self, ClientStream};
-use crate::transport::{Socket, Transport};
-use crate::types::{HttpVersion, Peer};
+use crate::tls::ClientStream;
+use crate::transport::Transport;
+use crate::types::{Ends, HttpVersion, Local};
+use greeting::{Greeted, greet};
 
 /// Until a route says otherwise, a client may stop reading for this long.
 const CLIENT_STALL: Duration = Duration::from_secs(30);
@@ -45,14 +48,12 @@ const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 /// Serves one connection to its end. The future is small while it waits: what a phase needs it has in a box.
 pub fn run(arrival: Arrival, tools: Rc<Tools>) -> impl Future<Output = ()> {
     let Arrival { listener, socket, peer, local, permit, mut load, .. } = arrival;
-    let from = (peer, local.map(|at| at.port()));
+    let ends = Ends { peer, local: local.map(Local::from) };
     let open = tools.lifecycle.guard();
     let listener = tools.generation().snapshot.listeners[listener].clone();
+    // Made here: what the block below took along, it would have room for until its end.
+    let greeting = Box::pin(until_ended(greet(socket, ends, listener.clone(), tools.clone()), tools.clone()));
     async move {
-        let greeting = {
-            let Ok(socket) = socket.into_socket() else { return };
-            Box::pin(until_ended(greet(socket, listener.clone()), tools.clone()))
-        };
         let Some(mut greeted) = greeting.await.flatten() else { return };
         load.handshake_done();
         // Nothing of HTTP is set up before there is something to read.
@@ -63,7 +64,7 @@ pub fn run(arrival: Arrival, tools: Rc<Tools>) -> impl Future<Output = ()> {
                 None => return Box::pin(close(greeted.stream, tools)).await,
             }
         }
-        converse(greeted, since, from, listener, tools, (permit, load, open)).await;
+        converse(greeted, since, listener, tools, (permit, load, open)).await;
     }
 }
 
@@ -74,15 +75,14 @@ type Held = (ConnectionPermit, LoadGuard, Guard);
 fn converse(
     greeted: Greeted,
     since: Instant,
-    from: (Peer, Option<u16>),
     listener: Arc<ListenerPlan>,
     tools: Rc<Tools>,
     held: Held,
 ) -> Pin<Box<impl Future<Output = ()>>> {
-    let Greeted { mut stream, version, tls, mut read } = greeted;
+    let Greeted { mut stream, version, tls, mut read, ends } = greeted;
     let activity = Rc::new(Activity::new(version, since, CLIENT_STALL));
     let tls = tls.map(|tls| *tls);
-    let downstream = Rc::new(Downstream::new(tools, listener, from, tls, version, activity));
+    let downstream = Rc::new(Downstream::new(tools, listener, ends, tls, version, activity));
     Box::pin(async move {
         loop {
             match Box::pin(serve(stream, read, downstream.clone())).await {
@@ -103,15 +103,6 @@ fn converse(
     })
 }
 
-/// A connection that is ready for HTTP.
-struct Greeted {
-    stream: ClientStream,
-    version: HttpVersion,
-    tls: Option<Box<tls::TlsInfo>>,
-    /// What was read to see which HTTP it is.
-    read: Bytes,
-}
-
 /// `None`: the process has ended meanwhile.
 async fn until_ended<F: Future>(future: F, tools: Rc<Tools>) -> Option<F::Output> {
     let mut stop = tools.phase.stop();
@@ -121,51 +112,6 @@ async fn until_ended<F: Future>(future: F, tools: Rc<Tools>) -> Option<F::Output
         Poll::Pending => stop.poll_ended(cx).map(|()| None),
     })
     .await
-}
-
-async fn greet(socket: Socket, listener: Arc<ListenerPlan>) -> Option<Greeted> {
-    let Some(policies) = &listener.tls else {
-        return choose_clear(socket, listener.protocols, listener.timeouts.keep_alive).await;
-    };
-    let deadline = clock::now() + listener.timeouts.tls_handshake;
-    match tls::accept(policies, socket, deadline).await {
-        Ok(accepted) => {
-            let version = accepted.info.alpn;
-            let stream = ClientStream::Tls(accepted.stream);
-            Some(Greeted { stream, version, tls: Some(Box::new(accepted.info)), read: Bytes::new() })
-        }
-        Err(error) => {
-            tracing::debug!(listener = listener.name.as_str(), %error, "TLS handshake failed");
-            None
-        }
-    }
-}
-
-/// On a clear listener: HTTP/1.1, or HTTP/2 with prior knowledge (RFC 9113 3.3) where it is asked for.
-async fn choose_clear(mut socket: Socket, protocols: Protocols, patience: Duration) -> Option<Greeted> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let greeted = |socket, version, read| Greeted { stream: ClientStream::Clear(socket), version, tls: None, read };
-    if !protocols.http2 {
-        return Some(greeted(socket, HttpVersion::Http1, Bytes::new()));
-    }
-    let mut read = Vec::with_capacity(PREFACE.len());
-    let looking = async {
-        while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
-            let mut rest = [0_u8; PREFACE.len()];
-            let wanted = PREFACE.len() - read.len();
-            match socket.read(&mut rest[..wanted]).await {
-                Ok(0) | Err(_) => return None,
-                Ok(count) => read.extend_from_slice(&rest[..count]),
-            }
-        }
-        Some(())
-    };
-    tokio::time::timeout(patience, looking).await.ok()??;
-    let version = if read == PREFACE { HttpVersion::Http2 } else { HttpVersion::Http1 };
-    if version == HttpVersion::Http1 && !protocols.http1 {
-        return None;
-    }
-    Some(greeted(socket, version, Bytes::from(read)))
 }
 
 /// Waits for bytes of the client's. `None`: it has left, its time is up, or the process stops. Holds nothing but a

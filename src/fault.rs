@@ -25,6 +25,9 @@ pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 /// keeps clients from asking all the time.
 const NO_ROOM_RETRY: u16 = 10;
 
+/// The same where an upstream has as much as it may: most of that are requests, which end sooner than tunnels.
+const OVERLOADED_RETRY: u16 = 5;
+
 static X_PORTCULLIS_REASON: HeaderName = HeaderName::from_static("x-portcullis-reason");
 
 /// Why a request does not get an upstream's answer.
@@ -136,6 +139,15 @@ impl Fault {
         }
     }
 
+    /// What `Retry-After` says (RFC 6585 4, RFC 9110 15.6.4).
+    fn retry_after(&self) -> Option<u16> {
+        match self {
+            Self::Tunnels(_) => Some(NO_ROOM_RETRY),
+            Self::Upstream(Failure::Overloaded | Failure::QueueTimeout) => Some(OVERLOADED_RETRY),
+            _ => None,
+        }
+    }
+
     /// Whether the operator should hear of it beyond the access log.
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::Internal(_))
@@ -152,9 +164,8 @@ impl Fault {
         if matches!(self, Self::MethodNotAllowed) {
             headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
         }
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            // RFC 6585 4
-            headers.insert(RETRY_AFTER, HeaderValue::from(NO_ROOM_RETRY));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -201,6 +212,8 @@ fn refusal_status(refusal: Refusal) -> StatusCode {
 fn failure_end(failure: &Failure) -> EndReason {
     match failure {
         Failure::NoServer => EndReason::UpstreamUnavailable,
+        Failure::Overloaded => EndReason::UpstreamOverloaded,
+        Failure::QueueTimeout => EndReason::UpstreamQueueTimeout,
         Failure::Connect(_) => EndReason::UpstreamUnreachable,
         Failure::ConnectTimeout => EndReason::UpstreamConnectTimeout,
         Failure::Tls(_) => EndReason::UpstreamTls,
@@ -219,7 +232,7 @@ fn failure_status(failure: &Failure) -> StatusCode {
         Failure::Connect(_) | Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_) | Failure::Malformed(_) => {
             StatusCode::BAD_GATEWAY
         }
-        Failure::NoServer => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::NoServer | Failure::Overloaded | Failure::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
         Failure::ConnectTimeout | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,

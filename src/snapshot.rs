@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Protocols, Route, TrustedProxies};
+use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
 use crate::config::report::{Report, Spot};
 use crate::limits::Tunnels;
 use crate::proto::via::Via;
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub tunnels: Vec<Option<Tunnels>>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
-    pub trusted_proxies: TrustedProxies,
+    pub trusted_proxies: Peers,
     pub forwarded: bool,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
@@ -39,6 +39,7 @@ pub struct ListenerPlan {
     pub protocols: Protocols,
     pub websocket_over_h2: bool,
     pub redirect_https: bool,
+    pub proxy_protocol: Option<Peers>,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
 }
@@ -70,6 +71,7 @@ impl Snapshot {
                     protocols: listener.protocols,
                     websocket_over_h2: listener.websocket_over_h2,
                     redirect_https: listener.redirect_https,
+                    proxy_protocol: listener.proxy_protocol.clone(),
                     timeouts: listener.timeouts.clone(),
                     limits: listener.limits.clone(),
                 }))

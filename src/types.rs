@@ -38,7 +38,8 @@ impl From<&str> for Name {
     }
 }
 
-/// Where a stream's other end is: the socket's peer, before any trusted header is believed.
+/// Where a stream's other end is: the socket's peer, or the one that a believed PROXY header names; before any field of a
+/// request is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
@@ -62,6 +63,28 @@ impl fmt::Display for Peer {
             Self::Tcp(address) => write!(out, "{}", SocketAddr::new(address.ip().to_canonical(), address.port())),
             Self::Unix => out.write_str("unix"),
         }
+    }
+}
+
+/// A connection of a client's: who it is, and what it connected to. As the socket says it, or as a PROXY header does that
+/// is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    pub peer: Peer,
+    /// `None` on a unix socket.
+    pub local: Option<Local>,
+}
+
+/// An address of ours, smaller than a `SocketAddr`: one is kept for each connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    pub ip: IpAddr,
+    pub port: u16,
+}
+
+impl From<SocketAddr> for Local {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: address.port() }
     }
 }
 

@@ -233,6 +233,10 @@ fn file_with(section: &Section, lines: &str) -> String {
             }
             tls.push_str(lines);
         }
+        "listener.proxy_protocol" => {
+            let from = unless("from", "from = [\"10.0.0.0/8\"]");
+            listener.push_str(&format!("[listener.proxy_protocol]\n{from}{lines}\n"));
+        }
         "listener.timeouts" | "listener.limits" => listener.push_str(&format!("[{}]\n{lines}\n", section.path)),
         "route" => {
             let target =
@@ -279,6 +283,9 @@ fn file_with(section: &Section, lines: &str) -> String {
             if has("hash = ") && !has("balance") {
                 upstream.push_str("balance = \"hash\"\n");
             }
+            if has("queue = ") {
+                upstream.push_str("max_connections = 10\n");
+            }
             upstream.push_str(lines);
         }
         "upstream.NAME.servers" => {
@@ -295,6 +302,10 @@ fn file_with(section: &Section, lines: &str) -> String {
         "upstream.NAME.sticky" => {
             let needed = unless("cookie", "cookie = \"pcl\"") + &unless("secret_file", "secret_file = \"s\"");
             upstream.push_str(&format!("[upstream.a.sticky]\n{needed}{lines}\n"));
+        }
+        "upstream.NAME.retry_budget" => upstream.push_str(&format!("[{}]\n{lines}\n", "upstream.a.retry_budget")),
+        "upstream.NAME.queue" => {
+            upstream.push_str(&format!("max_connections = 10\n[upstream.a.queue]\n{lines}\n"));
         }
         "upstream.NAME.hash" => {
             let by = if has("name = ") { unless("by", "by = \"header\"") } else { String::new() };

@@ -55,6 +55,37 @@ const FIELDS: &[&str] = &[
     "5",
 ];
 
+/// Lines of version 1 and blocks of version 2, in an order that is often legal.
+fn proxy_headers() -> impl Strategy<Value = Vec<u8>> {
+    const PIECES: &[&[u8]] = &[
+        b"PROXY ",
+        b"TCP4 192.0.2.1 192.0.2.2 1 2",
+        b"TCP6 ::1 2001:db8::1 65535 0",
+        b"UNKNOWN",
+        b"\r\n",
+        b" ",
+        b"\r\n\r\n\0\r\nQUIT\n",
+        b"\x21\x11\x00\x0c",
+        b"\x21\x11\x00\x13",
+        b"\x20\x00\x00\x00",
+        b"\x21\x21\x00\x24",
+        b"\x21\x31\x00\xd8",
+        b"\x21\x11\xff\xff",
+        b"\x7f\x00\x00\x01\x0a\x00\x00\x01\x04\xd2\x01\xbb",
+        b"\x03\x00\x04\x01\x02\x03\x04",
+        b"\x04\x00\x04pads",
+        &[0; 36],
+        &[0; 216],
+    ];
+    const STARTS: &[&[u8]] = &[b"", b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
+    let start = prop::sample::select(STARTS);
+    let pieces = prop::collection::vec(prop::sample::select(PIECES), 0..6);
+    prop_oneof![
+        1 => prop::collection::vec(any::<u8>(), 0..64),
+        6 => (start, pieces).prop_map(|(start, pieces)| [start, &pieces.concat()].concat()),
+    ]
+}
+
 /// First bytes of frames, lengths and payloads, masked and not, in an order that is often legal.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     const PIECES: &[&[u8]] = &[
@@ -132,6 +163,11 @@ proptest! {
     #[test]
     fn places_hold(data in prop::collection::vec(any::<u8>(), 0..120)) {
         targets::places(&data);
+    }
+
+    #[test]
+    fn proxy_headers_hold(data in proxy_headers()) {
+        targets::proxy_header(&data);
     }
 
     #[test]

@@ -498,6 +498,8 @@ fn faults() -> Vec<Fault> {
         Fault::Upstream(Failure::Tls(String::new())),
         Fault::Upstream(Failure::Malformed(String::new())),
         Fault::Upstream(Failure::Timeout),
+        Fault::Upstream(Failure::Overloaded),
+        Fault::Upstream(Failure::QueueTimeout),
     ];
     all.extend(bodies().map(Fault::RequestBody));
     all.extend(bodies().map(|fault| Fault::Upstream(Failure::RequestBody(fault))));

@@ -9,6 +9,11 @@ use super::{Instant, now};
 /// What stamps are counted from. Early enough that a deadline before it does not occur.
 static BASE: LazyLock<Instant> = LazyLock::new(now);
 
+/// Whole seconds of the monotonic clock, counted from some moment at the start of the process.
+pub fn seconds() -> u64 {
+    now().saturating_duration_since(*BASE).as_secs()
+}
+
 /// An instant or none; starts as none.
 #[derive(Debug, Default)]
 pub struct AtomicInstant(AtomicU64);

@@ -87,12 +87,16 @@ pub static LISTENER: Section = Section {
         key("protocols", Words("`[\"h2\", \"http/1.1\"]` with TLS, `[\"http/1.1\"]` without")),
         key("websocket_over_h2", Value("true")),
         key("redirect_https", Value("false")),
+        key("proxy_protocol", Words("no PROXY header is read")),
         key("tls", Words("a clear listener")),
         key("timeouts", Words("every key at its default")),
         key("limits", Words("every key at its default")),
     ],
-    later: &["proxy_protocol"],
+    later: &[],
 };
+
+pub static PROXY_PROTOCOL: Section =
+    Section { path: "listener.proxy_protocol", header: "`proxy_protocol`", keys: &[key("from", Required)], later: &[] };
 
 pub static TLS: Section = Section {
     path: "listener.tls",
@@ -249,7 +253,11 @@ pub static UPSTREAM: Section = Section {
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
+        key("retry_budget", Words("every key at its default")),
+        key("max_connections", Value("\"none\"")),
+        key("queue", Words("every key at its default")),
         key("connect_timeout", Value("\"5s\"")),
+        key("proxy_protocol", Words("servers get no PROXY header")),
         key("protocols", Value("[\"http/1.1\"]")),
         key("websocket_over_h2", Value("true")),
         key("ca", Words("the system's roots")),
@@ -266,6 +274,7 @@ pub static UPSTREAM_SERVER: Section = Section {
         key("url", Required),
         key("weight", Value("1")),
         key("backup", Value("false")),
+        key("max_connections", Words("that of the upstream")),
         key("tls_name", Words("the host in the URL")),
         key("ca", Words("the upstream's `ca`")),
         key("client_cert", Words("the upstream's `client_cert`")),
@@ -288,6 +297,20 @@ pub static STICKY: Section = Section {
     later: &[],
 };
 
+pub static QUEUE: Section = Section {
+    path: "upstream.NAME.queue",
+    header: "`queue`",
+    keys: &[key("size", Value("100")), key("timeout", Value("\"5s\""))],
+    later: &[],
+};
+
+pub static RETRY_BUDGET: Section = Section {
+    path: "upstream.NAME.retry_budget",
+    header: "`retry_budget`",
+    keys: &[key("percent", Value("20")), key("min_per_second", Value("10"))],
+    later: &[],
+};
+
 pub static HASH: Section = Section {
     path: "upstream.NAME.hash",
     header: "`hash`",
@@ -305,6 +328,7 @@ pub static SECTIONS: &[&Section] = &[
     &SERVER,
     &LOG,
     &LISTENER,
+    &PROXY_PROTOCOL,
     &TLS,
     &CERTIFICATE,
     &POLICY,
@@ -321,4 +345,6 @@ pub static SECTIONS: &[&Section] = &[
     &UPSTREAM_SERVER,
     &HASH,
     &STICKY,
+    &RETRY_BUDGET,
+    &QUEUE,
 ];

@@ -16,7 +16,9 @@ use ipnet::IpNet;
 use super::report::{Located, Spot};
 use crate::types::Name;
 
-pub use upstream::{Balance, Hash, HashBy, HostHeader, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer};
+pub use upstream::{
+    Balance, Hash, HashBy, HostHeader, Queue, RetryBudget, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer,
+};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -38,7 +40,8 @@ pub struct Server {
     /// Connections open at once over all listeners; excess is accepted and closed at once. `None`: not written in the
     /// file, so that the process decides (see `limits`).
     pub max_connections: Option<usize>,
-    pub trusted_proxies: TrustedProxies,
+    /// Whose `X-Forwarded-*` are believed.
+    pub trusted_proxies: Peers,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
 }
@@ -84,6 +87,8 @@ pub struct Listener {
     pub websocket_over_h2: bool,
     /// Every request is answered with a 308 to https; only on clear listeners.
     pub redirect_https: bool,
+    /// Peers whose connections begin with a PROXY header, which is believed; nobody else's is. `None`: no peer's.
+    pub proxy_protocol: Option<Peers>,
     /// `None`: a clear listener.
     pub tls: Option<ListenerTls>,
     pub timeouts: ListenerTimeouts,
@@ -341,17 +346,17 @@ pub struct Subprotocols {
     pub require: bool,
 }
 
-/// Peers whose `X-Forwarded-*` are believed. Default: nobody.
+/// Peers who are believed in something; nobody else is. Default: nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies {
+pub struct Peers {
     pub networks: Vec<IpNet>,
     /// Peers on unix sockets: who may connect there is decided by the socket's file.
     pub unix: bool,
 }
 
-impl TrustedProxies {
-    /// `None`: a peer on a unix socket.
-    pub fn trust(&self, peer: Option<IpAddr>) -> bool {
+impl Peers {
+    /// Whether this one is among them; `None`: a peer on a unix socket.
+    pub fn has(&self, peer: Option<IpAddr>) -> bool {
         peer.map_or(self.unix, |address| self.networks.iter().any(|net| net.contains(&address)))
     }
 }

@@ -2,7 +2,7 @@
 //! `connection.rs` reads what is noted here.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,11 +11,12 @@ use http::HeaderMap;
 use crate::clock::Instant;
 use crate::http::Activity;
 use crate::proto::forwarded;
+use crate::proto::proxy_protocol::Addresses;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::types::{HttpVersion, Peer};
+use crate::types::{Ends, HttpVersion, Local, Peer};
 
 use super::stalls::Stalls;
 use super::tools::Tools;
@@ -26,8 +27,8 @@ pub struct Downstream {
     pub tools: Rc<Tools>,
     pub listener: Arc<ListenerPlan>,
     pub peer: Peer,
-    /// The port at which the client reached us; `None` on a unix socket.
-    pub local_port: Option<u16>,
+    /// Where the client reached us; `None` on a unix socket.
+    pub local: Option<Local>,
     pub tls: Option<TlsInfo>,
     pub version: HttpVersion,
     pub activity: Rc<Activity>,
@@ -54,7 +55,7 @@ impl Downstream {
     pub fn new(
         tools: Rc<Tools>,
         listener: Arc<ListenerPlan>,
-        (peer, local_port): (Peer, Option<u16>),
+        Ends { peer, local }: Ends,
         tls: Option<TlsInfo>,
         version: HttpVersion,
         activity: Rc<Activity>,
@@ -64,7 +65,7 @@ impl Downstream {
             tools,
             listener,
             peer,
-            local_port,
+            local,
             tls,
             version,
             activity,
@@ -98,14 +99,24 @@ impl Downstream {
         self.tunnels.get() > 0
     }
 
+    /// Both ends, where they have addresses.
+    pub fn addresses(&self) -> Option<Addresses> {
+        match (&self.peer, self.local) {
+            (Peer::Tcp(source), Some(Local { ip, port })) => {
+                Some(Addresses { source: *source, destination: SocketAddr::new(ip, port) })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the peer's forwarded fields are believed.
     pub fn is_trusted(&self, snapshot: &Snapshot) -> bool {
-        snapshot.trusted_proxies.trust(self.peer.ip())
+        snapshot.trusted_proxies.has(self.peer.ip())
     }
 
     /// The client behind trusted proxies, or the peer; `None`: nobody but a peer on a unix socket is known.
     pub fn client_address(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Option<IpAddr> {
-        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.trust(peer))
+        forwarded::client_address(headers, self.peer.ip(), |peer| snapshot.trusted_proxies.has(peer))
     }
 
     /// On HTTP/1.1: what is to become of the stream once the 101 has been written.

@@ -3,7 +3,9 @@
 //! tunnel leaves a [`TunnelRecord`], which writes the line of the tunnel's end.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::access::{AccessEvent, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::types::Name;
+use crate::upstream::Trail;
 
 /// One request.
 pub struct Entry {
@@ -37,6 +40,8 @@ pub struct Entry {
     received: RefCell<Rc<Cell<u64>>>,
     upstream_time: Cell<Option<Duration>>,
     client_stall: Cell<Duration>,
+    /// The way to a server.
+    trail: Trail,
     said: RefCell<Said>,
     learned: RefCell<Learned>,
 }
@@ -89,6 +94,7 @@ impl Entry {
             received: RefCell::default(),
             upstream_time: Cell::default(),
             client_stall: Cell::new(Duration::from_secs(30)),
+            trail: Trail::default(),
             said: RefCell::new(said),
             learned: RefCell::default(),
         })
@@ -125,6 +131,21 @@ impl Entry {
     /// The client behind trusted proxies, or the peer.
     pub fn client(&self) -> Option<IpAddr> {
         self.said.borrow().client
+    }
+
+    pub fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    /// The output of a future that leaves its way in the trail; while that waits in a queue, it counts as leaving if the
+    /// client ends its side.
+    pub async fn follow<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
+        poll_fn(|cx| {
+            let polled = future.as_mut().poll(cx);
+            self.downstream.activity.set_queued(self.trail.is_waiting());
+            polled
+        })
+        .await
     }
 
     pub fn downstream(&self) -> &Rc<Downstream> {
@@ -236,6 +257,8 @@ impl Entry {
             bytes_out: (!is_open).then_some(self.sent.get()),
             duration: Some(self.started.elapsed()),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
+            retries: Some(self.trail.retries()).filter(|retries| *retries > 0),
+            queued: Some(self.trail.queued()).filter(|queued| !queued.is_zero()),
             end,
             origin: said.origin.as_ref().map(HeaderValue::as_bytes),
             user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),

@@ -60,7 +60,7 @@ impl Errand<'_> {
     /// Who asks, by a head that has been prepared.
     pub fn asker(&self, head: &request::Parts) -> Asker {
         let is_secure = head.headers.get(&forwarded::X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
-        Asker { client: self.entry.client(), is_secure }
+        Asker { client: self.entry.client(), is_secure, addresses: self.downstream.addresses() }
     }
 
     /// A server that redirects to its own address means the name that the client knows.
@@ -88,7 +88,7 @@ impl Errand<'_> {
                 client: self.downstream.client_address(snapshot, headers),
                 scheme: self.downstream.listener.scheme(),
                 authority: self.authority,
-                port: self.downstream.local_port,
+                port: self.downstream.local.map(|local| local.port),
                 emit_forwarded: snapshot.forwarded,
             },
         );

@@ -1,5 +1,6 @@
 //! A plain request: sent to a server, its answer checked, cleaned and streamed back.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
@@ -42,13 +43,15 @@ pub async fn forward(
 
     let group = errand.generation.group(errand.upstream);
     let options = SendOptions {
+        trail: entry.trail(),
         asker: errand.asker(&head),
         expect_continue,
         response_timeout: route.timeouts.response,
         response_body_idle: route.timeouts.response_body_idle,
     };
     entry.set_client_stall(route.timeouts.client_stall);
-    match group.send(Request::from_parts(head, body), &options).await {
+    let sending = pin!(group.send(Request::from_parts(head, body), &options));
+    match entry.follow(sending).await {
         Ok(answered) => {
             entry.set_server(&answered.server.url);
             admit(&errand, answered.response, entry)

@@ -177,7 +177,7 @@ fn plan_handshake(
     let (Some(policy), Target::Upstream(upstream)) = (&route.websocket, &route.target) else {
         return Err(Fault::UpgradeNotAllowed);
     };
-    let trusted = snapshot.trusted_proxies.trust(asked.peer);
+    let trusted = snapshot.trusted_proxies.has(asked.peer);
     let effective = forwarded::effective(&asked.head.headers, trusted, asked.listener.scheme(), authority);
     let is_named = effective.authority.as_ref().is_some_and(|authority| route::names(route, authority));
     let handshake = upgrade::decide(

@@ -198,6 +198,9 @@ impl TunnelRecord {
             round_trip: frames.and_then(|frames| frames.round_trip),
             duration: Some(self.started.elapsed()),
             upstream_time: Some(Duration::from_micros(u64::from(self.upstream_time))),
+            // The line of the tunnel's opening has them.
+            retries: None,
+            queued: None,
             end: Some(reason),
             detail: detail.as_deref(),
             origin: word(Word::Origin),

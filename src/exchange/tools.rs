@@ -8,8 +8,10 @@ use crate::clock::Wheel;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
 use crate::proto::request_id::RequestIds;
 use crate::snapshot::Snapshot;
-use crate::telemetry::access::AccessLog;
+use crate::telemetry::access::{AccessLog, AccessRecord};
+use crate::telemetry::end::EndReason;
 use crate::transport::Scratch;
+use crate::types::{Name, Peer};
 use crate::upstream::Group;
 
 use super::record::{Place, Places, Way};
@@ -90,6 +92,19 @@ impl Tools {
     /// What all tunnels that go one way have in common.
     pub(super) fn place(&self, way: Way) -> Rc<Place> {
         self.places.find(way, &self.access, &self.phase)
+    }
+
+    /// The one line of a connection that did not get as far as HTTP.
+    pub fn note_turned_away(&self, listener: &Name, peer: &Peer, end: EndReason, detail: &str) {
+        self.access.record(&AccessRecord {
+            connection: self.numbers.take(),
+            listener: listener.as_str(),
+            client: peer.ip(),
+            peer: Some(peer),
+            end: Some(end),
+            detail: Some(detail),
+            ..AccessRecord::default()
+        });
     }
 
     /// The generation in use now.

@@ -1,6 +1,7 @@
 //! A WebSocket handshake: sent to a server, its agreement checked, and the tunnel that follows. Which HTTP either side
 //! speaks makes no difference to the other.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,12 +45,13 @@ pub async fn open(
     let timeouts = &route.timeouts;
     entry.set_client_stall(timeouts.client_stall);
     let asking = HandshakeOptions {
+        trail: entry.trail(),
         asker: errand.asker(&head),
         response_timeout: timeouts.response,
         response_body_idle: timeouts.response_body_idle,
     };
-    let asked = group.handshake(head, &asking).await;
-    let (answer, server) = match asked {
+    let asked = pin!(group.handshake(head, &asking));
+    let (answer, server) = match entry.follow(asked).await {
         Ok(answered) => answered,
         Err(Failed { failure, server }) => {
             if let Some(server) = server {

@@ -36,6 +36,8 @@ pub struct Activity {
     stalled_since: Cell<Option<Instant>>,
     /// `client_stall` of the request seen last.
     client_stall: Cell<Duration>,
+    /// The open request waits for a server to have room.
+    is_queued: Cell<bool>,
 }
 
 impl Activity {
@@ -49,6 +51,7 @@ impl Activity {
             head_since: Cell::new(None),
             stalled_since: Cell::new(None),
             client_stall: Cell::new(client_stall),
+            is_queued: Cell::new(false),
         }
     }
 
@@ -63,6 +66,7 @@ impl Activity {
     fn request_closed(&self) {
         let open = self.open_requests.get().saturating_sub(1);
         self.open_requests.set(open);
+        self.is_queued.set(false);
         if open == 0 {
             self.idle_since.set(clock::now());
         }
@@ -71,6 +75,15 @@ impl Activity {
     /// The route's `client_stall` for the answer that is about to be written.
     pub fn set_client_stall(&self, limit: Duration) {
         self.client_stall.set(limit);
+    }
+
+    /// Whether the open request waits for a server to have room: nothing has been done for it yet.
+    pub fn set_queued(&self, queued: bool) {
+        self.is_queued.set(queued);
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.is_queued.get()
     }
 
     /// Since when no request is open, if none is.

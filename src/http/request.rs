@@ -56,7 +56,9 @@ impl PendingStream {
 /// Trailer fields that must not stand in trailers (RFC 9110 6.5.1) are dropped on the way.
 pub struct InboundBody {
     incoming: Incoming,
-    silence: IdleTimer,
+    /// How long the client may be silent, from the first look at the body on: until then nobody asks it for more.
+    idle: Duration,
+    silence: Option<IdleTimer>,
     left: Option<u64>,
     received: Rc<Cell<u64>>,
     fault: Rc<Cell<Option<RequestBodyFault>>>,
@@ -66,7 +68,8 @@ impl InboundBody {
     fn new(incoming: Incoming) -> Self {
         Self {
             incoming,
-            silence: IdleTimer::new(Duration::from_secs(30)),
+            idle: Duration::from_secs(30),
+            silence: None,
             left: None,
             received: Rc::default(),
             fault: Rc::default(),
@@ -75,7 +78,7 @@ impl InboundBody {
 
     /// Sets the route's bounds: silence, and size in bytes if there is one.
     pub fn bound(&mut self, idle: Duration, size: Option<u64>) {
-        self.silence = IdleTimer::new(idle);
+        self.idle = idle;
         self.left = size;
     }
 
@@ -117,14 +120,15 @@ impl Body for InboundBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
+        let silence = this.silence.get_or_insert_with(|| IdleTimer::new(this.idle));
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.silence.touch();
+                silence.touch();
                 this.admit(frame)
             }
             Poll::Ready(Some(Err(_))) => this.fail(RequestBodyFault::Broken),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => match this.silence.poll_expired(cx) {
+            Poll::Pending => match silence.poll_expired(cx) {
                 Poll::Ready(()) => this.fail(RequestBodyFault::Timeout),
                 Poll::Pending => Poll::Pending,
             },

@@ -30,6 +30,12 @@ impl<T: Transport> Watched<T> {
         (self.stream, self.read)
     }
 
+    /// Reset; or, while the request waits in a queue, ended: those who closed must not keep the places of those who
+    /// wait. Elsewhere an end is a half-close, behind which the answer is still wanted.
+    fn has_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stream.poll_reset(cx).is_ready() || (self.activity.is_queued() && self.stream.has_ended())
+    }
+
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(_)) => self.activity.note_written(),
@@ -91,7 +97,7 @@ impl<T: Transport> AsyncWrite for Watched<T> {
             Poll::Ready(Ok(())) => {
                 this.activity.note_flushed();
                 // hyper flushes at the end of each turn: the place to notice a client that has gone while it waited.
-                if this.activity.is_unread() && this.stream.poll_reset(cx).is_ready() {
+                if this.activity.is_unread() && this.has_gone(cx) {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
                 }
             }

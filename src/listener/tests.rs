@@ -24,6 +24,7 @@ fn listener(address: ListenAddress) -> Listener {
         protocols: Protocols { http1: true, http2: false },
         websocket_over_h2: false,
         redirect_https: false,
+        proxy_protocol: None,
         tls: None,
         timeouts: ListenerTimeouts { tls_handshake: PATIENCE, request_head: PATIENCE, keep_alive: PATIENCE },
         limits: ListenerLimits { head_size: 16 << 10, fields: 100, target_size: 8 << 10 },

@@ -5,6 +5,7 @@
 //! `fuzz/targets.rs` and the property tests beside each module hold that.
 //!
 //! RFC 9110, 9112, 9113 (fields, host, target), 6454 (origin), 6455, 7692, 8441 (WebSocket), 7239 (forwarded).
+//! The PROXY protocol has no RFC; its specification is HAProxy's.
 
 pub mod cookie;
 pub mod fields;
@@ -14,6 +15,7 @@ pub mod host;
 pub mod location;
 mod managed;
 pub mod origin;
+pub mod proxy_protocol;
 pub mod request_id;
 pub mod spelling;
 pub mod target;

@@ -89,6 +89,8 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
         round_trip: None,
         duration: Some(Duration::from_micros(1_250)),
         upstream_time: Some(Duration::from_micros(900)),
+        retries: Some(1),
+        queued: Some(Duration::from_micros(250)),
         detail: None,
         end: Some(EndReason::BadUpgrade),
         origin: Some(b"https://app.example"),
@@ -115,8 +117,8 @@ async fn a_record_is_one_line_of_json_with_stable_keys() {
             r#""client":"203.0.113.9","peer":"127.0.0.1:40000","host":"a.test","method":"GET","path":"/chat","#,
             r#""query":"room=***&token=***","protocol":"h2","tls":"1.3","route":"chat","upstream":"backend","#,
             r#""server":"ws://127.0.0.1:9000","status":502,"bytes_in":0,"bytes_out":11,"duration_us":1250,"#,
-            r#""upstream_us":900,"end":"bad-upgrade","side":"upstream","origin":"https://app.example","#,
-            r#""user_agent":"curl/8"}"#,
+            r#""upstream_us":900,"retries":1,"queued_us":250,"end":"bad-upgrade","side":"upstream","#,
+            r#""origin":"https://app.example","user_agent":"curl/8"}"#,
             "\n"
         )
     );
@@ -139,7 +141,7 @@ async fn a_record_is_one_readable_line_of_text() {
         lines[0],
         concat!(
             r#"2000-02-29T00:00:00.007Z 203.0.113.9 "GET a.test/chat?room=***&token=***" h2 502 in=0 out=11 1.2ms "#,
-            r#"bad-upgrade route="chat" server="ws://127.0.0.1:9000" origin="https://app.example" agent="curl/8" "#,
+            r#"retries=1 queued=0.2ms bad-upgrade route="chat" server="ws://127.0.0.1:9000" origin="https://app.example" agent="curl/8" "#,
             r#"request="r-1""#
         )
     );

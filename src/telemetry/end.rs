@@ -54,6 +54,8 @@ end_reasons! {
     Responded = "responded" by Gateway,
 
     // Requests that are refused for what they are.
+    /// No PROXY header where one is expected, or a malformed one.
+    BadProxyHeader = "bad-proxy-header" by Downstream,
     /// Not HTTP, or HTTP whose framing cannot be trusted.
     Malformed = "malformed" by Downstream,
     HeadTooLarge = "head-too-large" by Downstream,
@@ -105,6 +107,10 @@ end_reasons! {
     // Upstreams that fail.
     /// None of its servers may take work.
     UpstreamUnavailable = "upstream-unavailable" by Upstream,
+    /// Its servers and its queue have as much as they may.
+    UpstreamOverloaded = "upstream-overloaded" by Upstream,
+    /// No place at a server within the queue's timeout.
+    UpstreamQueueTimeout = "upstream-queue-timeout" by Upstream,
     UpstreamUnreachable = "upstream-unreachable" by Upstream,
     UpstreamConnectTimeout = "upstream-connect-timeout" by Upstream,
     UpstreamTls = "upstream-tls" by Upstream,

@@ -44,6 +44,8 @@ pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'
     line.number("rtt_us", record.round_trip.map(microseconds));
     line.number("duration_us", record.duration.map(microseconds));
     line.number("upstream_us", record.upstream_time.map(microseconds));
+    line.number("retries", record.retries.map(u64::from));
+    line.number("queued_us", record.queued.map(microseconds));
     line.optional("end", record.end.map(|end| end.code()));
     line.optional("side", record.end.map(|end| end.side().as_str()));
     line.with("detail", record.detail.map(str::as_bytes), |out, value| text::escaped(out, value, AGENT, Quoting::Json));
@@ -135,6 +137,10 @@ pub(super) fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessReco
     }
     if let Some(duration) = record.duration {
         display(line.word(), format_args!("{:.1}ms", duration.as_secs_f64() * 1_000.0));
+    }
+    line.number("retries", record.retries.map(u64::from));
+    if let Some(queued) = record.queued {
+        display(line.word(), format_args!("queued={:.1}ms", queued.as_secs_f64() * 1_000.0));
     }
     if let Some(end) = record.end {
         line.plain(end.code());

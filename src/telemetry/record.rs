@@ -71,6 +71,10 @@ pub struct AccessRecord<'a> {
     pub duration: Option<Duration>,
     /// Until the head of the upstream's answer.
     pub upstream_time: Option<Duration>,
+    /// Attempts to reach a server after the first one.
+    pub retries: Option<u32>,
+    /// Of that: waiting for a server to have room.
+    pub queued: Option<Duration>,
     /// `None` only when a tunnel opens.
     pub end: Option<EndReason>,
     /// What the end reason's code leaves open, in one line; may hold words of a peer's.

@@ -190,6 +190,10 @@ impl Transport for TlsStream {
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.inner.socket.poll_reset(cx)
     }
+
+    fn has_ended(&self) -> bool {
+        self.inner.socket.has_ended()
+    }
 }
 
 impl AsFd for TlsStream {

@@ -28,6 +28,13 @@ impl Transport for ClientStream {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Clear(socket) => socket.has_ended(),
+            Self::Tls(stream) => stream.has_ended(),
+        }
+    }
+
     fn as_socket(&self) -> Option<&Socket> {
         match self {
             Self::Clear(socket) => Some(socket),

@@ -34,6 +34,11 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
         Poll::Pending
     }
 
+    /// Whether the peer has ended its side, as far as that can be told without reading what comes before.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// The socket, where the stream's bytes are just the socket's: both ways, with nothing before and nothing between.
     fn as_socket(&self) -> Option<&Socket> {
         None
@@ -47,6 +52,10 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_reset(cx)
+    }
+
+    fn has_ended(&self) -> bool {
+        (**self).has_ended()
     }
 
     fn as_socket(&self) -> Option<&Socket> {

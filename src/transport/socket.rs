@@ -29,6 +29,29 @@ impl Socket {
         !matches!(answer, Err(rustix::io::Errno::AGAIN))
     }
 
+    /// Copies what has come into `buffer` (not empty) and leaves it where it is; 0 is the end. For whoever may take only
+    /// what belongs to it, with [`take_peeked`](Self::take_peeked): to look again before that finds the same bytes, and
+    /// does not wait.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_reading(cx, |socket| Ok(rustix::net::recv(socket, &mut *buffer, RecvFlags::PEEK)?.0))
+    }
+
+    /// Takes as many bytes as `peeked` has, into it.
+    ///
+    /// # Errors
+    /// They have not been seen by [`poll_peek`](Self::poll_peek), or the socket has failed since.
+    pub fn take_peeked(&self, mut peeked: &mut [u8]) -> io::Result<()> {
+        while !peeked.is_empty() {
+            match rustix::net::recv(self.as_fd(), &mut *peeked, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((count, _)) => peeked = &mut peeked[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// TCP_NODELAY; a unix socket has nothing to set.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
@@ -106,6 +129,16 @@ impl Transport for Socket {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        // What the kernel has told of, without another question.
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     fn as_socket(&self) -> Option<&Socket> {
         Some(self)
     }
@@ -173,6 +206,27 @@ mod tests {
         far.shutdown().await.expect("shut");
         poll_fn(|cx| Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut [0; 1]))).await.expect("input");
         assert!(poll_fn(|cx| Poll::Ready(near.poll_reset(cx))).await.is_pending());
+    }
+
+    #[tokio::test]
+    async fn an_end_is_noticed_behind_bytes_that_nobody_has_read() {
+        for is_unix in [false, true] {
+            let (near, mut far): (Socket, Box<dyn AsyncWrite + Unpin>) = if is_unix {
+                let (near, far) = unix();
+                (near, Box::new(far))
+            } else {
+                let (near, far) = tcp().await;
+                (near, Box::new(far))
+            };
+            assert!(!near.has_ended());
+            far.write_all(b"x").await.expect("taken");
+            poll_fn(|cx| near.poll_reading(cx, |_| Ok(()))).await.expect("input");
+            assert!(!near.has_ended());
+            far.shutdown().await.expect("shut");
+            while !near.has_ended() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 
     #[tokio::test]

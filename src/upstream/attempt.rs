@@ -16,7 +16,7 @@ use super::send::{Progress, SendOptions};
 
 /// What holds for each attempt.
 pub(super) struct Terms<'a> {
-    pub options: &'a SendOptions,
+    pub options: &'a SendOptions<'a>,
     pub progress: &'a Progress,
     /// Bodyless and idempotent.
     pub replayable: bool,
@@ -103,7 +103,7 @@ fn copy_head(request: &Request<RequestBody>) -> request::Parts {
 }
 
 /// Puts the answer's body on its lease, and decides whether the connection may serve again.
-fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions) -> Response<ResponseBody> {
+fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions<'_>) -> Response<ResponseBody> {
     let framing_is_doubtful =
         response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;

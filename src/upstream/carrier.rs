@@ -11,9 +11,10 @@ use super::connection::Connection;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
-use super::group::{Group, Member};
+use super::group::{Asker, Group, Member};
 use super::http2::{Channel, Obtained, Opened, Opening, Slot};
 use super::server::Server;
+use crate::proto::proxy_protocol::Sender;
 use crate::tls::Offer;
 
 /// A server that keeps changing its mind about what it speaks is asked so often.
@@ -34,7 +35,7 @@ pub(super) enum HandshakeCarrier {
 
 impl Group {
     /// For a request. `pooled`: on a connection that is open already, where there is one.
-    pub(super) async fn carrier(&self, member: &Member, pooled: bool) -> Result<Carrier, Failure> {
+    pub(super) async fn carrier(&self, member: &Member, asker: Asker, pooled: bool) -> Result<Carrier, Failure> {
         if let Some(slot) = member.channels.take() {
             return Ok(Carrier::Http2(slot));
         }
@@ -42,7 +43,7 @@ impl Group {
             return Ok(Carrier::Http1(connection));
         }
         if !self.definition.protocols.http2 {
-            return self.open(&member.server).await.map(Carrier::Http1);
+            return self.open(&member.server, asker).await.map(Carrier::Http1);
         }
         match self.negotiate(member).await? {
             HandshakeCarrier::Http1(stream) => self.begin(stream).await.map(Carrier::Http1),
@@ -51,7 +52,7 @@ impl Group {
     }
 
     /// For a handshake.
-    pub(super) async fn handshake_carrier(&self, member: &Member) -> Result<HandshakeCarrier, Failure> {
+    pub(super) async fn handshake_carrier(&self, member: &Member, asker: Asker) -> Result<HandshakeCarrier, Failure> {
         let Definition { protocols, websocket_over_h2, .. } = *self.definition;
         let is_known_to_refuse = member.channels.speaks_http1() || member.channels.refuses_tunnels();
         let may_go_over_http2 = protocols.http2 && websocket_over_h2;
@@ -62,7 +63,7 @@ impl Group {
             }
         }
         if protocols.http1 {
-            return self.dial(&member.server, Offer::Http1).await.map(HandshakeCarrier::Http1);
+            return self.dial(&member.server, asker, Offer::Http1).await.map(HandshakeCarrier::Http1);
         }
         let text = if may_go_over_http2 {
             "the server opens no WebSockets over HTTP/2 (its settings are without ENABLE_CONNECT_PROTOCOL), and \
@@ -105,10 +106,11 @@ impl Group {
     }
 }
 
-/// A connection of the kind that the server chooses.
+/// A connection of the kind that the server chooses. It may be shared, and so is nobody's: `check` refuses a PROXY header
+/// on it.
 async fn open(definition: &Arc<Definition>, server: &Arc<Server>) -> Result<Opened, Failure> {
     let opening = async {
-        let stream = dial::dial(definition, server, Offer::Protocols).await?;
+        let stream = dial::dial(definition, server, Sender::Local, Offer::Protocols).await?;
         if server.tls.is_none() || stream.has_chosen_http2() {
             return Channel::open(stream).await.map(Opened::Http2);
         }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::dial::UpstreamStream;
 use super::request_body::RequestBody;
+use super::server::Kept;
 use crate::clock::Instant;
 
 /// The head of an answer may be this large.
@@ -48,6 +49,8 @@ impl Connection {
 pub(super) struct Idle {
     pub(super) connection: Connection,
     pub(super) since: Instant,
+    #[expect(dead_code, reason = "held until the end")]
+    pub(super) kept: Kept,
 }
 
 /// How hyper speaks to servers.

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::balance::Balance;
+use super::budget::{Retries, RetryCounts};
+use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use super::sticky::Sticky;
 use crate::config::model::{self, HostHeader, Protocols};
 use crate::config::report::Report;
+use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::types::Name;
 
@@ -27,12 +30,18 @@ pub struct Definition {
     pub host: HostHeader,
     pub via: bool,
     pub retries: u32,
+    pub retry_budget: model::RetryBudget,
+    /// Who may wait where all servers have as much as they may.
+    pub queue: model::Queue,
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
+    pub(super) proxy_protocol: Option<Version>,
     pub(super) protocols: Protocols,
     /// Handshakes go over HTTP/2 where the server opens tunnels there.
     pub(super) websocket_over_h2: bool,
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
+    pub(super) budget: Arc<Retries>,
 }
 
 impl Definition {
@@ -52,6 +61,7 @@ impl Definition {
             None => None,
         };
         let known = known_states(previous);
+        let queue = previous.map_or_else(Arc::default, |previous| previous.roster.queue().clone());
         let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = known.get(&id).cloned().unwrap_or_else(|| {
@@ -65,7 +75,7 @@ impl Definition {
         });
         Some(Self {
             name: upstream.name.clone(),
-            roster: Roster::new(servers.collect()),
+            roster: Roster::new(servers.collect(), queue),
             balance: Balance::new(&upstream.balance),
             sticky,
             slow_start: upstream.slow_start,
@@ -73,11 +83,24 @@ impl Definition {
             host: upstream.host,
             via: upstream.via,
             retries: upstream.retries,
+            retry_budget: upstream.retry_budget,
+            queue: upstream.queue,
             connect_timeout: upstream.connect_timeout,
+            proxy_protocol: upstream.proxy_protocol,
             protocols: upstream.protocols,
             websocket_over_h2: upstream.websocket_over_h2.value,
             groups: AtomicUsize::new(0),
+            budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
         })
+    }
+
+    /// What has become of those who waited for a place.
+    pub fn queue_counts(&self) -> QueueCounts {
+        self.roster.queue().counts()
+    }
+
+    pub fn retry_counts(&self) -> RetryCounts {
+        self.budget.counts()
     }
 
     /// The number of one more group.

@@ -1,8 +1,9 @@
-//! From a server's address to a connected stream, TLS included, under one deadline.
+//! From a server's address to a connected stream, PROXY header and TLS included, under one deadline.
 
 use std::io;
 use std::task::{Context, Poll};
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::definition::Definition;
@@ -10,22 +11,54 @@ use super::failure::Failure;
 use super::http2::StreamTransport;
 use super::server::Server;
 use crate::config::model::ServerAddress;
+use crate::proto::proxy_protocol::{self, Addresses, Sender, Version};
 use crate::tls::{ClientTlsStream, Offer};
 use crate::transport::{Socket, Transport, delegate_io};
 
-/// Connects to one of the upstream's servers. `offer` is for those with TLS.
-pub(super) async fn dial(upstream: &Definition, server: &Server, offer: Offer) -> Result<UpstreamStream, Failure> {
-    tokio::time::timeout(upstream.connect_timeout, connect(server, offer)).await.unwrap_or(Err(Failure::ConnectTimeout))
+/// Connects to one of the upstream's servers, for `sender`. `offer` is for servers with TLS.
+pub(super) async fn dial(
+    upstream: &Definition,
+    server: &Server,
+    sender: Sender,
+    offer: Offer,
+) -> Result<UpstreamStream, Failure> {
+    let header = upstream.proxy_protocol.map(|version| (version, sender));
+    tokio::time::timeout(upstream.connect_timeout, connect(server, header, offer))
+        .await
+        .unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn connect(server: &Server, offer: Offer) -> Result<UpstreamStream, Failure> {
-    let socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
+async fn connect(server: &Server, header: Option<(Version, Sender)>, offer: Offer) -> Result<UpstreamStream, Failure> {
+    let mut socket = connect_socket(&server.address).await.map_err(Failure::Connect)?;
+    if let Some((version, sender)) = header {
+        // Nothing of a request has been written when this fails.
+        introduce(&mut socket, version, sender).await.map_err(Failure::Connect)?;
+    }
     let Some((name, tls)) = &server.tls else {
         return Ok(UpstreamStream::Clear(socket));
     };
     match tls.connect(name, offer, socket).await {
         Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream))),
         Err(error) => Err(Failure::Tls(error.to_string())),
+    }
+}
+
+async fn introduce(socket: &mut Socket, version: Version, sender: Sender) -> io::Result<()> {
+    let sender = match (version, sender) {
+        // Version 1 has no LOCAL, and some receivers refuse UNKNOWN (specification, 2.1).
+        (Version::V1, Sender::Local) => Sender::Client(own_addresses(socket)),
+        _ => sender,
+    };
+    socket.write_all(&proxy_protocol::header(version, sender)).await
+}
+
+/// Of the connection itself.
+fn own_addresses(socket: &Socket) -> Option<Addresses> {
+    match socket {
+        Socket::Tcp(stream) => {
+            Some(Addresses { source: stream.local_addr().ok()?, destination: stream.peer_addr().ok()? })
+        }
+        Socket::Unix(_) => None,
     }
 }
 
@@ -90,3 +123,32 @@ impl Transport for UpstreamStream {
 }
 
 delegate_io!(UpstreamStream { Clear, Tls, Http2 });
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What is written for `sender` on a connection, and the connection's own ends.
+    async fn written(version: Version, sender: Sender) -> (Vec<u8>, Addresses) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let destination = listener.local_addr().expect("an address");
+        let mut near = connect_socket(&ServerAddress::Ip(destination)).await.expect("connected");
+        let (mut far, source) = listener.accept().await.expect("accepted");
+        introduce(&mut near, version, sender).await.expect("taken");
+        drop(near);
+        let mut header = Vec::new();
+        far.read_to_end(&mut header).await.expect("arrives");
+        (header, Addresses { source, destination })
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_our_own_is_said_to_be_that() {
+        let (header, addresses) = written(Version::V1, Sender::Local).await;
+        assert_eq!(header, proxy_protocol::header(Version::V1, Sender::Client(Some(addresses))));
+        let (header, _) = written(Version::V2, Sender::Local).await;
+        assert_eq!(header, proxy_protocol::header(Version::V2, Sender::Local));
+    }
+}

@@ -9,6 +9,10 @@ use crate::types::RequestBodyFault;
 pub enum Failure {
     /// No server may take work: all of them drain.
     NoServer,
+    /// Every server has as much as it may, and so has the queue.
+    Overloaded,
+    /// No place at a server within the queue's timeout.
+    QueueTimeout,
     /// Refused, unreachable, or the name does not resolve.
     Connect(io::Error),
     ConnectTimeout,
@@ -55,6 +59,8 @@ impl Failure {
             Self::RequestBody(fault) => Self::RequestBody(*fault),
             Self::Timeout => Self::Timeout,
             Self::NoServer => Self::NoServer,
+            Self::Overloaded => Self::Overloaded,
+            Self::QueueTimeout => Self::QueueTimeout,
         }
     }
 
@@ -68,6 +74,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoServer => out.write_str("no server may take work"),
+            Self::Overloaded => out.write_str("every server has its max_connections, and the queue is full"),
+            Self::QueueTimeout => out.write_str("no place at a server within the queue's timeout"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
             Self::ConnectTimeout => out.write_str("cannot connect: timed out"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),

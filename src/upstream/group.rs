@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use smallvec::SmallVec;
 
-use super::balance::{self, Ask, Candidate};
+use super::balance::{self, Ask, Lack};
 use super::connection::Idle;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
@@ -17,6 +17,7 @@ use super::failure::Failure;
 use super::http2::Channels;
 use super::server::{Server, ServerId, Share};
 use crate::config::model::HostHeader;
+use crate::proto::proxy_protocol::{Addresses, Sender};
 use crate::tls::Offer;
 
 /// A group at work on one worker.
@@ -50,6 +51,9 @@ pub struct Asker {
     pub client: Option<IpAddr>,
     /// Came over TLS, to us or to a proxy that is trusted.
     pub is_secure: bool,
+    /// Of the connection that the request came on, for PROXY headers: not what fields of the request say. `None`: it came
+    /// over a unix socket.
+    pub addresses: Option<Addresses>,
 }
 
 /// A server that a request goes to, with the request's place in its count.
@@ -65,11 +69,6 @@ impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
         Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
     }
-
-    /// Counts one more request to it.
-    pub(super) fn pick(self: &Rc<Self>) -> Picked {
-        Picked { member: self.clone(), share: self.server.state.enter() }
-    }
 }
 
 impl Group {
@@ -81,7 +80,7 @@ impl Group {
         let group = Self { definition, members, random: Cell::new(seed()), sweeping: Cell::new(false) };
         // Workers begin their rounds at different servers.
         for _ in 0..number % servers.len().max(1) {
-            group.choose(None, &[]);
+            let _ = group.choose(None, &[]);
         }
         Rc::new(group)
     }
@@ -100,13 +99,31 @@ impl Group {
     }
 
     /// Among the servers that were not `tried` yet the one that the client is with, else the one that `balance`
-    /// chooses; `None` where there is none.
-    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Option<Picked> {
-        if let Some(home) = ask.home.and_then(|home| self.find(home, tried)) {
-            return Some(home.pick());
+    /// chooses, with a place there.
+    ///
+    /// # Errors
+    /// There is none, or none has room.
+    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Result<Picked, Lack> {
+        if let Some(member) = ask.home.and_then(|home| self.find(home, tried))
+            && let Some(share) = member.server.try_enter()
+        {
+            return Ok(Picked { member, share });
         }
         let key = self.definition.balance.key(ask);
-        self.choose(key, tried).map(|member| member.pick())
+        loop {
+            let member = self.choose(key, tried)?;
+            // Where another worker took the last place since then, the choice is another.
+            if let Some(share) = member.server.try_enter() {
+                return Ok(Picked { member, share });
+            }
+        }
+    }
+
+    /// The server that a place is at; `None` where it has left the list.
+    pub(super) fn pick_with(&self, share: Share) -> Option<Picked> {
+        let members = self.members();
+        let member = members.iter().find(|member| share.is_at(&member.server))?.clone();
+        Some(Picked { member, share })
     }
 
     /// The server of that id, if it may get work.
@@ -133,19 +150,19 @@ impl Group {
         }
     }
 
-    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+    fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Result<Rc<Member>, Lack> {
         let members = self.members();
         let slow_start = self.definition.slow_start;
         let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
         let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
-            untried.map(|member| (member, member.candidate(slow_start))).unzip();
+            untried.map(|member| (member, member.server.candidate(slow_start, &member.turn))).unzip();
         let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
-        Some(Rc::clone(asked[index]))
+        Ok(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server and notes whether it could be reached.
-    pub(super) async fn dial(&self, server: &Server, offer: Offer) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server, offer).await;
+    /// Connects to one server for a client, and notes whether it could be reached.
+    pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
+        let connected = dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer).await;
         server.state.note_dial(connected.is_ok());
         connected
     }
@@ -162,20 +179,6 @@ impl Group {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         balance::mix(state)
-    }
-}
-
-impl Member {
-    fn candidate(&self, slow_start: Option<std::time::Duration>) -> Candidate<'_> {
-        let Server { id, weight, backup, state, .. } = &*self.server;
-        Candidate {
-            id: *id,
-            weight: u64::from(*weight) * u64::from(state.warmth(slow_start)),
-            live: state.live(),
-            backup: *backup,
-            is_out: state.is_out(),
-            turn: &self.turn,
-        }
     }
 }
 

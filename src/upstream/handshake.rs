@@ -16,17 +16,19 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::answer_head::{self, AnswerHead, Replayed, Unjudged};
+use super::attempts::Attempts;
 use super::balance::Ask;
 use super::carrier::HandshakeCarrier;
 use super::connection::{Connection, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Asker, Group, Member, Picked, Tried};
+use super::group::{Asker, Group, Picked};
 use super::http2::{self, Broken, Connected, Origin, Slot};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
 use super::server::{Server, TunnelShare};
+use super::trail::Trail;
 use crate::lifecycle;
 use crate::proto::spelling;
 
@@ -58,7 +60,9 @@ pub struct Switched {
 }
 
 /// What one handshake asks of its group.
-pub struct HandshakeOptions {
+pub struct HandshakeOptions<'a> {
+    /// Where its way is noted.
+    pub trail: &'a Trail,
     pub asker: Asker,
     /// To the head of the answer.
     pub response_timeout: Duration,
@@ -68,33 +72,26 @@ pub struct HandshakeOptions {
 
 impl Group {
     /// Sends the handshake (its target in origin-form); another server is asked only where connecting failed, or where
-    /// the first one says that it has processed nothing. Also returns the server that answered.
+    /// the first one says that it has processed nothing. Until a server has room it waits. Also returns the server that
+    /// answered.
     pub async fn handshake(
         self: &Rc<Self>,
         mut head: request::Parts,
-        options: &HandshakeOptions,
+        options: &HandshakeOptions<'_>,
     ) -> Result<(HandshakeAnswer, Arc<Server>), Failed> {
         let home = self.home(&mut head.headers);
-        let mut tried = Tried::new();
-        let mut last = Failed { failure: Failure::NoServer, server: None };
-        let mut again: Option<Rc<Member>> = None;
-        let mut attempts_left = self.definition.retries;
+        let mut attempts = Attempts::new(self, options.trail);
         loop {
             let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
-            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
-            let Some(picked) = picked else { return Err(last) };
+            let picked = attempts.next(&ask).await?;
             let member = picked.member.clone();
             let server = member.server.clone();
-            let failed = |failure| Failed { failure, server: Some(server.clone()) };
-            tried.push(member.clone());
-            let carrier = match self.handshake_carrier(&member).await {
+            let carrier = match self.handshake_carrier(&member, options.asker).await {
                 Ok(carrier) => carrier,
-                Err(failure) if attempts_left > 0 => {
-                    attempts_left -= 1;
-                    last = failed(failure);
+                Err(failure) => {
+                    attempts.failed(&member, failure)?;
                     continue;
                 }
-                Err(failure) => return Err(failed(failure)),
             };
             self.address(&mut head.headers, &server);
             let exchange = self.exchange(carrier, picked, head.clone(), options.response_body_idle);
@@ -103,13 +100,9 @@ impl Group {
                     self.tell(answer.headers_mut(), &server, home, options.asker);
                     return Ok((answer, server));
                 }
-                Ok(Err(Broken { failure, unprocessed: Some(_), .. })) if attempts_left > 0 => {
-                    attempts_left -= 1;
-                    last = failed(failure);
-                    again = Some(member);
-                }
-                Ok(Err(Broken { failure, .. })) => return Err(failed(failure)),
-                Err(_) => return Err(failed(Failure::Timeout)),
+                Ok(Err(Broken { failure, unprocessed: Some(_), .. })) => attempts.interrupted(&member, failure)?,
+                Ok(Err(Broken { failure, .. })) => return Err(Failed { failure, server: Some(server) }),
+                Err(_) => return Err(Failed { failure: Failure::Timeout, server: Some(server) }),
             }
         }
     }

@@ -7,7 +7,9 @@
 
 mod answer_head;
 mod attempt;
+mod attempts;
 mod balance;
+mod budget;
 mod carrier;
 mod connection;
 mod definition;
@@ -18,23 +20,30 @@ mod gate;
 mod group;
 mod handshake;
 mod http2;
+#[cfg(test)]
+mod limits_tests;
 mod pool;
+mod queue;
 mod request_body;
 mod response_body;
 mod roster;
 mod send;
 mod server;
 mod sticky;
+mod trail;
 
 pub use balance::{Ask, Balance};
+pub use budget::RetryCounts;
 pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
 pub use foresee::{Foreseen, How};
 pub use group::{Asker, Group};
 pub use handshake::{HandshakeAnswer, HandshakeOptions, Switched};
+pub use queue::{Queue, QueueCounts};
 pub use request_body::{BodyError, RequestBody};
 pub use response_body::{ResponseBody, ResponseBodyFault};
 pub use roster::Roster;
 pub use send::{Answered, Failed, SendOptions};
 pub use server::{Server, ServerId, Share, State, TunnelShare};
+pub use trail::Trail;

@@ -2,7 +2,9 @@
 //!
 //! A connection goes back only when its answer ended well and its request was sent whole. It is taken out only after
 //! a look at the socket itself: whatever arrived while it was idle (an end, a stray answer) makes it unusable, and the
-//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`].
+//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. A server with a limit
+//! has, over all workers, at most as many idle ones beside those in use. Where connections begin with a PROXY header, each
+//! is of one client, and serves one request.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use super::connection::{Connection, Idle, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
-use super::group::{Group, Member, Picked};
+use super::group::{Asker, Group, Member, Picked};
 use super::server::{Server, Share};
 use crate::clock;
 use crate::lifecycle;
@@ -41,16 +43,21 @@ impl Lease {
 
     /// The answer has ended well: the connection goes back to the pool if it can serve again.
     pub(super) fn finish(mut self) {
+        // The server has been told whose connection it is.
+        if self.group.definition.proxy_protocol.is_some() {
+            return;
+        }
         // Not ready means that the request's body is still on its way: an early answer, never reused.
         if !self.reusable || !self.connection.as_ref().is_some_and(|connection| connection.sender.is_ready()) {
             return;
         }
         let mut idle = self.member.idle.borrow_mut();
         if idle.len() < MAX_IDLE_PER_SERVER
+            && let Some(kept) = self.member.server.try_keep()
             && let Some(mut connection) = self.connection.take()
         {
             connection.reused = true;
-            idle.push(Idle { connection, since: clock::now() });
+            idle.push(Idle { connection, since: clock::now(), kept });
             drop(idle);
             self.group.ensure_sweeping();
         }
@@ -78,8 +85,8 @@ impl Group {
     }
 
     /// A fresh connection with hyper on it.
-    pub(super) async fn open(&self, server: &Server) -> Result<Connection, Failure> {
-        self.begin(self.dial(server, Offer::Http1).await?).await
+    pub(super) async fn open(&self, server: &Server, asker: Asker) -> Result<Connection, Failure> {
+        self.begin(self.dial(server, asker, Offer::Http1).await?).await
     }
 
     /// Puts hyper on a connection.

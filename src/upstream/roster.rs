@@ -1,11 +1,13 @@
 //! The servers that an upstream has at this moment. Control plane writes, workers read.
 //!
 //! A worker keeps the list that it read last and asks with one load whether there is a newer one; only then does it
-//! take the lock. Servers that leave the list keep what they have: nothing here closes anything.
+//! take the lock. Servers that leave the list keep what they have: nothing here closes anything. Servers that come into
+//! it give their places to those who wait in the upstream's queue, and a new list calls these.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::queue::Queue;
 use super::server::Server;
 
 /// A list of servers that may be replaced.
@@ -13,11 +15,19 @@ use super::server::Server;
 pub struct Roster {
     version: AtomicU64,
     servers: Mutex<Arc<[Arc<Server>]>>,
+    queue: Arc<Queue>,
 }
 
 impl Roster {
-    pub fn new(servers: Vec<Arc<Server>>) -> Self {
-        Self { version: AtomicU64::new(0), servers: Mutex::new(servers.into()) }
+    /// `queue`: that of the upstream.
+    pub fn new(servers: Vec<Arc<Server>>, queue: Arc<Queue>) -> Self {
+        servers.iter().for_each(|server| server.state.join(&queue));
+        Self { version: AtomicU64::new(0), servers: Mutex::new(servers.into()), queue }
+    }
+
+    /// Who waits for one of them.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
     }
 
     /// Changes with every replacement.
@@ -33,7 +43,9 @@ impl Roster {
     }
 
     pub fn replace(&self, servers: Vec<Arc<Server>>) {
+        servers.iter().for_each(|server| server.state.join(&self.queue));
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers.into();
         self.version.fetch_add(1, Ordering::Release);
+        self.queue.call_all();
     }
 }

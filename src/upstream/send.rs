@@ -13,18 +13,22 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::attempt::{self, Attempt, Terms};
+use super::attempts::Attempts;
 use super::balance::Ask;
 use super::carrier::Carrier;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::{Asker, Group, Member, Tried};
+use super::group::{Asker, Group};
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
 use super::server::Server;
+use super::trail::Trail;
 use crate::clock::{self, IdleTimer, Instant};
 
 /// What one request asks of its group.
-pub struct SendOptions {
+pub struct SendOptions<'a> {
+    /// Where its way is noted.
+    pub trail: &'a Trail,
     pub asker: Asker,
     /// Hold the body until the server says 100 (the request carries `Expect: 100-continue`).
     pub expect_continue: bool,
@@ -41,6 +45,7 @@ pub struct Answered {
 }
 
 /// A failure, and the server that was asked last.
+#[derive(Debug)]
 pub struct Failed {
     pub failure: Failure,
     pub server: Option<Arc<Server>>,
@@ -51,46 +56,38 @@ impl Group {
     ///
     /// Retries follow RFC 9110 9.2.2 strictly: when nothing was written, when the server says that it has processed
     /// nothing (HTTP/2), or for a bodyless idempotent request on a reused connection that ended before a byte of the
-    /// answer. Each further attempt goes to another server first, over HTTP/1.1 on a fresh connection.
+    /// answer. Each further attempt goes to another server first, over HTTP/1.1 on a fresh connection. Until a server has
+    /// room the request waits, its body unread.
     pub async fn send(
         self: &Rc<Self>,
         mut request: Request<RequestBody>,
-        options: &SendOptions,
+        options: &SendOptions<'_>,
     ) -> Result<Answered, Failed> {
-        let mut tried = Tried::new();
-        // What is said, and who may be asked once more, where nobody is left that was not tried.
-        let mut last = Failed { failure: Failure::NoServer, server: None };
-        let mut again: Option<Rc<Member>> = None;
-        let mut attempts_left = self.definition.retries;
+        let mut attempts = Attempts::new(self, options.trail);
         let replayable = is_idempotent(request.method()) && request.body().is_empty();
         let home = self.home(request.headers_mut());
         let gate = options.expect_continue.then(|| hold_body(&mut request));
         let progress = Progress::attach(&mut request);
 
         loop {
-            let first = tried.is_empty();
             let (client, path) = (options.asker.client, request.uri().path());
             let ask = Ask { client, headers: request.headers(), path, home };
-            let picked = self.pick(&ask, &tried).or_else(|| again.take().map(|member| member.pick()));
-            let Some(picked) = picked else { return Err(last) };
+            let picked = attempts.next(&ask).await?;
             let member = picked.member.clone();
-            let failed = |failure| Failed { failure, server: Some(member.server.clone()) };
-            tried.push(member.clone());
 
-            let carrier = match self.carrier(&member, first).await {
+            let carrier = match self.carrier(&member, options.asker, attempts.is_first()).await {
                 Ok(carrier) => carrier,
                 // Nothing was written: another server may be asked, the same one need not be asked again.
-                Err(failure) if failure.is_connect() && attempts_left > 0 => {
-                    attempts_left -= 1;
-                    last = failed(failure);
+                Err(failure) if failure.is_connect() => {
+                    attempts.failed(&member, failure)?;
                     continue;
                 }
-                Err(failure) => return Err(failed(failure)),
+                Err(failure) => return Err(Failed { failure, server: Some(member.server.clone()) }),
             };
             self.address(request.headers_mut(), &member.server);
 
             progress.touch();
-            let terms = Terms { options, progress: &progress, replayable, may_retry: attempts_left > 0 };
+            let terms = Terms { options, progress: &progress, replayable, may_retry: attempts.may_retry() };
             let attempted = match carrier {
                 Carrier::Http1(connection) => {
                     attempt::over_http1(self.lease(picked, connection), request, &terms).await
@@ -109,12 +106,13 @@ impl Group {
                     self.tell(response.headers_mut(), &member.server, home, options.asker);
                     return Ok(Answered { response, server: member.server.clone() });
                 }
-                Err(Attempt { retry: Some(unsent), .. }) if attempts_left > 0 => {
-                    attempts_left -= 1;
+                Err(Attempt { failure, retry: Some(unsent) }) => {
+                    attempts.interrupted(&member, failure)?;
                     request = *unsent;
-                    again = Some(member);
                 }
-                Err(Attempt { failure, .. }) => return Err(failed(failure)),
+                Err(Attempt { failure, retry: None }) => {
+                    return Err(Failed { failure, server: Some(member.server.clone()) });
+                }
             }
         }
     }

@@ -3,14 +3,17 @@
 //! [`Server`] is immutable and belongs to one snapshot; its [`State`] is shared by all workers and outlives snapshots,
 //! so that a reload neither forgets a live tunnel nor that a server is down. Plain counters, no locks.
 
+use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
 
+use super::balance::Candidate;
+use super::queue::Queue;
 use crate::clock::{self, AtomicInstant};
 use crate::config::model::{self, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
@@ -53,6 +56,8 @@ pub struct Server {
     pub weight: u32,
     /// Asked only when no other server can be.
     pub backup: bool,
+    /// Requests and tunnels that it may have at a time, over all workers. `None`: as many as come.
+    pub max_connections: Option<u32>,
     pub state: Arc<State>,
 }
 
@@ -89,7 +94,32 @@ impl Server {
             host: HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("localhost")),
             weight: server.weight,
             backup: server.backup,
+            max_connections: server.max_connections,
             state,
+        }
+    }
+
+    /// A place for one more request; `None`: it has as many as it may.
+    pub(super) fn try_enter(&self) -> Option<Share> {
+        self.state.try_enter(self.max_connections)
+    }
+
+    /// Room in the pool for one more connection that is not in use; `None`: close it.
+    pub(super) fn try_keep(&self) -> Option<Kept> {
+        self.state.try_keep(self.max_connections)
+    }
+
+    /// What the rules of balancing need to know of it. `turn`: where it stands in the round of whoever asks.
+    pub(super) fn candidate<'a>(&self, slow_start: Option<Duration>, turn: &'a Cell<i64>) -> Candidate<'a> {
+        let live = self.state.live();
+        Candidate {
+            id: self.id,
+            weight: u64::from(self.weight) * u64::from(self.state.warmth(slow_start)),
+            live,
+            backup: self.backup,
+            is_out: self.state.is_out(),
+            is_full: self.max_connections.is_some_and(|max| live >= max),
+            turn,
         }
     }
 }
@@ -100,12 +130,35 @@ impl fmt::Debug for Server {
     }
 }
 
+/// What one thing counts in [`State::live`].
+#[derive(Clone, Copy)]
+pub(super) struct Live(u64);
+
+const REQUEST: Live = Live(1);
+const TUNNEL: Live = Live(1 << 32);
+
+fn requests(live: u64) -> u32 {
+    live as u32
+}
+
+fn tunnels(live: u64) -> u32 {
+    (live >> 32) as u32
+}
+
+fn total(live: u64) -> u32 {
+    requests(live).saturating_add(tunnels(live))
+}
+
 /// What all workers count and have learnt of one server.
 #[derive(Debug, Default)]
 pub struct State {
-    /// Requests and handshakes under way, from their pick to the end of their answer.
-    requests: AtomicU32,
-    tunnels: AtomicU32,
+    /// Requests and handshakes under way, from their pick to the end of their answer, in the lower half; tunnels in the
+    /// upper one. One number, so that a limit holds for their sum at every moment.
+    live: AtomicU64,
+    /// Connections that wait in a pool for their next request.
+    idle: AtomicU32,
+    /// Who waits for a place at a server of its upstream.
+    queue: OnceLock<Arc<Queue>>,
     /// Could not be reached; passed over until then.
     unreachable_until: AtomicInstant,
     /// Taking part since then; `None`: since the start.
@@ -115,28 +168,91 @@ pub struct State {
 impl State {
     /// Requests, handshakes and tunnels that the server has now.
     pub fn live(&self) -> u32 {
-        self.requests.load(Ordering::Relaxed).saturating_add(self.tunnels.load(Ordering::Relaxed))
+        // Also the look of one who has just begun to wait, which the end of another must not slip past.
+        total(self.live.load(Ordering::SeqCst))
     }
 
     pub fn requests(&self) -> u32 {
-        self.requests.load(Ordering::Relaxed)
+        requests(self.live.load(Ordering::Relaxed))
     }
 
     pub fn tunnels(&self) -> u32 {
-        self.tunnels.load(Ordering::Relaxed)
+        tunnels(self.live.load(Ordering::Relaxed))
     }
 
-    /// Counts one more request, until the share is dropped.
-    pub(super) fn enter(self: &Arc<Self>) -> Share {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Share { state: Arc::clone(self) }
+    /// Connections that are kept open for the next request.
+    pub fn idle(&self) -> u32 {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// Where its places go when they are given up.
+    pub(super) fn join(&self, queue: &Arc<Queue>) {
+        // One upstream has one queue for as long as its servers are known, so that the first one stays right.
+        let _ = self.queue.set(queue.clone());
+    }
+
+    /// Counts one more request, until the share is dropped; `None` where `max` are live.
+    fn try_enter(self: &Arc<Self>, max: Option<u32>) -> Option<Share> {
+        match max {
+            None => _ = self.live.fetch_add(REQUEST.0, Ordering::SeqCst),
+            Some(max) => {
+                // Sequentially consistent with the queue's length: either who waits sees that there is room, or who
+                // makes room sees that somebody waits.
+                let enter = |live| (total(live) < max).then_some(live + REQUEST.0);
+                self.live.try_update(Ordering::SeqCst, Ordering::SeqCst, enter).ok()?;
+            }
+        }
+        Some(Share { state: Some(Arc::clone(self)) })
+    }
+
+    /// A request or tunnel has ended: its place goes to the first who waits for it, or to nobody.
+    fn leave(self: &Arc<Self>, what: Live) {
+        let queue = self.queue.get();
+        if let Some(queue) = queue.filter(|queue| !queue.is_empty()) {
+            return queue.pass_on(self, what);
+        }
+        // Tests let somebody in here.
+        #[cfg(test)]
+        std::thread::yield_now();
+        self.give_up(what);
+        // Whoever came to wait in between may have looked before there was room.
+        self.call_waiting();
+    }
+
+    /// Nobody takes over the place of what has ended.
+    pub(super) fn give_up(&self, what: Live) {
+        self.live.fetch_sub(what.0, Ordering::SeqCst);
+    }
+
+    /// The place of what has ended is the next request's, without having been free in between.
+    pub(super) fn take_over(self: &Arc<Self>, what: Live) -> Share {
+        // Wraps where a tunnel's half shrinks, and comes out right: what ended was counted.
+        self.live.fetch_add(REQUEST.0.wrapping_sub(what.0), Ordering::SeqCst);
+        Share { state: Some(Arc::clone(self)) }
+    }
+
+    fn try_keep(self: &Arc<Self>, max: Option<u32>) -> Option<Kept> {
+        let max = max.unwrap_or(u32::MAX);
+        let keep = |idle| (idle < max).then_some(idle + 1);
+        self.idle.try_update(Ordering::Relaxed, Ordering::Relaxed, keep).ok()?;
+        Some(Kept { state: Arc::clone(self) })
     }
 
     pub(super) fn note_dial(&self, reached: bool) {
         if reached {
-            self.unreachable_until.set(None);
+            if self.unreachable_until.get().is_some() {
+                self.unreachable_until.set(None);
+                self.call_waiting();
+            }
         } else {
             self.unreachable_until.set(Some(clock::now() + SKIP_UNREACHABLE));
+        }
+    }
+
+    /// The server may be asked again: whoever waits for a place looks whether it has room.
+    pub(super) fn call_waiting(&self) {
+        if let Some(queue) = self.queue.get().filter(|queue| !queue.is_empty()) {
+            queue.call_all();
         }
     }
 
@@ -163,32 +279,58 @@ impl State {
 /// One request's place in the count of its server.
 #[derive(Debug)]
 pub struct Share {
-    state: Arc<State>,
+    /// `None` once the place has become a tunnel's.
+    state: Option<Arc<State>>,
 }
 
 impl Share {
     /// The request has become a tunnel.
-    pub fn into_tunnel(self) -> TunnelShare {
-        self.state.tunnels.fetch_add(1, Ordering::Relaxed);
-        TunnelShare { state: Arc::clone(&self.state) }
+    pub fn into_tunnel(mut self) -> TunnelShare {
+        let state = self.state.take();
+        if let Some(state) = &state {
+            state.live.fetch_add(TUNNEL.0 - REQUEST.0, Ordering::SeqCst);
+        }
+        TunnelShare { state }
+    }
+
+    /// Whether it is a place at that server.
+    pub(super) fn is_at(&self, server: &Server) -> bool {
+        self.state.as_ref().is_some_and(|state| Arc::ptr_eq(state, &server.state))
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.state.requests.fetch_sub(1, Ordering::Relaxed);
+        if let Some(state) = self.state.take() {
+            state.leave(REQUEST);
+        }
     }
 }
 
 /// One tunnel's place in the count of its server.
 #[derive(Debug)]
 pub struct TunnelShare {
-    state: Arc<State>,
+    /// Never `None`; of the size of a reference, as an idle tunnel wants it.
+    state: Option<Arc<State>>,
 }
 
 impl Drop for TunnelShare {
     fn drop(&mut self) {
-        self.state.tunnels.fetch_sub(1, Ordering::Relaxed);
+        if let Some(state) = self.state.take() {
+            state.leave(TUNNEL);
+        }
+    }
+}
+
+/// A connection's place in the count of those that are not in use.
+#[derive(Debug)]
+pub(super) struct Kept {
+    state: Arc<State>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.state.idle.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -205,14 +347,26 @@ mod tests {
     #[test]
     fn a_request_that_becomes_a_tunnel_is_counted_once_until_its_end() {
         let state = Arc::new(State::default());
-        let request = state.enter();
-        let other = state.enter();
+        let request = state.try_enter(None).expect("no limit");
+        let other = state.try_enter(Some(2)).expect("room");
+        assert!(state.try_enter(Some(2)).is_none());
         assert_eq!((state.requests(), state.tunnels(), state.live()), (2, 0, 2));
         let tunnel = request.into_tunnel();
         assert_eq!((state.requests(), state.tunnels(), state.live()), (1, 1, 2));
+        assert!(state.try_enter(Some(2)).is_none());
         drop(other);
         drop(tunnel);
         assert_eq!((state.requests(), state.tunnels(), state.live()), (0, 0, 0));
+    }
+
+    #[test]
+    fn of_connections_that_are_not_in_use_no_more_are_kept_than_may_be_in_use() {
+        let state = Arc::new(State::default());
+        let kept: Vec<_> = (0..5).filter_map(|_| state.try_keep(Some(3))).collect();
+        assert_eq!((kept.len(), state.idle()), (3, 3));
+        assert!(state.try_keep(None).is_some());
+        drop(kept);
+        assert_eq!(state.idle(), 0);
     }
 
     #[tokio::test(start_paused = true)]

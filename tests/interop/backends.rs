@@ -397,9 +397,10 @@ async fn many_messages_in_flight_both_ways_keep_their_order_and_their_bytes() {
 
 #[test]
 fn every_program_that_these_tests_start_is_installed() {
-    for name in
-        ["python3", "node", "java", "javac", "g++", "nginx", "curl", "nghttp", "h2load", "setpriv", "timeout", "wscat"]
-    {
+    for name in [
+        "python3", "node", "java", "javac", "g++", "nginx", "haproxy", "curl", "nghttp", "h2load", "setpriv",
+        "timeout", "wscat",
+    ] {
         program(name);
     }
     let mut python = Command::new(program("python3"));

@@ -16,4 +16,5 @@ mod conformance;
 mod http2;
 mod kaazing;
 mod plain;
+mod proxy_protocol;
 mod socketio;

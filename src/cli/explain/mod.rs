@@ -38,7 +38,7 @@ pub struct Args {
     /// The method of a plain request [default: GET]
     #[arg(long)]
     method: Option<Method>,
-    /// A header field that the request has as well; more than once for more
+    /// A field of the request; more than once for more
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     /// The address that the client would have

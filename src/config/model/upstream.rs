@@ -9,6 +9,7 @@ use http::HeaderName;
 
 use super::{CertificateFiles, Protocols};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 #[derive(Clone, Debug)]
@@ -30,8 +31,14 @@ pub struct Upstream {
     pub via: bool,
     /// Further attempts after a failed one. Default 1.
     pub retries: u32,
+    /// What all retries together may cost.
+    pub retry_budget: RetryBudget,
+    /// Who may wait where all servers have `max_connections`.
+    pub queue: Queue,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
+    /// The PROXY header that each connection to a server begins with. Default none.
+    pub proxy_protocol: Option<Version>,
     /// What may be spoken with the servers. With those behind TLS ALPN chooses; with clear ones `http2` means prior
     /// knowledge, and stands alone. Default HTTP/1.1.
     pub protocols: Protocols,
@@ -57,6 +64,9 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// Asked only when no other can be. Default false.
     pub backup: bool,
+    /// Requests and tunnels at a time, over all workers. `None`: as many as come. Default that of the upstream, which is
+    /// none.
+    pub max_connections: Option<u32>,
     pub spot: Spot,
 }
 
@@ -83,6 +93,24 @@ pub enum SameSite {
     Strict,
     Lax,
     None,
+}
+
+/// Who waits for a server to have room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// How many. 0: nobody. Default 100.
+    pub size: u32,
+    /// How long each. Default 5 s.
+    pub timeout: Duration,
+}
+
+/// How many retries an upstream may cost, over all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of its requests in the last ten seconds. Default 20.
+    pub percent: u32,
+    /// So many are allowed in any case. Default 10.
+    pub min_per_second: u32,
 }
 
 /// How an upstream spreads its work.

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::address::UNIX_PATH;
-use super::tree::{Cx, Table};
+use super::address::{self, UNIX_PATH};
+use super::tree::{Cx, Table, refuse_duplicates};
+use crate::config::model::Peers;
 use crate::config::report::{Located, Spot};
 use crate::types::Name;
 
@@ -30,4 +31,21 @@ pub fn unix(cx: &mut Cx<'_>, path: String, spot: &Spot) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// Networks, addresses and `"unix"`. `danger`: what follows from trusting everyone.
+pub fn peers(cx: &mut Cx<'_>, list: Vec<Located<String>>, danger: &str) -> Peers {
+    let (sockets, list): (Vec<_>, Vec<_>) = list.into_iter().partition(|text| text.value == "unix");
+    refuse_duplicates(cx, &sockets, "the entry", String::clone);
+    let mut networks = Vec::new();
+    for text in &list {
+        networks.extend(cx.check(text, address::network(text)));
+    }
+    refuse_duplicates(cx, &networks, "the network", ToString::to_string);
+    for network in networks.iter().filter(|network| network.prefix_len() == 0) {
+        let message = format!("every peer is trusted: {danger}");
+        cx.report.warning("trusts-everyone", &network.spot, message).help("name the networks of your proxies");
+    }
+    let networks = networks.into_iter().map(|network| network.value).collect();
+    Peers { networks, unix: !sockets.is_empty() }
 }

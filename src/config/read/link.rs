@@ -191,7 +191,11 @@ fn nameless_clients(route: &Route, draft: &Draft, report: &mut Report) {
     }
     let named = |listener: &Listener| route.listeners.iter().any(|name| name.value == listener.name);
     let reached = draft.listeners.iter().filter(|listener| route.listeners.is_empty() || named(listener));
-    for listener in reached.filter(|listener| matches!(listener.address.value, ListenAddress::Unix(_))) {
+    let is_nameless = |listener: &&Listener| {
+        let is_unix = matches!(listener.address.value, ListenAddress::Unix(_));
+        is_unix && !listener.proxy_protocol.as_ref().is_some_and(|peers| peers.unix)
+    };
+    for listener in reached.filter(is_nameless) {
         let message = format!("all clients that come through `{}` count as one address", listener.name);
         report
             .warning("one-address", &websocket.spot, message)

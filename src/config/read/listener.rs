@@ -8,7 +8,7 @@ use super::tree::{Cx, Table, refuse_duplicates};
 use super::units::show_size;
 use super::{common, tls};
 use crate::config::keys;
-use crate::config::model::{ListenAddress, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols};
+use crate::config::model::{ListenAddress, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Peers, Protocols};
 use crate::config::report::Located;
 use crate::types::Name;
 
@@ -28,6 +28,7 @@ pub fn listener(cx: &mut Cx<'_>, mut table: Table<'_>) -> Listener {
         table.missing(cx, "`address`", "add for example `address = \"0.0.0.0:443\"`");
     }
     let address = text.as_ref().and_then(|text| listen_address(cx, text));
+    let is_unix = address.as_ref().map(|address| matches!(address.value, ListenAddress::Unix(_)));
     let name = common::name(cx, &mut table).unwrap_or_else(|| match &text {
         Some(text) => Name::new(text.as_str()),
         None => Name::from("listener"),
@@ -41,6 +42,7 @@ pub fn listener(cx: &mut Cx<'_>, mut table: Table<'_>) -> Listener {
         address: address.unwrap_or_else(|| Located::new(ListenAddress::Unix(PathBuf::new()), spot.clone())),
         websocket_over_h2: websocket_over_h2(cx, &mut table, protocols),
         redirect_https: redirect_https(cx, &mut table, tls.as_ref()),
+        proxy_protocol: proxy_protocol(cx, &mut table, is_unix),
         protocols,
         tls,
         timeouts: timeouts(cx, &mut table),
@@ -110,6 +112,35 @@ fn redirect_https(cx: &mut Cx<'_>, table: &mut Table<'_>, tls: Option<&ListenerT
         .also(&tls.default.spot, "TLS is set up here");
     }
     redirect.value
+}
+
+/// `is_unix`: what the listener's peers come from, where that is known.
+fn proxy_protocol(cx: &mut Cx<'_>, table: &mut Table<'_>, is_unix: Option<bool>) -> Option<Peers> {
+    let mut table = table.table(cx, "proxy_protocol", &keys::PROXY_PROTOCOL)?;
+    if !table.has("from") {
+        table.missing(cx, "`from`", "name the proxies in front: `proxy_protocol = { from = [\"10.0.0.0/8\"] }`");
+    }
+    let list =
+        table.some_strings(cx, "from", "name the networks of your proxies; without any, remove `proxy_protocol`");
+    let spot = list.as_ref().map(|list| list.spot.clone());
+    let peers = list.map(|list| common::peers(cx, list.value, "anyone can claim any address in a PROXY header"));
+    table.close(cx);
+    if let (Some(peers), Some(spot), Some(is_unix)) = (&peers, spot, is_unix) {
+        let (none, who, help) = if is_unix {
+            (!peers.unix, "peers of a unix socket have no address", "write [\"unix\"]")
+        } else {
+            (
+                peers.networks.is_empty(),
+                "no peer of this address has a unix socket",
+                "name the networks of your proxies",
+            )
+        };
+        // Those that are no addresses at all have been reported.
+        if none && (peers.unix || !peers.networks.is_empty()) {
+            cx.report.warning("no-effect", &spot, format!("no PROXY header is read here: {who}")).help(help);
+        }
+    }
+    peers
 }
 
 fn timeouts(cx: &mut Cx<'_>, table: &mut Table<'_>) -> ListenerTimeouts {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::address;
+use super::common;
 use super::suggest::nearest;
 use super::tree::{Cx, Table, integer, refuse_duplicates};
-use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Server, TrustedProxies};
+use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Peers, Server};
 use crate::config::report::Located;
 
 const WORKERS: u32 = 512;
@@ -36,7 +36,7 @@ pub fn default_server() -> Server {
         workers: cores(),
         drain_timeout: Duration::from_secs(30),
         max_connections: None,
-        trusted_proxies: TrustedProxies::default(),
+        trusted_proxies: Peers::default(),
         forwarded: false,
     }
 }
@@ -58,21 +58,9 @@ fn workers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<usize> {
     }
 }
 
-fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> TrustedProxies {
-    let Some(list) = table.strings(cx, "trusted_proxies") else { return TrustedProxies::default() };
-    let (sockets, list): (Vec<_>, Vec<_>) = list.value.into_iter().partition(|text| text.value == "unix");
-    refuse_duplicates(cx, &sockets, "the entry", String::clone);
-    let mut networks = Vec::new();
-    for text in &list {
-        networks.extend(cx.check(text, address::network(text)));
-    }
-    refuse_duplicates(cx, &networks, "the network", ToString::to_string);
-    for network in networks.iter().filter(|network| network.prefix_len() == 0) {
-        let message = "every peer is trusted: anyone can claim any client address and host";
-        cx.report.warning("trusts-everyone", &network.spot, message).help("name the networks of your proxies");
-    }
-    let networks = networks.into_iter().map(|network| network.value).collect();
-    TrustedProxies { networks, unix: !sockets.is_empty() }
+fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Peers {
+    let Some(list) = table.strings(cx, "trusted_proxies") else { return Peers::default() };
+    common::peers(cx, list.value, "anyone can claim any client address and host")
 }
 
 pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {

@@ -2,7 +2,9 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::model::{Balance, HostHeader, Protocols, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{
+    Balance, HostHeader, Protocols, Queue, RetryBudget, ServerAddress, Upstream, UpstreamServer,
+};
 use crate::types::Name;
 
 fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<CertificateFiles>, tls_name: &str) -> Upstream {
@@ -16,6 +18,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
             ca,
             client_certificate,
             backup: false,
+            max_connections: None,
             spot: Spot::default(),
         }],
         balance: Balance::RoundRobin,
@@ -27,7 +30,10 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: RetryBudget { percent: 20, min_per_second: 10 },
+        queue: Queue { size: 100, timeout: PATIENCE },
         connect_timeout: PATIENCE,
+        proxy_protocol: None,
         spot: Spot::default(),
     }
 }

@@ -1,8 +1,9 @@
 //! Which server gets the next request: rules without IO over what is known of each server at this moment.
 //!
 //! Servers are asked in tiers: those that can be reached; backups that can be; whatever is left, since trying beats
-//! refusing. A server of weight 0 is in no tier. Within a tier the upstream's `balance` decides. Draws are broken by
-//! the round, so that no server is favoured for standing first in the file.
+//! refusing. A server of weight 0 is in no tier, and neither is one that has as much as it may; but where a server is
+//! only full, waiting for it beats trying one that is out. Within a tier the upstream's `balance` decides. Draws are
+//! broken by the round, so that no server is favoured for standing first in the file.
 
 mod hash;
 #[cfg(test)]
@@ -61,6 +62,8 @@ pub(super) struct Candidate<'a> {
     pub backup: bool,
     /// Passed over while others can be asked.
     pub is_out: bool,
+    /// Has as much as it may.
+    pub is_full: bool,
     /// Where the server stands in its worker's round.
     pub turn: &'a Cell<i64>,
 }
@@ -75,13 +78,22 @@ pub(super) enum Tier {
     LastResort,
 }
 
-/// An index into `candidates`; `None` where no server may get work. `random` is asked by two choices only.
+/// Why no server was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// None may get work.
+    Server,
+    /// Those that may have as much as they may have.
+    Room,
+}
+
+/// An index into `candidates`. `random` is asked by two choices only.
 pub(super) fn choose(
     balance: &Balance,
     candidates: &[Candidate<'_>],
     key: Option<u64>,
     random: impl FnMut() -> u64,
-) -> Option<(usize, Tier)> {
+) -> Result<(usize, Tier), Lack> {
     let (tier, members) = best_tier(candidates)?;
     let index = match (balance, key) {
         _ if members.len() == 1 => members[0],
@@ -90,26 +102,39 @@ pub(super) fn choose(
         (Balance::TwoChoices, _) => two_choices(candidates, &members, random),
         (Balance::Hash { load, .. }, Some(key)) => within_bound(candidates, &members, key, *load),
     };
-    Some((index, tier))
+    Ok((index, tier))
+}
+
+/// Whether [`choose`] would find one.
+pub(super) fn has_room(candidates: &[Candidate<'_>]) -> bool {
+    best_tier(candidates).is_ok()
 }
 
 type Members = SmallVec<[usize; 16]>;
 
-fn best_tier(candidates: &[Candidate<'_>]) -> Option<(Tier, Members)> {
+fn best_tier(candidates: &[Candidate<'_>]) -> Result<(Tier, Members), Lack> {
+    let may = |server: &Candidate<'_>| server.weight > 0;
     let pick = |keep: &dyn Fn(&Candidate<'_>) -> bool| -> Members {
-        (0..candidates.len()).filter(|&index| candidates[index].weight > 0 && keep(&candidates[index])).collect()
+        let is_fit = |server: &Candidate<'_>| may(server) && !server.is_full && keep(server);
+        (0..candidates.len()).filter(|&index| is_fit(&candidates[index])).collect()
     };
     let primary = pick(&|server| !server.backup && !server.is_out);
     if !primary.is_empty() {
-        return Some((Tier::Primary, primary));
+        return Ok((Tier::Primary, primary));
     }
     let backup = pick(&|server| server.backup && !server.is_out);
     if !backup.is_empty() {
-        return Some((Tier::Backup, backup));
+        return Ok((Tier::Backup, backup));
+    }
+    if candidates.iter().any(|server| may(server) && server.is_full && !server.is_out) {
+        return Err(Lack::Room);
     }
     let rest = pick(&|server| !server.backup);
     let rest = if rest.is_empty() { pick(&|_| true) } else { rest };
-    (!rest.is_empty()).then_some((Tier::LastResort, rest))
+    if !rest.is_empty() {
+        return Ok((Tier::LastResort, rest));
+    }
+    Err(if candidates.iter().any(may) { Lack::Room } else { Lack::Server })
 }
 
 /// Smooth weighted round robin: each server gains its weight in every round, the one that is furthest ahead is asked and

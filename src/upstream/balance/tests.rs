@@ -32,13 +32,14 @@ impl Servers {
                 live,
                 backup,
                 is_out,
+                is_full: false,
                 turn,
             })
             .collect()
     }
 
     fn choose(&self, balance: &Balance, key: Option<u64>, random: &mut u64) -> Option<usize> {
-        choose(balance, &self.candidates(), key, || next(random)).map(|(index, _)| index)
+        choose(balance, &self.candidates(), key, || next(random)).ok().map(|(index, _)| index)
     }
 
     /// How often each of them is chosen in so many rounds while everything that is chosen stays live.
@@ -131,7 +132,7 @@ fn keys_are_spread_by_weight_and_no_server_gets_over_its_bound() {
 fn backups_work_only_when_nobody_else_can_and_the_last_resort_is_to_try() {
     let tier = |given: &[Given]| {
         let servers = Servers::new(given);
-        choose(&Balance::RoundRobin, &servers.candidates(), None, || 0)
+        choose(&Balance::RoundRobin, &servers.candidates(), None, || 0).ok()
     };
     let (up, out) = (false, true);
     assert_eq!(tier(&[(1, 0, true, up), (1, 0, false, up)]), Some((1, Tier::Primary)));
@@ -140,6 +141,29 @@ fn backups_work_only_when_nobody_else_can_and_the_last_resort_is_to_try() {
     assert_eq!(tier(&[(1, 0, true, out), (0, 0, false, up)]), Some((0, Tier::LastResort)));
     assert_eq!(tier(&[(0, 0, true, up), (0, 0, false, up)]), None);
     assert_eq!(tier(&[]), None);
+}
+
+#[test]
+fn a_full_server_is_passed_over_and_to_wait_for_one_beats_trying_one_that_is_out() {
+    let choice = |given: &[Given], full: &[usize]| {
+        let servers = Servers::new(given);
+        let mut candidates = servers.candidates();
+        full.iter().for_each(|&index| candidates[index].is_full = true);
+        let chosen = choose(&Balance::LeastConnections, &candidates, None, || 0);
+        assert_eq!(chosen.is_ok(), has_room(&candidates));
+        chosen
+    };
+    let (up, out) = (false, true);
+    assert_eq!(choice(&[(1, 0, false, up), (1, 9, false, up)], &[0]), Ok((1, Tier::Primary)));
+    assert_eq!(choice(&[(1, 0, false, up), (1, 9, true, up)], &[0]), Ok((1, Tier::Backup)));
+    assert_eq!(choice(&[(1, 0, false, up), (1, 0, true, up)], &[0, 1]), Err(Lack::Room));
+    assert_eq!(choice(&[(1, 0, false, up), (1, 0, false, out)], &[0]), Err(Lack::Room));
+    assert_eq!(choice(&[(1, 0, false, up), (1, 0, true, out)], &[0]), Err(Lack::Room));
+    assert_eq!(choice(&[(1, 0, false, out), (1, 0, false, out)], &[0]), Ok((1, Tier::LastResort)));
+    assert_eq!(choice(&[(1, 0, false, out), (1, 0, false, out)], &[0, 1]), Err(Lack::Room));
+    assert_eq!(choice(&[(0, 0, false, up), (1, 0, false, up)], &[1]), Err(Lack::Room));
+    assert_eq!(choice(&[(0, 0, false, up), (1, 0, false, out)], &[0]), Ok((1, Tier::LastResort)));
+    assert_eq!(choice(&[(0, 0, false, up), (0, 0, false, out)], &[0]), Err(Lack::Server));
 }
 
 proptest! {

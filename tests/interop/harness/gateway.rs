@@ -101,11 +101,16 @@ impl Gateway {
 
     /// A curl that trusts the test CA and finds the gateway under [`NAME`]; the path is appended.
     pub fn curl(&self, path: &str) -> Command {
+        self.curl_at(self.port, path)
+    }
+
+    /// The same through something that listens on `port` in front of the gateway.
+    pub fn curl_at(&self, port: u16, path: &str) -> Command {
         let mut command = Command::new(program("curl"));
         command.args(["--silent", "--show-error", "--max-time", "15", "--path-as-is", "--cacert"]);
         command.arg(&certificates().ca);
-        command.arg("--resolve").arg(format!("{NAME}:{}:127.0.0.1", self.port));
-        command.arg(self.url(path));
+        command.arg("--resolve").arg(format!("{NAME}:{port}:127.0.0.1"));
+        command.arg(format!("https://{NAME}:{port}{path}"));
         command
     }
 

@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +23,7 @@ struct Log {
     heads: Heads,
     failures: Mutex<Vec<String>>,
     failed_tls: AtomicUsize,
+    introductions: Mutex<Vec<Vec<u8>>>,
 }
 
 pub struct Backend {
@@ -41,14 +43,20 @@ impl Backend {
     where
         S: Script,
     {
-        Self::start(script, None)
+        Self::start(script, None, false)
+    }
+
+    /// Standard, behind the PROXY header that every connection has to begin with; with TLS after it, or without.
+    pub fn introduced(tls: Option<ServerKind>) -> Self {
+        let tls = tls.map(|kind| TlsAcceptor::from(Arc::new(pki().backend_config(kind))));
+        Self::start(async |mut peer: Peer| peer.serve().await, tls, true)
     }
 
     pub fn tls<S>(kind: ServerKind, script: S) -> Self
     where
         S: Script,
     {
-        Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))))
+        Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))), false)
     }
 
     /// Over TLS, with what ALPN may choose.
@@ -58,16 +66,16 @@ impl Backend {
     {
         let mut config = pki().backend_config(kind);
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Self::start(script, Some(TlsAcceptor::from(Arc::new(config))))
+        Self::start(script, Some(TlsAcceptor::from(Arc::new(config))), false)
     }
 
-    fn start<S: Script>(script: S, tls: Option<TlsAcceptor>) -> Self {
+    fn start<S: Script>(script: S, tls: Option<TlsAcceptor>, introduced: bool) -> Self {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket option");
         let address = listener.local_addr().expect("an address");
         let listener = TcpListener::from_std(listener).expect("inside a runtime");
         let log = Arc::new(Log::default());
-        let accepting = tokio::spawn(accept(listener, log.clone(), Arc::new(script), tls));
+        let accepting = tokio::spawn(accept(listener, log.clone(), Arc::new(script), tls, introduced));
         Self { address, log, accepting }
     }
 
@@ -89,6 +97,11 @@ impl Backend {
     /// How many connections ended before a request because TLS failed.
     pub fn failed_tls(&self) -> usize {
         self.log.failed_tls.load(Ordering::SeqCst)
+    }
+
+    /// The PROXY headers, in the order of arrival.
+    pub fn introductions(&self) -> Vec<Vec<u8>> {
+        self.log.introductions.lock().expect("a whole log").clone()
     }
 
     /// Every request head that was read, in the order of arrival.
@@ -148,8 +161,14 @@ where
     }
 }
 
-async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>, tls: Option<TlsAcceptor>) {
-    while let Ok((socket, _)) = listener.accept().await {
+async fn accept<S: Script>(
+    listener: TcpListener,
+    log: Arc<Log>,
+    script: Arc<S>,
+    tls: Option<TlsAcceptor>,
+    introduced: bool,
+) {
+    while let Ok((mut socket, _)) = listener.accept().await {
         let (log, script, tls) = (log.clone(), script.clone(), tls.clone());
         let record = Arc::new(Record::new(log.heads.clone()));
         let number = {
@@ -158,6 +177,9 @@ async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>,
             records.len() - 1
         };
         tokio::spawn(async move {
+            if introduced && let Ok(header) = proxy_header(&mut socket).await {
+                log.introductions.lock().expect("a whole log").push(header);
+            }
             let work = tokio::spawn(async move { serve(socket, record, number, script, tls).await });
             match work.await {
                 Ok(Err(Refused::Tls)) => _ = log.failed_tls.fetch_add(1, Ordering::SeqCst),
@@ -170,6 +192,23 @@ async fn accept<S: Script>(listener: TcpListener, log: Arc<Log>, script: Arc<S>,
             }
         });
     }
+}
+
+/// A PROXY header of either version, as it is.
+async fn proxy_header(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut header = vec![0; 13];
+    socket.read_exact(&mut header).await?;
+    if header.starts_with(b"PROXY ") {
+        while !header.ends_with(b"\r\n") {
+            header.push(socket.read_u8().await?);
+        }
+        return Ok(header);
+    }
+    let mut rest = vec![0; 3];
+    socket.read_exact(&mut rest).await?;
+    let mut block = vec![0; usize::from(u16::from_be_bytes([rest[1], rest[2]]))];
+    socket.read_exact(&mut block).await?;
+    Ok([header, rest, block].concat())
 }
 
 fn panic_text(error: tokio::task::JoinError) -> String {

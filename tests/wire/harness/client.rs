@@ -19,12 +19,20 @@ pub struct TlsOptions {
     pub send_sni: bool,
     pub alpn: Vec<&'static str>,
     pub certificate: Option<ClientKind>,
+    /// What is sent before TLS begins, in one segment with its first bytes.
+    pub introduction: Vec<u8>,
 }
 
 impl TlsOptions {
     /// SNI `name`, ALPN `http/1.1`, no certificate.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), send_sni: true, alpn: vec!["http/1.1"], certificate: None }
+        Self {
+            name: name.to_owned(),
+            send_sni: true,
+            alpn: vec!["http/1.1"],
+            certificate: None,
+            introduction: Vec::new(),
+        }
     }
 
     pub fn alpn(mut self, alpn: &[&'static str]) -> Self {
@@ -66,7 +74,15 @@ impl Client {
     }
 
     pub async fn try_tls(address: SocketAddr, options: &TlsOptions) -> io::Result<Self> {
-        let socket = within("a TCP connection", TcpStream::connect(address)).await?;
+        Self::tls_over(within("a TCP connection", TcpStream::connect(address)).await?, options).await
+    }
+
+    /// On a connection that has been made.
+    pub async fn tls_over(socket: TcpStream, options: &TlsOptions) -> io::Result<Self> {
+        if !options.introduction.is_empty() {
+            // Waits for what TLS writes.
+            rustix::net::send(&socket, &options.introduction, rustix::net::SendFlags::MORE)?;
+        }
         let config = pki().client_config(&options.alpn, options.send_sni, options.certificate);
         let name = ServerName::try_from(options.name.clone()).expect("a server name");
         let connector = TlsConnector::from(Arc::new(config));

@@ -9,7 +9,7 @@ use h2::{RecvStream, SendStream};
 
 use super::frames::{Source, read_frame};
 use super::stream::Wire;
-use super::{Answer, Client, End, Frame, Handshake, Request, Stage, TlsOptions, eventually, within};
+use super::{Answer, End, Frame, Handshake, Request, Stage, TlsOptions, eventually, within};
 
 pub struct H2 {
     sender: SendRequest<Bytes>,
@@ -27,7 +27,7 @@ impl H2 {
     }
 
     pub async fn connect_as(stage: &Stage, options: &TlsOptions, builder: &h2::client::Builder) -> Self {
-        let client = Client::tls(stage.gateway.address("tls"), &options.clone().alpn(&["h2"])).await;
+        let client = stage.tls_as(&options.clone().alpn(&["h2"])).await;
         assert_eq!(client.alpn().as_deref(), Some("h2"));
         Self::over(client.into_stream().into_wire(), builder).await
     }

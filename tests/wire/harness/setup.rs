@@ -9,6 +9,8 @@ pub struct Stage {
     pub b1: Backend,
     pub b2: Backend,
     pub b3: Backend,
+    /// What every client of this stage sends first: a PROXY header.
+    pub introduction: Vec<u8>,
 }
 
 impl Stage {
@@ -17,7 +19,11 @@ impl Stage {
     }
 
     pub async fn clear(&self) -> Client {
-        Client::clear(self.gateway.address("clear")).await
+        let mut client = Client::clear(self.gateway.address("clear")).await;
+        if !self.introduction.is_empty() {
+            client.send(&self.introduction).await;
+        }
+        client
     }
 
     /// SNI a.test, HTTP/1.1.
@@ -26,7 +32,9 @@ impl Stage {
     }
 
     pub async fn tls_as(&self, options: &TlsOptions) -> Client {
-        Client::tls(self.gateway.address("tls"), options).await
+        let introduction = if options.introduction.is_empty() { &self.introduction } else { &options.introduction };
+        let options = TlsOptions { introduction: introduction.clone(), ..options.clone() };
+        Client::tls(self.gateway.address("tls"), &options).await
     }
 
     pub async fn h2(&self) -> H2 {
@@ -53,7 +61,7 @@ pub struct Setup {
     plain_route: String,
     websocket: String,
     upstream: String,
-    upstream_url: String,
+    servers: String,
     more: String,
     descriptors: Option<u32>,
     optional_certificates: bool,
@@ -61,7 +69,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        Self { upstream_url: "http://{B1}".to_owned(), ..Self::default() }
+        Self { servers: "\"http://{B1}\"".to_owned(), ..Self::default() }
     }
 
     /// Another B1 than the standard one.
@@ -119,8 +127,13 @@ impl Setup {
     }
 
     /// The URL of `[upstream.b1]`; `{B1}` stands for its address and `{P1}` for its port.
-    pub fn upstream_url(mut self, url: &str) -> Self {
-        self.upstream_url = url.to_owned();
+    pub fn upstream_url(self, url: &str) -> Self {
+        self.upstream_servers(&format!("\"{url}\""))
+    }
+
+    /// All servers of `[upstream.b1]`, as they stand in the list.
+    pub fn upstream_servers(mut self, toml: &str) -> Self {
+        self.servers = toml.to_owned();
         self
     }
 
@@ -151,7 +164,7 @@ impl Setup {
             .replace("{P1}", &b1.address.port().to_string())
             .replace("{B2}", &b2.address.to_string())
             .replace("{B3}", &b3.address.to_string());
-        Stage { gateway: Gateway::start_with(&toml, self.descriptors), b1, b2, b3 }
+        Stage { gateway: Gateway::start_with(&toml, self.descriptors), b1, b2, b3, introduction: Vec::new() }
     }
 
     fn toml(&self) -> String {
@@ -171,8 +184,8 @@ impl Setup {
              [route.timeouts]\n{timeouts}\n[route.websocket]\n{origins}{}\n\n\
              [[route]]\nname = \"n\"\nhosts = [\"a.test\"]\npath = \"/n\"\nupstream = \"b1\"\n{}\n\
              [route.timeouts]\n{timeouts}\n\n{ROUTES}\n\
-             [upstream.b1]\nservers = [\"{}\"]\n{}\n\n{}\n",
-            self.websocket, self.plain_route, self.upstream_url, self.upstream, self.more
+             [upstream.b1]\nservers = [{}]\n{}\n\n{}\n",
+            self.websocket, self.plain_route, self.servers, self.upstream, self.more
         );
         out
     }

@@ -1,6 +1,7 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod limits;
 mod protocols;
 mod servers;
 mod sticky;
@@ -11,6 +12,7 @@ use super::tls::pair;
 use super::tree::{Cx, Table};
 use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
+use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
@@ -27,8 +29,15 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.host = host(cx, &mut table, &upstream.servers);
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
+    limits::read(cx, &mut table, &mut upstream);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
     upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
+    if upstream.proxy_protocol.is_some() && upstream.protocols.http2 {
+        let message = "`proxy_protocol` names one client for a connection, and HTTP/2 shares connections among many";
+        cx.error("conflicting-keys", &table.key_spot("proxy_protocol"), message)
+            .help("write protocols = [\"http/1.1\"], or remove `proxy_protocol`");
+    }
     upstream.websocket_over_h2 = protocols::websocket_over_h2(cx, &mut table, upstream.protocols);
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
@@ -81,7 +90,10 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         host: HostHeader::Preserve,
         via: true,
         retries: 1,
+        retry_budget: limits::RETRY_BUDGET,
+        queue: limits::QUEUE,
         connect_timeout: Duration::from_secs(5),
+        proxy_protocol: None,
         spot,
     }
 }

@@ -12,6 +12,7 @@ use crate::config::read::common::unix;
 use crate::config::read::names::{self, Host};
 use crate::config::read::tls::pair;
 use crate::config::read::tree::{Cx, Node, Table, refuse_duplicates};
+use crate::config::read::upstream::limits;
 use crate::config::report::{Located, Spot};
 use crate::types::Name;
 
@@ -20,7 +21,8 @@ const WEIGHTS: std::ops::RangeInclusive<u32> = 0..=1000;
 
 /// All servers, and whether they speak only WebSocket.
 pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>) -> (Vec<UpstreamServer>, bool) {
-    let servers = entries(cx, table);
+    let max_connections = table.integer_or_none(cx, "max_connections", limits::CONNECTIONS);
+    let servers = entries(cx, table, max_connections.map(|max| max.value));
     let websocket_only = one_kind(cx, &servers);
     let servers: Vec<_> = servers.into_iter().map(|(_, server)| server).collect();
     if let (Some(first), true) = (servers.first(), servers.iter().all(|server| server.weight == 0)) {
@@ -32,7 +34,8 @@ pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>) -> (Vec<UpstreamServe
     (servers, websocket_only)
 }
 
-fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)> {
+/// `max_connections`: of those that do not say.
+fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>, max_connections: Option<u32>) -> Vec<(Kind, UpstreamServer)> {
     let Some(node) = table.take("servers") else { return Vec::new() };
     let DeValue::Array(items) = node.value else {
         let problem = node.mistyped(cx, "servers", "a list of URLs");
@@ -48,10 +51,15 @@ fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)
     for item in items.iter() {
         let item = Node { value: item.get_ref(), spot: cx.spot(item.span()) };
         servers.extend(match item.value {
-            DeValue::Table(entries) => entry(cx, Table::new(&keys::UPSTREAM_SERVER, entries, item.spot)),
+            DeValue::Table(entries) => {
+                entry(cx, Table::new(&keys::UPSTREAM_SERVER, entries, item.spot), max_connections)
+            }
             _ => {
                 let text = item.string(cx, "an entry of `servers`", "a string (a URL), or { url = \"…\" }");
-                text.and_then(|text| server(cx, &text))
+                text.and_then(|text| server(cx, &text)).map(|(kind, mut server)| {
+                    server.max_connections = max_connections;
+                    (kind, server)
+                })
             }
         });
     }
@@ -62,19 +70,22 @@ fn entries(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<(Kind, UpstreamServer)
 }
 
 /// An entry that says more than the URL.
-fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>) -> Option<(Kind, UpstreamServer)> {
+fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>, max_connections: Option<u32>) -> Option<(Kind, UpstreamServer)> {
     let url = entry.string(cx, "url");
     if !entry.has("url") {
         entry.missing(cx, "`url`", "write { url = \"ws://127.0.0.1:9000\" }");
     }
     let weight = entry.integer(cx, "weight", WEIGHTS).map(|weight| weight.value);
     let backup = entry.boolean(cx, "backup", false).value;
+    let own = entry.integer_or_none(cx, "max_connections", limits::CONNECTIONS).map(|max| max.value);
+    let max_connections = if entry.has("max_connections") { own } else { max_connections };
     let tls = ServerTls::read(cx, &mut entry);
     entry.close(cx);
     let (kind, mut server) = server(cx, &url?)?;
     tls.apply(cx, kind, &mut server);
     server.weight = weight.unwrap_or(server.weight);
     server.backup = backup;
+    server.max_connections = max_connections;
     Some((kind, server))
 }
 
@@ -135,19 +146,18 @@ pub(super) fn server(cx: &mut Cx<'_>, text: &Located<String>) -> Option<(Kind, U
     };
     let tls_name = name.filter(|_| kind.tls).map(|name| Located::new(Arc::from(name), text.spot.clone()));
     let url = Name::new(text.as_str());
-    Some((
-        kind,
-        UpstreamServer {
-            address,
-            tls_name,
-            url,
-            weight: 1,
-            backup: false,
-            ca: None,
-            client_certificate: None,
-            spot: text.spot.clone(),
-        },
-    ))
+    let server = UpstreamServer {
+        address,
+        tls_name,
+        url,
+        weight: 1,
+        backup: false,
+        max_connections: None,
+        ca: None,
+        client_certificate: None,
+        spot: text.spot.clone(),
+    };
+    Some((kind, server))
 }
 
 /// Whether all servers are of the WebSocket-only kind; mixing the kinds is an error.
