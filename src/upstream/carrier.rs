@@ -76,13 +76,7 @@ impl Group {
             let dialled = self.dial(&member.server, asker, Offer::Http1).await;
             return picked.share.dialled(dialled).map(HandshakeCarrier::Http1);
         }
-        let text = if may_go_over_http2 {
-            "the server opens no WebSockets over HTTP/2 (its settings are without ENABLE_CONNECT_PROTOCOL), and \
-             `protocols` does not allow HTTP/1.1"
-        } else {
-            "`websocket_over_h2` is off, and `protocols` does not allow HTTP/1.1"
-        };
-        Err(Failure::Protocol(text.to_owned()))
+        Err(no_way(websocket_over_h2))
     }
 
     /// A server that has moved gets no more streams where it was.
@@ -124,22 +118,47 @@ impl Group {
     }
 }
 
+impl Definition {
+    /// Whether HTTP/2 is spoken on a connection that was offered what `protocols` say.
+    ///
+    /// # Errors
+    /// The server has chosen what they do not allow.
+    pub(super) fn is_http2(&self, server: &Server, stream: &UpstreamStream) -> Result<bool, Failure> {
+        if !self.protocols.http2 {
+            return Ok(false);
+        }
+        let is_http2 = server.tls.is_none() || stream.has_chosen_http2();
+        if !is_http2 && !self.protocols.http1 {
+            let text = "the server has not chosen HTTP/2 (ALPN), and `protocols` allows nothing else";
+            return Err(Failure::Protocol(text.to_owned()));
+        }
+        Ok(is_http2)
+    }
+}
+
+/// A handshake can go neither over HTTP/2 nor over HTTP/1.1.
+pub(super) fn no_way(websocket_over_h2: bool) -> Failure {
+    let text = if websocket_over_h2 {
+        "the server opens no WebSockets over HTTP/2 (its settings are without ENABLE_CONNECT_PROTOCOL), and `protocols` \
+         does not allow HTTP/1.1"
+    } else {
+        "`websocket_over_h2` is off, and `protocols` does not allow HTTP/1.1"
+    };
+    Failure::Protocol(text.to_owned())
+}
+
 /// A connection of the kind that the server chooses. It may be shared, and so is nobody's: `check` refuses a PROXY header
 /// on it.
 async fn open(definition: &Arc<Definition>, server: &Arc<Server>) -> Result<Opened, Failure> {
     let deadline = clock::now() + definition.connect_timeout;
     let opening = async {
         let stream = dial::dial(definition, server, Sender::Local, Offer::Protocols, deadline).await?;
-        if server.tls.is_none() || stream.has_chosen_http2() {
+        if definition.is_http2(server, &stream)? {
             let destination = stream.destination();
             let opening = Channel::open(stream, destination);
             let late = "connected, but the server's HTTP/2 settings took too long";
             let opened = tokio::time::timeout_at(deadline, opening).await;
             return opened.unwrap_or(Err(Failure::ConnectTimeout(late.to_owned()))).map(Opened::Http2);
-        }
-        if !definition.protocols.http1 {
-            let text = "the server has not chosen HTTP/2 (ALPN), and `protocols` allows nothing else";
-            return Err(Failure::Protocol(text.to_owned()));
         }
         Ok(Opened::Http1(stream))
     };

@@ -16,6 +16,7 @@ mod headers;
 mod health;
 mod hostile;
 mod http2;
+mod http2_checks;
 mod http2_servers;
 mod http2_tunnels;
 mod interim;

@@ -132,7 +132,7 @@ impl Channel {
     }
 
     /// Whether the server opens tunnels (RFC 8441 3).
-    pub(super) fn opens_tunnels(&self) -> bool {
+    pub(in crate::upstream) fn opens_tunnels(&self) -> bool {
         self.sender.borrow().as_ref().is_some_and(SendRequest::is_extended_connect_protocol_enabled)
     }
 
@@ -149,7 +149,7 @@ impl Channel {
     }
 
     /// One more stream, if there is room for it.
-    pub(super) fn take(self: &Rc<Self>) -> Option<Slot> {
+    pub(in crate::upstream) fn take(self: &Rc<Self>) -> Option<Slot> {
         if self.is_suspect.get() || !self.is_usable() || self.streams.get() >= self.limit() {
             return None;
         }
@@ -158,8 +158,12 @@ impl Channel {
     }
 
     /// No more streams; the connection closes when those that are open have ended.
-    pub(super) fn retire(&self) {
-        drop(self.sender.borrow_mut().take());
+    pub(in crate::upstream) fn retire(&self) {
+        let sender = self.sender.borrow_mut().take();
+        if sender.is_some() && self.streams.get() == 0 {
+            self.idle_since.set(clock::now());
+        }
+        drop(sender);
         self.wake_driver();
     }
 

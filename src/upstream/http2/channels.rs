@@ -158,6 +158,7 @@ impl Channels {
             drop(guard);
             match opened {
                 Ok(Opened::Http2(channel)) if channel.limit() == 0 => {
+                    channel.retire();
                     let failure = Failure::Protocol("the server allows no HTTP/2 streams".to_owned());
                     channels.fail(&failure);
                 }

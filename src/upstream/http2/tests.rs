@@ -71,7 +71,7 @@ async fn ask(channel: &Rc<Channel>) -> Result<Response<Download>, Broken> {
 async fn collect(response: Response<Download>) -> Result<(Vec<u8>, Option<HeaderMap>), String> {
     let mut download = response.into_body();
     let (mut all, mut trailers) = (Vec::new(), None);
-    while let Some(frame) = poll_fn(|cx| download.poll_frame(cx)).await {
+    while let Some(frame) = download.frame().await {
         match frame?.into_data() {
             Ok(data) => all.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().ok(),

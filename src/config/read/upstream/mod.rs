@@ -41,18 +41,18 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.sources = sources(cx, &mut table, &upstream.servers);
     upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
     upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
-    let asks_http = upstream.health.as_ref().is_some_and(|health| !matches!(health.check, Check::Tcp));
-    if asks_http && !upstream.protocols.http1 {
-        let message = "checks speak HTTP/1.1, and `protocols` does not allow that with these servers";
-        cx.error("conflicting-keys", &table.key_spot("health"), message)
-            .help("write health = { tcp = true }, or add \"http/1.1\" to `protocols`");
-    }
     if upstream.proxy_protocol.is_some() && upstream.protocols.http2 {
         let message = "`proxy_protocol` names one client for a connection, and HTTP/2 shares connections among many";
         cx.error("conflicting-keys", &table.key_spot("proxy_protocol"), message)
             .help("write protocols = [\"http/1.1\"], or remove `proxy_protocol`");
     }
     upstream.websocket_over_h2 = protocols::websocket_over_h2(cx, &mut table, upstream.protocols);
+    let asks_websocket = upstream.health.as_ref().is_some_and(|health| matches!(health.check, Check::WebSocket { .. }));
+    if asks_websocket && !upstream.protocols.http1 && !upstream.websocket_over_h2.value {
+        let message = "every check would fail: a WebSocket can be opened neither over HTTP/2 nor over HTTP/1.1";
+        cx.error("no-websocket", &table.key_spot("health"), message)
+            .help("remove `websocket_over_h2 = false`, or write health = { tcp = true }");
+    }
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
     upstream
