@@ -230,8 +230,9 @@ pub static WEBSOCKET: Section = Section {
         key("on_excess", Value("\"delay\"")),
         key("max_tunnels", Value("\"none\"")),
         key("max_tunnels_per_address", Value("\"none\"")),
+        key("close_removed", Value("false")),
     ],
-    later: &["close_removed"],
+    later: &[],
 };
 
 pub static SUBPROTOCOLS: Section = Section {
@@ -249,6 +250,7 @@ pub static UPSTREAM: Section = Section {
         key("balance", Value("\"round-robin\"")),
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
+        key("drain_rate", Value("\"none\"")),
         key("sticky", Words("a client may get another server with every request")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),

@@ -25,6 +25,8 @@ pub struct Definition {
     pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
+    /// Tunnels that are closed in a second, of all its servers that drain. `None`: they stay.
+    pub drain_rate: Option<u32>,
     /// Plain requests are refused; the servers speak only WebSocket.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -79,6 +81,7 @@ impl Definition {
             balance: Balance::new(&upstream.balance),
             sticky,
             slow_start: upstream.slow_start,
+            drain_rate: upstream.drain_rate,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
             via: upstream.via,

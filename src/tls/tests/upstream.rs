@@ -23,6 +23,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
+        drain_rate: None,
         sticky: None,
         websocket_only: false,
         protocols: Protocols { http1: true, http2: false },
