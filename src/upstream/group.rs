@@ -130,8 +130,8 @@ impl Group {
     fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
-        let Server { weight, state, .. } = &*member.server;
-        let is_fit = *weight > 0 && !state.is_out() && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let server = &*member.server;
+        let is_fit = !server.drains() && !server.state.is_out() && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ impl Server {
     }
 
     /// A place for one more request; `None`: it has as many as it may.
-    pub(super) fn try_enter(&self) -> Option<Share> {
+    pub fn try_enter(&self) -> Option<Share> {
         self.state.try_enter(self.max_connections)
     }
 
@@ -114,13 +114,23 @@ impl Server {
         let live = self.state.live();
         Candidate {
             id: self.id,
-            weight: u64::from(self.weight) * u64::from(self.state.warmth(slow_start)),
+            weight: u64::from(self.share_of_work()) * u64::from(self.state.warmth(slow_start)),
             live,
             backup: self.backup,
             is_out: self.state.is_out(),
             is_full: self.max_connections.is_some_and(|max| live >= max),
             turn,
         }
+    }
+
+    /// Its share of new work at this moment; 0: it drains.
+    pub fn share_of_work(&self) -> u32 {
+        if self.state.drains.load(Ordering::Relaxed) { 0 } else { self.weight }
+    }
+
+    /// It finishes what it has, and gets nothing new.
+    pub fn drains(&self) -> bool {
+        self.share_of_work() == 0
     }
 }
 
@@ -163,6 +173,8 @@ pub struct State {
     unreachable_until: AtomicInstant,
     /// Taking part since then; `None`: since the start.
     up_since: AtomicInstant,
+    /// An operator has asked it to drain, whatever its weight.
+    drains: AtomicBool,
 }
 
 impl State {
@@ -178,6 +190,14 @@ impl State {
 
     pub fn tunnels(&self) -> u32 {
         tunnels(self.live.load(Ordering::Relaxed))
+    }
+
+    /// Lets it drain, or take work again, whatever its weight; the latter as one that has come back.
+    pub fn set_drains(&self, drains: bool) {
+        if self.drains.swap(drains, Ordering::Relaxed) && !drains {
+            self.note_arrival();
+            self.call_waiting();
+        }
     }
 
     /// Connections that are kept open for the next request.
@@ -312,6 +332,13 @@ impl Drop for Share {
 pub struct TunnelShare {
     /// Never `None`; of the size of a reference, as an idle tunnel wants it.
     state: Option<Arc<State>>,
+}
+
+impl TunnelShare {
+    /// The server's.
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_deref()
+    }
 }
 
 impl Drop for TunnelShare {
