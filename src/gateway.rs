@@ -1,7 +1,7 @@
 //! The life of the process: bind, start workers, announce, serve, drain, end.
 //!
 //! The order is fixed: everything that can fail has failed before the first address is announced. The calling thread
-//! becomes the control plane (signals); each worker has its own; one further thread accepts, unless there is only one
+//! becomes the control plane (signals, health checks); each worker has its own; one further thread accepts, unless there is only one
 //! worker, which then does that as well.
 
 use std::io::{self, Write};
@@ -20,10 +20,14 @@ use crate::listener::{self, BindError, BoundListener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
+use crate::upstream::Upkeep;
 use crate::worker::Worker;
 
 /// How long workers may take to close what was cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Names of servers that checks look up at once.
+const NAME_LOOKUPS: usize = 16;
 
 /// Why the gateway did not come up, or did not stay up.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| RunError::System("start the control plane", error))?;
 
@@ -71,8 +76,8 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
 
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
     let drains = Drains::new(&snapshot);
-    drop(snapshot);
     runtime.block_on(async {
+        let _upkeep = Upkeep::start(&snapshot.upstreams);
         lifecycle::spawn_local("server drains", drains.run(tunnels));
         serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access).await;
     });
@@ -84,6 +89,8 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         worker.join();
     }
     access.flush(LAST_WORDS);
+    // A name that is being looked up keeps nobody.
+    runtime.shutdown_background();
     Ok(())
 }
 

@@ -312,6 +312,12 @@ fn file_with(section: &Section, lines: &str) -> String {
             let name = if lines.contains("\"header\"") { unless("name", "name = \"X-User\"") } else { String::new() };
             upstream.push_str(&format!("balance = \"hash\"\n[upstream.a.hash]\n{by}{name}{lines}\n"));
         }
+        "upstream.NAME.health" => {
+            let kind = ["tcp", "http", "websocket"].iter().any(|kind| has(kind));
+            let kind = if kind { "" } else { "http = \"/healthz\"\n" };
+            upstream.push_str(&format!("[upstream.a.health]\n{kind}{lines}\n"));
+        }
+        "upstream.NAME.ejection" => upstream.push_str(&format!("[upstream.a.ejection]\n{lines}\n")),
         other => panic!("no file is known for {other}"),
     }
     format!("{server}\n{listener}\n{tls}\n{route}\n{upstream}\n")

@@ -14,6 +14,11 @@ pub fn seconds() -> u64 {
     now().saturating_duration_since(*BASE).as_secs()
 }
 
+/// Milliseconds from the process's own beginning, rounded down: an instant that fits beside other things into a word.
+pub fn stamp(instant: Instant) -> u64 {
+    u64::try_from(instant.saturating_duration_since(*BASE).as_millis()).unwrap_or(u64::MAX)
+}
+
 /// An instant or none; starts as none.
 #[derive(Debug, Default)]
 pub struct AtomicInstant(AtomicU64);
@@ -27,16 +32,8 @@ impl AtomicInstant {
 
     /// Rounded down to a millisecond.
     pub fn set(&self, instant: Option<Instant>) {
-        let stamp = instant.map_or(0, |instant| {
-            let since = instant.saturating_duration_since(*BASE).as_millis();
-            u64::try_from(since).unwrap_or(u64::MAX - 1).min(u64::from(u32::MAX) * 1000) + 1
-        });
+        let stamp = instant.map_or(0, |instant| stamp(instant).min(u64::from(u32::MAX) * 1000) + 1);
         self.0.store(stamp, Ordering::Relaxed);
-    }
-
-    /// Whether it is set and still to come.
-    pub fn is_ahead(&self) -> bool {
-        self.get().is_some_and(|instant| now() < instant)
     }
 }
 
@@ -48,14 +45,14 @@ mod tests {
     fn what_is_set_is_read_to_the_millisecond_and_the_far_future_stays_far() {
         let shared = AtomicInstant::default();
         assert_eq!(shared.get(), None);
-        assert!(!shared.is_ahead());
         let soon = now() + Duration::from_secs(5);
         shared.set(Some(soon));
         let read = shared.get().expect("set");
         assert!(soon.saturating_duration_since(read) <= Duration::from_millis(1));
-        assert!(shared.is_ahead());
-        shared.set(Some(now() + Duration::from_secs(100 * 365 * 24 * 3600)));
-        assert!(shared.is_ahead());
+        let far = now() + Duration::from_secs(100 * 365 * 24 * 3600);
+        shared.set(Some(far));
+        assert!(shared.get().is_some_and(|read| read > now() + Duration::from_secs(99 * 365 * 24 * 3600)));
+        assert!(stamp(far) > stamp(soon) && stamp(soon) > stamp(now()));
         shared.set(None);
         assert_eq!(shared.get(), None);
     }

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use slab::Slab;
 
 use alarm::Alarm;
-pub use atomic::{AtomicInstant, seconds};
+pub use atomic::{AtomicInstant, seconds, stamp};
 pub use idle::IdleTimer;
 
 /// A point on the monotonic clock.

@@ -252,6 +252,9 @@ pub static UPSTREAM: Section = Section {
         key("slow_start", Value("\"none\"")),
         key("drain_rate", Value("\"none\"")),
         key("sticky", Words("a client may get another server with every request")),
+        key("health", Words("servers are not checked")),
+        key("ejection", Words("every key at its default")),
+        key("panic", Value("\"all\"")),
         key("host", Value("\"preserve\"")),
         key("via", Value("true")),
         key("retries", Value("1")),
@@ -266,7 +269,7 @@ pub static UPSTREAM: Section = Section {
         key("client_cert", Words("no client certificate")),
         key("client_key", Words("no client certificate")),
     ],
-    later: &["health"],
+    later: &[],
 };
 
 pub static UPSTREAM_SERVER: Section = Section {
@@ -324,6 +327,37 @@ pub static HASH: Section = Section {
     later: &[],
 };
 
+pub static HEALTH: Section = Section {
+    path: "upstream.NAME.health",
+    header: "`health`",
+    keys: &[
+        key("tcp", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("http", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("websocket", Words("none; exactly one of `tcp`, `http`, `websocket`")),
+        key("status", Words("`[200]`, where `http` stands")),
+        key("body", Words("the body is not looked at")),
+        key("host", Words("the server's own, from its URL")),
+        key("origin", Words("no `Origin`")),
+        key("interval", Value("\"5s\"")),
+        key("timeout", Value("\"2s\"")),
+        key("rise", Value("2")),
+        key("fall", Value("3")),
+    ],
+    later: &[],
+};
+
+pub static EJECTION: Section = Section {
+    path: "upstream.NAME.ejection",
+    header: "`ejection`",
+    keys: &[
+        key("failures", Value("5")),
+        key("duration", Value("\"2s\"")),
+        key("max_duration", Words("`\"1m\"`, or `duration` where that is more")),
+        key("max_ejected_percent", Value("50")),
+    ],
+    later: &[],
+};
+
 /// In the order of `docs/config.md`.
 pub static SECTIONS: &[&Section] = &[
     &ROOT,
@@ -349,4 +383,6 @@ pub static SECTIONS: &[&Section] = &[
     &STICKY,
     &RETRY_BUDGET,
     &QUEUE,
+    &HEALTH,
+    &EJECTION,
 ];

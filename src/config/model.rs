@@ -4,6 +4,7 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+mod health;
 mod upstream;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use super::report::{Located, Spot};
 use crate::types::Name;
 
+pub use health::{Asked, Check, Ejection, Health, Panic};
 pub use upstream::{
     Balance, Hash, HashBy, HostHeader, Queue, RetryBudget, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer,
 };

@@ -123,7 +123,7 @@ impl Bench {
             frames: None,
         };
         for _ in 0..count {
-            let share = server.try_enter().expect("room").into_tunnel();
+            let share = server.enter_tunnel();
             let mut tunnels = self.live.tunnels.borrow_mut();
             let number = tunnels.last().map_or(1, |(row, _)| row.tunnel.number + 1);
             let tunnel = TunnelRef { number, worker: number as u32 % 2, place: number as u32 };

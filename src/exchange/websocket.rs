@@ -77,7 +77,13 @@ pub async fn open(
         HandshakeAnswer::Switched(switched) => switched,
     };
     let Switched { head: answer, stream: upstream, early, share } = switched;
-    let agreed = upgrade::check_answer(&handshake, answer.status, answer.version, &answer.headers)?;
+    let (agreed, share) = match upgrade::check_answer(&handshake, answer.status, answer.version, &answer.headers) {
+        Ok(agreed) => (agreed, share.into_tunnel()),
+        Err(cause) => {
+            share.disagreed(&cause);
+            return Err(cause.into());
+        }
+    };
 
     let mut response = Response::new(AnswerBody::Empty);
     *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);

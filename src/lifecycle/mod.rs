@@ -8,4 +8,4 @@ pub mod signals;
 pub mod spawn;
 
 pub use phase::{Follower, Guard, Lifecycle, Phase, Stop, WorkerPhase};
-pub use spawn::{spawn_local, thread};
+pub use spawn::{Held, spawn_held, spawn_local, thread};

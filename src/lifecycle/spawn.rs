@@ -27,6 +27,27 @@ where
     tokio::task::spawn_local(Named { name, future })
 }
 
+/// A task that ends when this is dropped, wherever it is then.
+#[derive(Debug)]
+#[must_use = "dropping it ends the task"]
+pub struct Held {
+    task: JoinHandle<()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Like [`spawn_local`], for as long as the answer is held.
+pub fn spawn_held<F>(name: &'static str, future: F) -> Held
+where
+    F: Future<Output = ()> + 'static,
+{
+    Held { task: spawn_local(name, future) }
+}
+
 /// Starts a thread whose panic is reported with its name.
 ///
 /// # Errors
@@ -117,6 +138,21 @@ mod tests {
         spawn_local("lucky", async {}).await.expect("the worker lives");
         let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
         assert!(text.contains("task=\"unlucky\"") && text.contains("number 13"), "{text}");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_held_task_ends_with_its_holder() {
+        let dropped = Rc::new(());
+        let held = dropped.clone();
+        let task = spawn_held("held", async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(Rc::strong_count(&dropped), 2);
+        drop(task);
+        tokio::task::yield_now().await;
+        assert_eq!(Rc::strong_count(&dropped), 1);
     }
 
     #[test]

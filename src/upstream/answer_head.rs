@@ -39,6 +39,31 @@ pub(super) struct Unjudged {
     error: Option<io::Error>,
 }
 
+impl Unjudged {
+    /// What it looks like, for whoever does not want to read on.
+    pub(super) fn glance(&self) -> Glance {
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let _ = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &self.read, &mut fields);
+        match (parsed.code, &self.error) {
+            // A 101 that was one would have been taken.
+            (Some(code), _) if code != 101 => Glance::Status(code),
+            (None, Some(error)) if self.read.is_empty() => Glance::Nothing(Some(error.to_string())),
+            (None, None) if self.read.is_empty() => Glance::Nothing(None),
+            _ => Glance::Malformed,
+        }
+    }
+}
+
+/// What an answer that is no 101 looks like.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Glance {
+    Status(u16),
+    /// The end, and what the system says of it.
+    Nothing(Option<String>),
+    Malformed,
+}
+
 /// Reads until it is clear what the answer is. Interim answers (1xx other than 101) are skipped.
 pub(super) async fn read(stream: &mut UpstreamStream) -> AnswerHead {
     let mut read = Vec::with_capacity(USUAL_HEAD);
@@ -211,6 +236,9 @@ mod tests {
             let AnswerHead::Other(Unjudged { read, error: None }) = read_pieces(&[answer]).await else {
                 panic!("taken: {}", String::from_utf8_lossy(answer))
             };
+            let glance = Unjudged { read: read.clone(), error: None }.glance();
+            assert_eq!(glance == Glance::Status(200), answer.starts_with(b"HTTP/1.1 200"), "{glance:?}");
+            assert_eq!(glance == Glance::Nothing(None), answer.is_empty(), "{glance:?}");
             assert!(answer.starts_with(&read));
             assert!(read.len() == answer.len() || read.len() >= MAX_ANSWER_HEAD);
         }

@@ -13,6 +13,8 @@ use super::pool::Lease;
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::{Progress, SendOptions};
+use super::share::Share;
+use crate::proto::fields::{TransferCoding, transfer_encoding_is_exactly_chunked};
 
 /// What holds for each attempt.
 pub(super) struct Terms<'a> {
@@ -44,31 +46,54 @@ pub(super) async fn over_http1(
     let answer = connection.sender.try_send_request(request);
 
     match terms.progress.within(terms.options.response_timeout, answer).await {
-        None => Err(Attempt { failure: Failure::Timeout, retry: None }),
+        None => {
+            terms.blame(&mut lease.share, &Failure::Timeout);
+            Err(Attempt { failure: Failure::Timeout, retry: None })
+        }
         Some(Ok(response)) => Ok(admit(response, lease, terms.options)),
-        Some(Err(error)) => Err(judge(error, replay, &mut lease, read_before)),
+        Some(Err(error)) => Err(judge(error, replay, &mut lease, read_before, terms)),
+    }
+}
+
+impl Terms<'_> {
+    /// The server has failed, unless the client may have: a body that is still on its way may break anything but what an
+    /// answer says.
+    fn blame(&self, share: &mut Share, failure: &Failure) {
+        let is_certain = self.progress.is_sent() || matches!(failure, Failure::Malformed(_));
+        if is_certain && failure.is_the_servers() {
+            share.failed(failure);
+        }
     }
 }
 
 pub(super) async fn over_http2(
     slot: Slot,
-    picked: Picked,
+    mut picked: Picked,
     request: Request<RequestBody>,
     terms: &Terms<'_>,
 ) -> Result<Response<ResponseBody>, Attempt> {
     let again = terms.may_retry.then(|| copy_head(&request));
-    let is_replayable = terms.replayable && slot.reused;
+    let was_reused = slot.reused;
+    let is_replayable = terms.replayable && was_reused;
     let server = picked.member.server.clone();
     let origin = Origin { secure: server.tls.is_some(), host: &server.host };
     let (head, body) = request.into_parts();
     let answer = http2::send(slot, head, body, &origin);
     match terms.progress.within(terms.options.response_timeout, answer).await {
-        None => Err(Attempt { failure: Failure::Timeout, retry: None }),
+        None => {
+            terms.blame(&mut picked.share, &Failure::Timeout);
+            Err(Attempt { failure: Failure::Timeout, retry: None })
+        }
         Some(Ok(response)) => {
+            picked.share.answered(response.status());
             let idle = terms.options.response_body_idle;
             Ok(response.map(|download| ResponseBody::of_stream(download, picked.share, idle)))
         }
         Some(Err(Broken { failure, unprocessed, is_lost })) => {
+            // A server that goes away politely has done nothing wrong, nor one whose connection was idle when it ended.
+            if unprocessed.is_none() && !(was_reused && is_lost) {
+                terms.blame(&mut picked.share, &failure);
+            }
             let body = unprocessed.or_else(|| (is_replayable && is_lost).then_some(RequestBody::Empty));
             let retry = again.zip(body).map(|(head, body)| Box::new(Request::from_parts(head, body)));
             Err(Attempt { failure, retry })
@@ -81,15 +106,25 @@ fn judge(
     replay: Option<request::Parts>,
     lease: &mut Lease,
     read_before: u64,
+    terms: &Terms<'_>,
 ) -> Attempt {
+    let reused = lease.connection().is_some_and(|connection| connection.reused);
     if let Some(unsent) = error.take_message() {
-        return Attempt { failure: Failure::from_hyper(error.into_error()), retry: Some(Box::new(unsent)) };
+        let failure = Failure::from_hyper(error.into_error());
+        if !reused {
+            terms.blame(&mut lease.share, &failure);
+        }
+        return Attempt { failure, retry: Some(Box::new(unsent)) };
     }
     let silent = lease.connection().is_none_or(|connection| connection.bytes_read() <= read_before);
     let failure = Failure::from_hyper(error.into_error());
-    let retry = replay
-        .filter(|_| silent && matches!(failure, Failure::Closed(_)))
-        .map(|head| Box::new(Request::from_parts(head, RequestBody::Empty)));
+    let closed_in_silence = silent && matches!(failure, Failure::Closed(_));
+    // A server may close an idle connection at any time.
+    if !(reused && closed_in_silence) {
+        terms.blame(&mut lease.share, &failure);
+    }
+    let retry =
+        replay.filter(|_| closed_in_silence).map(|head| Box::new(Request::from_parts(head, RequestBody::Empty)));
     Attempt { failure, retry }
 }
 
@@ -102,11 +137,19 @@ fn copy_head(request: &Request<RequestBody>) -> request::Parts {
     parts
 }
 
-/// Puts the answer's body on its lease, and decides whether the connection may serve again.
+/// Puts the answer's body on its lease, and decides whether the connection may serve again, and what the answer says of
+/// the server.
 fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions<'_>) -> Response<ResponseBody> {
     let framing_is_doubtful =
         response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     lease.reusable = !framing_is_doubtful && !switched;
+    if switched {
+        lease.share.failed(&"a 101 that nobody asked for");
+    } else if transfer_encoding_is_exactly_chunked(response.headers()) == TransferCoding::Bad {
+        lease.share.failed(&"a transfer coding other than chunked");
+    } else {
+        lease.share.answered(response.status());
+    }
     response.map(|incoming| ResponseBody::new(incoming, lease, options.response_body_idle))
 }

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::group::{Group, Member, Picked, Tried};
 use super::queue::{Ticket, Wants};
 use super::send::Failed;
-use super::server::Share;
+use super::server::Place;
 use super::trail::Trail;
 use crate::clock::{self, Instant};
 
@@ -150,7 +150,7 @@ impl<'a> Attempts<'a> {
 
 /// What ends a wait.
 enum Call {
-    Place(Share),
+    Place(Place),
     /// There may be room.
     Look,
     /// The time is up.

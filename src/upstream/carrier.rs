@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
-use super::group::{Asker, Group, Member};
+use super::group::{Asker, Group, Member, Picked};
 use super::http2::{Channel, Obtained, Opened, Opening, Slot};
 use super::server::Server;
 use crate::proto::proxy_protocol::Sender;
@@ -35,35 +35,43 @@ pub(super) enum HandshakeCarrier {
 
 impl Group {
     /// For a request. `pooled`: on a connection that is open already, where there is one.
-    pub(super) async fn carrier(&self, member: &Member, asker: Asker, pooled: bool) -> Result<Carrier, Failure> {
+    pub(super) async fn carrier(&self, picked: &mut Picked, asker: Asker, pooled: bool) -> Result<Carrier, Failure> {
+        let member = picked.member.clone();
         if let Some(slot) = member.channels.take() {
             return Ok(Carrier::Http2(slot));
         }
-        if pooled && let Some(connection) = self.checkout(member) {
+        if pooled && let Some(connection) = self.checkout(&member) {
             return Ok(Carrier::Http1(connection));
         }
         if !self.definition.protocols.http2 {
-            return self.open(&member.server, asker).await.map(Carrier::Http1);
+            let opened = self.open(&member.server, asker).await;
+            return picked.share.dialled(opened).map(Carrier::Http1);
         }
-        match self.negotiate(member).await? {
+        match picked.share.dialled(self.negotiate(&member).await)? {
             HandshakeCarrier::Http1(stream) => self.begin(stream).await.map(Carrier::Http1),
             HandshakeCarrier::Http2(slot) => Ok(Carrier::Http2(slot)),
         }
     }
 
     /// For a handshake.
-    pub(super) async fn handshake_carrier(&self, member: &Member, asker: Asker) -> Result<HandshakeCarrier, Failure> {
+    pub(super) async fn handshake_carrier(
+        &self,
+        picked: &mut Picked,
+        asker: Asker,
+    ) -> Result<HandshakeCarrier, Failure> {
+        let member = picked.member.clone();
         let Definition { protocols, websocket_over_h2, .. } = *self.definition;
         let is_known_to_refuse = member.channels.speaks_http1() || member.channels.refuses_tunnels();
         let may_go_over_http2 = protocols.http2 && websocket_over_h2;
         if may_go_over_http2 && !(protocols.http1 && is_known_to_refuse) {
-            match self.negotiate(member).await? {
+            match picked.share.dialled(self.negotiate(&member).await)? {
                 HandshakeCarrier::Http2(slot) if !slot.opens_tunnels() => {}
                 carrier => return Ok(carrier),
             }
         }
         if protocols.http1 {
-            return self.dial(&member.server, asker, Offer::Http1).await.map(HandshakeCarrier::Http1);
+            let dialled = self.dial(&member.server, asker, Offer::Http1).await;
+            return picked.share.dialled(dialled).map(HandshakeCarrier::Http1);
         }
         let text = if may_go_over_http2 {
             "the server opens no WebSockets over HTTP/2 (its settings are without ENABLE_CONNECT_PROTOCOL), and \
@@ -120,8 +128,5 @@ async fn open(definition: &Arc<Definition>, server: &Arc<Server>) -> Result<Open
         }
         Ok(Opened::Http1(stream))
     };
-    let opened =
-        tokio::time::timeout(definition.connect_timeout, opening).await.unwrap_or(Err(Failure::ConnectTimeout));
-    server.state.note_dial(opened.is_ok());
-    opened
+    tokio::time::timeout(definition.connect_timeout, opening).await.unwrap_or(Err(Failure::ConnectTimeout))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::balance::Balance;
@@ -11,7 +11,7 @@ use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
 use super::sticky::Sticky;
-use crate::config::model::{self, HostHeader, Protocols};
+use crate::config::model::{self, Ejection, Health, HostHeader, Panic, Protocols};
 use crate::config::report::Report;
 use crate::proto::proxy_protocol::Version;
 use crate::tls::{ClientTls, SystemRoots};
@@ -27,6 +27,12 @@ pub struct Definition {
     pub slow_start: Option<Duration>,
     /// Tunnels that are closed in a second, of all its servers that drain. `None`: they stay.
     pub drain_rate: Option<u32>,
+    /// How servers are checked, if they are.
+    pub health: Option<Health>,
+    /// When live traffic takes a server out, if it does.
+    pub ejection: Option<Ejection>,
+    /// What happens when every server is out.
+    pub panic: Panic,
     /// Plain requests are refused; the servers speak only WebSocket.
     pub websocket_only: bool,
     pub host: HostHeader,
@@ -44,6 +50,8 @@ pub struct Definition {
     /// Workers that have a group: so that they do not all begin their rounds at the same server.
     groups: AtomicUsize,
     pub(super) budget: Arc<Retries>,
+    /// Some worker is about to eject a server.
+    ejecting: AtomicBool,
 }
 
 impl Definition {
@@ -82,6 +90,9 @@ impl Definition {
             sticky,
             slow_start: upstream.slow_start,
             drain_rate: upstream.drain_rate,
+            health: upstream.health.clone(),
+            ejection: upstream.ejection,
+            panic: upstream.panic,
             websocket_only: upstream.websocket_only,
             host: upstream.host,
             via: upstream.via,
@@ -94,6 +105,7 @@ impl Definition {
             websocket_over_h2: upstream.websocket_over_h2.value,
             groups: AtomicUsize::new(0),
             budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
+            ejecting: AtomicBool::new(false),
         })
     }
 
@@ -109,6 +121,15 @@ impl Definition {
     /// The number of one more group.
     pub(super) fn join(&self) -> usize {
         self.groups.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs `eject` unless another worker is at the same: two that count who is out at one moment could both find room
+    /// for one more. Whoever comes too late does not wait; the next failure asks again.
+    pub(super) fn eject_alone(&self, eject: impl FnOnce()) {
+        if !self.ejecting.swap(true, Ordering::Acquire) {
+            eject();
+            self.ejecting.store(false, Ordering::Release);
+        }
     }
 }
 

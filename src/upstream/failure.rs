@@ -2,12 +2,14 @@
 
 use std::{fmt, io};
 
+use rustix::io::Errno;
+
 use crate::types::RequestBodyFault;
 
 /// Why a server gave no answer that could be passed on.
 #[derive(Debug)]
 pub enum Failure {
-    /// No server may take work: all of them drain.
+    /// No server may take work: all of them drain, or are out and `panic` is `refuse`.
     NoServer,
     /// Every server has as much as it may, and so has the queue.
     Overloaded,
@@ -68,12 +70,29 @@ impl Failure {
     pub(super) fn is_connect(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_) | Self::Protocol(_))
     }
+
+    /// Whether it may be held against the server: not what this machine lacks, nor what the client did.
+    pub(super) fn is_the_servers(&self) -> bool {
+        match self {
+            Self::NoServer | Self::Overloaded | Self::QueueTimeout | Self::RequestBody(_) => false,
+            Self::Connect(error) => !matches!(
+                Errno::from_io_error(error),
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL)
+            ),
+            Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::Protocol(_)
+            | Self::Closed(_)
+            | Self::Malformed(_)
+            | Self::Timeout => true,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoServer => out.write_str("no server may take work"),
+            Self::NoServer => out.write_str("no server takes work: they are down, ejected or draining"),
             Self::Overloaded => out.write_str("every server has its max_connections, and the queue is full"),
             Self::QueueTimeout => out.write_str("no place at a server within the queue's timeout"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::balance::{self, Ask, Balance, Candidate, Tier};
 use super::definition::Definition;
-use super::server::Server;
+use super::server::{Server, Standing};
 
 /// The server that a request would go to.
 pub struct Foreseen {
@@ -43,7 +43,7 @@ impl Definition {
         let home = servers.iter().position(|server| Some(server.id) == home && server.weight > 0);
         let key = self.balance.key(ask);
         // Two choices are random: the first server stands for all.
-        let (chosen, tier) = balance::choose(&self.balance, &candidates, key, || 0).ok()?;
+        let (chosen, tier) = balance::choose(&self.balance, &candidates, key, self.panic, || 0).ok()?;
         let peers = || servers.iter().filter(|server| server.weight > 0 && server.backup == (tier == Tier::Backup));
         let how = match (&self.balance, key) {
             _ if home.is_some() => How::Sticky,
@@ -67,5 +67,5 @@ impl Definition {
 /// A server with nothing to do.
 fn unused<'a>(server: &Server, turn: &'a Cell<i64>) -> Candidate<'a> {
     let weight = u64::from(server.weight) * 1000;
-    Candidate { id: server.id, weight, live: 0, backup: server.backup, is_out: false, is_full: false, turn }
+    Candidate { id: server.id, weight, live: 0, backup: server.backup, standing: Standing::Up, is_full: false, turn }
 }

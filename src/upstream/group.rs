@@ -15,10 +15,14 @@ use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
 use super::http2::Channels;
-use super::server::{Server, ServerId, Share};
-use crate::config::model::HostHeader;
+use super::server::{Place, Server, ServerId, Standing};
+use super::share::Share;
+use crate::config::model::{Ejection, HostHeader};
 use crate::proto::proxy_protocol::{Addresses, Sender};
 use crate::tls::Offer;
+
+/// So many times in a row another worker may be faster; then the server is asked without being tried.
+const TRIALS_LOST: usize = 4;
 
 /// A group at work on one worker.
 pub struct Group {
@@ -103,26 +107,32 @@ impl Group {
     ///
     /// # Errors
     /// There is none, or none has room.
-    pub(super) fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Result<Picked, Lack> {
+    pub(super) fn pick(self: &Rc<Self>, ask: &Ask<'_>, tried: &[Rc<Member>]) -> Result<Picked, Lack> {
         if let Some(member) = ask.home.and_then(|home| self.find(home, tried))
-            && let Some(share) = member.server.try_enter()
+            && let Some(place) = member.server.try_enter()
+            && let Some(share) = Share::take(self, &member, place, false)
         {
             return Ok(Picked { member, share });
         }
         let key = self.definition.balance.key(ask);
+        let mut trials_lost = 0;
         loop {
             let member = self.choose(key, tried)?;
             // Where another worker took the last place since then, the choice is another.
-            if let Some(share) = member.server.try_enter() {
+            let Some(place) = member.server.try_enter() else { continue };
+            // Where another worker begins the trial of the same server at this very moment, it is as well.
+            if let Some(share) = Share::take(self, &member, place, trials_lost >= TRIALS_LOST) {
                 return Ok(Picked { member, share });
             }
+            trials_lost += 1;
         }
     }
 
     /// The server that a place is at; `None` where it has left the list.
-    pub(super) fn pick_with(&self, share: Share) -> Option<Picked> {
+    pub(super) fn pick_with(self: &Rc<Self>, place: Place) -> Option<Picked> {
         let members = self.members();
-        let member = members.iter().find(|member| share.is_at(&member.server))?.clone();
+        let member = members.iter().find(|member| place.is_at(&member.server))?.clone();
+        let share = Share::take(self, &member, place, true)?;
         Some(Picked { member, share })
     }
 
@@ -131,7 +141,8 @@ impl Group {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
         let server = &*member.server;
-        let is_fit = !server.drains() && !server.state.is_out() && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let is_asked = matches!(server.state.standing(&self.definition), Standing::Up | Standing::Trial);
+        let is_fit = !server.drains() && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 
@@ -152,19 +163,33 @@ impl Group {
 
     fn choose(&self, key: Option<u64>, tried: &[Rc<Member>]) -> Result<Rc<Member>, Lack> {
         let members = self.members();
-        let slow_start = self.definition.slow_start;
         let untried = members.iter().filter(|member| !tried.iter().any(|tried| Rc::ptr_eq(tried, member)));
         let (asked, candidates): (SmallVec<[_; 16]>, SmallVec<[_; 16]>) =
-            untried.map(|member| (member, member.server.candidate(slow_start, &member.turn))).unzip();
-        let (index, _) = balance::choose(&self.definition.balance, &candidates, key, || self.random())?;
+            untried.map(|member| (member, member.server.candidate(&self.definition, &member.turn))).unzip();
+        let Definition { balance, panic, .. } = &*self.definition;
+        let (index, _) = balance::choose(balance, &candidates, key, *panic, || self.random())?;
         Ok(Rc::clone(asked[index]))
     }
 
-    /// Connects to one server for a client, and notes whether it could be reached.
+    /// Whether one more server may be taken out for its failures: of those that have a weight no more than
+    /// `max_ejected_percent` would then be out, for whatever reason.
+    pub(super) fn has_room_for_an_ejection(&self, rules: &Ejection, server: &Arc<Server>) -> bool {
+        let members = self.members();
+        let working = || members.iter().map(|member| &member.server).filter(|server| server.weight > 0);
+        let is_out = |other: &&Arc<Server>| {
+            !Arc::ptr_eq(other, server)
+                && matches!(
+                    other.state.standing(&self.definition),
+                    Standing::OnTrial | Standing::Ejected | Standing::Down
+                )
+        };
+        let out = working().filter(is_out).count() + 1;
+        out * 100 <= working().count() * rules.max_ejected_percent as usize
+    }
+
+    /// Connects to one server for a client.
     pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
-        let connected = dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer).await;
-        server.state.note_dial(connected.is_ok());
-        connected
+        dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer).await
     }
 
     /// What of a request's head depends on the server that it goes to.

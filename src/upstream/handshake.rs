@@ -27,8 +27,10 @@ use super::http2::{self, Broken, Connected, Origin, Slot};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::send::Failed;
-use super::server::{Server, TunnelShare};
+use super::server::Server;
+use super::share::Share;
 use super::trail::Trail;
+use crate::clock::{self, Instant};
 use crate::lifecycle;
 use crate::proto::spelling;
 
@@ -55,8 +57,8 @@ pub struct Switched {
     pub stream: UpstreamStream,
     /// What the server sent right behind its 101.
     pub early: Bytes,
-    /// Its place in the server's count.
-    pub share: TunnelShare,
+    /// Its place in the server's count, where it has to be said whether the 101 agrees.
+    pub share: Share,
 }
 
 /// What one handshake asks of its group.
@@ -83,10 +85,10 @@ impl Group {
         let mut attempts = Attempts::new(self, options.trail);
         loop {
             let ask = Ask { client: options.asker.client, headers: &head.headers, path: head.uri.path(), home };
-            let picked = attempts.next(&ask).await?;
+            let mut picked = attempts.next(&ask).await?;
             let member = picked.member.clone();
             let server = member.server.clone();
-            let carrier = match self.handshake_carrier(&member, options.asker).await {
+            let carrier = match self.handshake_carrier(&mut picked, options.asker).await {
                 Ok(carrier) => carrier,
                 Err(failure) => {
                     attempts.failed(&member, failure)?;
@@ -94,15 +96,13 @@ impl Group {
                 }
             };
             self.address(&mut head.headers, &server);
-            let exchange = self.exchange(carrier, picked, head.clone(), options.response_body_idle);
-            match tokio::time::timeout(options.response_timeout, exchange).await {
-                Ok(Ok(mut answer)) => {
+            match self.exchange(carrier, picked, head.clone(), options).await {
+                Ok(mut answer) => {
                     self.tell(answer.headers_mut(), &server, home, options.asker);
                     return Ok((answer, server));
                 }
-                Ok(Err(Broken { failure, unprocessed: Some(_), .. })) => attempts.interrupted(&member, failure)?,
-                Ok(Err(Broken { failure, .. })) => return Err(Failed { failure, server: Some(server) }),
-                Err(_) => return Err(Failed { failure: Failure::Timeout, server: Some(server) }),
+                Err(Broken { failure, unprocessed: Some(_), .. }) => attempts.interrupted(&member, failure)?,
+                Err(Broken { failure, .. }) => return Err(Failed { failure, server: Some(server) }),
             }
         }
     }
@@ -112,34 +112,41 @@ impl Group {
         carrier: HandshakeCarrier,
         picked: Picked,
         head: request::Parts,
-        response_body_idle: Duration,
+        options: &HandshakeOptions<'_>,
     ) -> Result<HandshakeAnswer, Broken> {
         match carrier {
             HandshakeCarrier::Http1(stream) => {
-                let shaken = self.shake(stream, picked, head, response_body_idle).await;
+                let shaken = self.shake(stream, picked, head, options).await;
                 shaken.map_err(|failure| Broken { failure, unprocessed: None, is_lost: false })
             }
-            HandshakeCarrier::Http2(slot) => connect(slot, picked, head, response_body_idle).await,
+            HandshakeCarrier::Http2(slot) => connect(slot, picked, head, options).await,
         }
     }
 
     async fn shake(
         self: &Rc<Self>,
         mut stream: UpstreamStream,
-        picked: Picked,
+        mut picked: Picked,
         head: request::Parts,
-        response_body_idle: Duration,
+        options: &HandshakeOptions<'_>,
     ) -> Result<HandshakeAnswer, Failure> {
-        // A server may answer and close without having read everything: its answer counts, or its silence.
-        let _ = send(&mut stream, &spelling::write_request(&head)).await;
-        match answer_head::read(&mut stream).await {
-            AnswerHead::Switched(head, early) => {
-                let share = picked.share.into_tunnel();
-                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share }))
+        let deadline = clock::now() + options.response_timeout;
+        let exchange = async {
+            // A server may answer and close without having read everything: its answer counts, or its silence.
+            let _ = send(&mut stream, &spelling::write_request(&head)).await;
+            answer_head::read(&mut stream).await
+        };
+        match tokio::time::timeout_at(deadline, exchange).await {
+            Err(_) => {
+                picked.share.failed(&Failure::Timeout);
+                Err(Failure::Timeout)
+            }
+            Ok(AnswerHead::Switched(head, early)) => {
+                Ok(HandshakeAnswer::Switched(Switched { head, stream, early, share: picked.share }))
             }
             // Boxed: rare, and large.
-            AnswerHead::Other(unjudged) => {
-                Box::pin(self.pass(stream, unjudged, picked, head, response_body_idle)).await
+            Ok(AnswerHead::Other(unjudged)) => {
+                Box::pin(self.pass(stream, unjudged, picked, head, deadline, options.response_body_idle)).await
             }
         }
     }
@@ -151,6 +158,7 @@ impl Group {
         unjudged: Unjudged,
         picked: Picked,
         head: request::Parts,
+        deadline: Instant,
         response_body_idle: Duration,
     ) -> Result<HandshakeAnswer, Failure> {
         let wire = SharedWire::new(stream);
@@ -167,7 +175,12 @@ impl Group {
         // Before the wait, so that giving up takes the connection down.
         let mut lease = self.lease(picked, Connection::new(sender, watch, task.abort_handle()));
         lease.reusable = false;
-        let response = answer.await.map_err(Failure::from_hyper)?;
+        let answered = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(answered) => answered.map_err(Failure::from_hyper),
+            Err(_) => Err(Failure::Timeout),
+        };
+        let response = answered.inspect_err(|failure| lease.share.failed(failure))?;
+        lease.share.let_down(response.status());
         Ok(HandshakeAnswer::Other(response.map(|body| ResponseBody::new(body, lease, response_body_idle))))
     }
 }
@@ -175,27 +188,40 @@ impl Group {
 /// Over HTTP/2 (RFC 8441): the stream of a 2xx takes the place of the connection.
 async fn connect(
     slot: Slot,
-    picked: Picked,
+    mut picked: Picked,
     head: request::Parts,
-    response_body_idle: Duration,
+    options: &HandshakeOptions<'_>,
 ) -> Result<HandshakeAnswer, Broken> {
-    let server = &picked.member.server;
+    let server = picked.member.server.clone();
     let origin = Origin { secure: server.tls.is_some(), host: &server.host };
-    Ok(match http2::connect(slot, head, &origin).await? {
-        Connected::Open(head, stream) => HandshakeAnswer::Switched(Switched {
+    let connected = match tokio::time::timeout(options.response_timeout, http2::connect(slot, head, &origin)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(Broken { failure: Failure::Timeout, unprocessed: None, is_lost: false }),
+    };
+    match connected {
+        Err(broken) => {
+            // A server that goes away politely has done nothing wrong.
+            if broken.unprocessed.is_none() && broken.failure.is_the_servers() {
+                picked.share.failed(&broken.failure);
+            }
+            Err(broken)
+        }
+        Ok(Connected::Open(head, stream)) => Ok(HandshakeAnswer::Switched(Switched {
             head,
             stream: UpstreamStream::Http2(Box::new(stream)),
             early: Bytes::new(),
-            share: picked.share.into_tunnel(),
-        }),
-        Connected::Other(response) => {
-            let body = |download| ResponseBody::of_stream(download, picked.share, response_body_idle);
-            HandshakeAnswer::Other(response.map(body))
+            share: picked.share,
+        })),
+        Ok(Connected::Other(response)) => {
+            picked.share.let_down(response.status());
+            let body = |download| ResponseBody::of_stream(download, picked.share, options.response_body_idle);
+            Ok(HandshakeAnswer::Other(response.map(body)))
         }
-    })
+    }
 }
 
-async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it.
+pub(super) async fn send(stream: &mut UpstreamStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
 }

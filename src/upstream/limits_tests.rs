@@ -18,7 +18,8 @@ use super::failure::Failure;
 use super::group::{Group, Picked};
 use super::queue::Wants;
 use super::send::Failed;
-use super::server::{Server, Share};
+use super::server::{Place, Server};
+use super::share::Share;
 use super::trail::Trail;
 use crate::clock;
 use crate::config;
@@ -210,12 +211,12 @@ fn a_server_with_room_ends_the_wait_however_it_came_about() {
             let definition = definition(two);
             let group = Group::new(definition.clone());
             let [_, other] = &*servers(&definition) else { panic!("two servers") };
-            other.state.note_dial(false);
+            connected(&group, other, false);
             let _held = Request::to(&group).place().await.expect("room");
             let (mut places, _tasks) = queued(&group, 1).await;
             let start = clock::now();
             if is_reached {
-                other.state.note_dial(true);
+                connected(&group, other, true);
             }
             let picked = places.recv().await.expect("a task").1.expect("a place");
             assert!(Arc::ptr_eq(&picked.member.server, other));
@@ -226,15 +227,27 @@ fn a_server_with_room_ends_the_wait_however_it_came_about() {
     });
 }
 
+/// Somebody has connected to the server, or tried to.
+fn connected(group: &Rc<Group>, server: &Arc<Server>, is_reached: bool) {
+    let members = group.members();
+    let member = members.iter().find(|member| Arc::ptr_eq(&member.server, server)).expect("of the group");
+    let mut share = Share::take(group, member, server.try_enter().expect("room"), true).expect("forced");
+    if is_reached {
+        share.reached();
+    } else {
+        share.unreachable(&Failure::ConnectTimeout);
+    }
+}
+
 #[test]
 fn a_place_at_a_server_that_is_out_is_handed_to_nobody_while_another_is_worth_waiting_for() {
     local(async {
         let definition = definition("servers = [\"http://10.0.0.1\", \"http://10.0.0.2\"]\nmax_connections = 1");
         let group = Group::new(definition.clone());
-        let one = Request::to(&group).place().await.expect("room");
+        let mut one = Request::to(&group).place().await.expect("room");
         let other = Request::to(&group).place().await.expect("room");
         let (mut places, _tasks) = queued(&group, 2).await;
-        one.member.server.state.note_dial(false);
+        one.share.unreachable(&Failure::ConnectTimeout);
         let dead = one.member.server.clone();
         drop(one);
         tokio::task::yield_now().await;
@@ -242,10 +255,10 @@ fn a_place_at_a_server_that_is_out_is_handed_to_nobody_while_another_is_worth_wa
         assert_eq!((dead.state.live(), counts(&definition).0), (0, 2));
         drop(other);
         let (number, place) = places.recv().await.expect("a task");
-        let place = place.expect("a place");
+        let mut place = place.expect("a place");
         assert_eq!((number, place.member.server.id), (0, servers(&definition)[1].id));
         // With all of them out, trying beats refusing.
-        place.member.server.state.note_dial(false);
+        place.share.unreachable(&Failure::ConnectTimeout);
         let picked = places.recv().await.expect("a task").1.expect("a place");
         assert!(Arc::ptr_eq(&picked.member.server, &dead));
     });
@@ -367,7 +380,7 @@ fn a_request_that_was_interrupted_goes_back_to_its_server_where_nobody_else_has_
 }
 
 /// A place at any server, as threads with nothing but the queue get one: no clock wakes anybody.
-async fn place(definition: &Arc<Definition>) -> Option<Share> {
+async fn place(definition: &Arc<Definition>) -> Option<Place> {
     let look = || servers(definition).iter().find_map(|server| server.try_enter());
     if let Some(share) = look() {
         return Some(share);
@@ -413,7 +426,7 @@ fn over_many_threads_no_limit_is_exceeded_and_no_place_is_lost() {
                         }
                     })
                     .await;
-                    let Some(share) = share else {
+                    let Some(mut share) = share else {
                         left.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };
@@ -421,7 +434,7 @@ fn over_many_threads_no_limit_is_exceeded_and_no_place_is_lost() {
                     let now = inside[at].fetch_add(1, Ordering::SeqCst) + 1;
                     assert!(now <= at as u32 + 1, "{now} at server {at}");
                     served.fetch_add(1, Ordering::Relaxed);
-                    let share = if round % 3 == 0 { Ok(share.into_tunnel()) } else { Err(share) };
+                    let share = if round % 3 == 0 { Ok(share.become_tunnel()) } else { Err(share) };
                     tokio::task::yield_now().await;
                     inside[at].fetch_sub(1, Ordering::SeqCst);
                     drop(share);

@@ -15,7 +15,8 @@ use super::connection::{Connection, Idle, SharedWire, client_builder};
 use super::dial::UpstreamStream;
 use super::failure::Failure;
 use super::group::{Asker, Group, Member, Picked};
-use super::server::{Server, Share};
+use super::server::Server;
+use super::share::Share;
 use crate::clock;
 use crate::lifecycle;
 use crate::tls::Offer;
@@ -29,8 +30,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Lease {
     group: Rc<Group>,
     member: Rc<Member>,
-    #[expect(dead_code, reason = "held until the end")]
-    share: Share,
+    /// What is to be said of the server goes here.
+    pub(super) share: Share,
     connection: Option<Connection>,
     /// Cleared by answers after which the connection cannot be trusted.
     pub(super) reusable: bool,
@@ -43,6 +44,7 @@ impl Lease {
 
     /// The answer has ended well: the connection goes back to the pool if it can serve again.
     pub(super) fn finish(mut self) {
+        self.share.completed();
         // The server has been told whose connection it is.
         if self.group.definition.proxy_protocol.is_some() {
             return;

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::balance::{self, Candidate};
 use super::definition::Definition;
-use super::server::{Live, ServerId, Share, State};
+use super::server::{Live, Place, ServerId, State};
 use crate::clock::{self, Instant};
 
 /// The queue of one upstream. Outlives snapshots, like the counts of its servers.
@@ -47,7 +47,7 @@ struct Waiter {
     /// Has to look for himself.
     is_called: bool,
     is_served: bool,
-    place: Option<Share>,
+    place: Option<Place>,
 }
 
 /// Which servers somebody may go to.
@@ -60,19 +60,19 @@ pub(super) struct Wants {
 impl Wants {
     /// Whether it could go to that server if there were room, one place there being about to be given up.
     fn takes(&self, state: &Arc<State>) -> bool {
-        let Definition { roster, slow_start, .. } = &*self.definition;
+        let Definition { roster, panic, .. } = &*self.definition;
         let (_, servers) = roster.read();
         let turn = Cell::new(0);
         let untried = servers.iter().filter(|server| !self.tried.contains(&server.id));
         let candidates: SmallVec<[Candidate<'_>; 16]> = untried
             .map(|server| {
-                let mut candidate = server.candidate(*slow_start, &turn);
+                let mut candidate = server.candidate(&self.definition, &turn);
                 let is_over = server.max_connections.is_some_and(|max| candidate.live > max);
                 candidate.is_full = is_over || !Arc::ptr_eq(&server.state, state);
                 candidate
             })
             .collect();
-        balance::has_room(&candidates)
+        balance::has_room(&candidates, *panic)
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -202,7 +202,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// Ready with a place at a server; with `None` where he who waits has to look for himself.
-    pub fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<Option<Share>> {
+    pub fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<Option<Place>> {
         let mut line = self.queue.line();
         let Some(waiter) = line.waiting.get_mut(&self.number) else { return Poll::Ready(None) };
         if waiter.is_served || std::mem::take(&mut waiter.is_called) {
@@ -216,7 +216,7 @@ impl Ticket {
     }
 
     /// His time is up. There may have been a place at the last moment.
-    pub fn give_up(&mut self) -> Option<Share> {
+    pub fn give_up(&mut self) -> Option<Place> {
         let place = self.queue.line().waiting.get_mut(&self.number).and_then(|waiter| waiter.place.take());
         if place.is_none() {
             self.queue.timed_out.fetch_add(1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::http2::Download;
 use super::pool::Lease;
-use super::server::Share;
+use super::share::Share;
 use crate::clock::IdleTimer;
 
 /// Why an answer's body broke off.
@@ -60,18 +60,33 @@ impl ResponseBody {
     }
 
     pub(super) fn of_stream(download: Download, share: Share, idle: Duration) -> Self {
-        Self { source: Source::Http2(Box::new((download, share))), silence: IdleTimer::new(idle) }
+        let mut source = Source::Http2(Box::new((download, share)));
+        source.release_at_end();
+        Self { source, silence: IdleTimer::new(idle) }
     }
 }
 
 impl Source {
     fn release_at_end(&mut self) {
-        if let Self::Http1 { incoming, lease } = self
-            && incoming.is_end_stream()
-            && let Some(lease) = lease.take()
-        {
-            lease.finish();
+        match self {
+            Self::Http1 { incoming, lease } if incoming.is_end_stream() => {
+                if let Some(lease) = lease.take() {
+                    lease.finish();
+                }
+            }
+            Self::Http2(stream) if stream.0.is_end_stream() => stream.1.completed(),
+            Self::Http1 { .. } | Self::Http2(_) | Self::Nothing => {}
         }
+    }
+
+    /// Closes what it comes on, and says why of the server.
+    fn give_up(&mut self, fault: &ResponseBodyFault) {
+        match self {
+            Self::Http1 { lease: Some(lease), .. } => lease.share.failed(fault),
+            Self::Http2(stream) => stream.1.failed(fault),
+            Self::Http1 { lease: None, .. } | Self::Nothing => {}
+        }
+        *self = Self::Nothing;
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
@@ -85,7 +100,13 @@ impl Source {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| error.to_string())))
             }
-            Self::Http2(stream) => stream.0.poll_frame(cx),
+            Self::Http2(stream) => {
+                let frame = ready!(stream.0.poll_frame(cx));
+                if frame.is_none() {
+                    stream.1.completed();
+                }
+                Poll::Ready(frame)
+            }
             Self::Nothing => Poll::Ready(None),
         }
     }
@@ -109,8 +130,9 @@ impl Body for ResponseBody {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                this.source = Source::Nothing;
-                Some(Err(ResponseBodyFault::Truncated(error)))
+                let fault = ResponseBodyFault::Truncated(error);
+                this.source.give_up(&fault);
+                Some(Err(fault))
             }
             None => None,
         })

@@ -72,10 +72,10 @@ impl Group {
         loop {
             let (client, path) = (options.asker.client, request.uri().path());
             let ask = Ask { client, headers: request.headers(), path, home };
-            let picked = attempts.next(&ask).await?;
+            let mut picked = attempts.next(&ask).await?;
             let member = picked.member.clone();
 
-            let carrier = match self.carrier(&member, options.asker, attempts.is_first()).await {
+            let carrier = match self.carrier(&mut picked, options.asker, attempts.is_first()).await {
                 Ok(carrier) => carrier,
                 // Nothing was written: another server may be asked, the same one need not be asked again.
                 Err(failure) if failure.is_connect() => {
@@ -136,14 +136,22 @@ fn hold_body(request: &mut Request<RequestBody>) -> Gate {
     gate
 }
 
-/// When the request last moved: at its sending, and with each piece of its body that the connection took.
+/// How far the request is.
 #[derive(Clone)]
-pub(super) struct Progress(Rc<Cell<Instant>>);
+pub(super) struct Progress(Rc<Moved>);
+
+struct Moved {
+    /// At its sending, and with each piece of its body that the connection took.
+    last: Cell<Instant>,
+    /// The connection has taken all of its body. Until then the client may be to blame for whatever goes wrong.
+    sent: Cell<bool>,
+}
 
 impl Progress {
     fn attach(request: &mut Request<RequestBody>) -> Self {
-        let progress = Self(Rc::new(Cell::new(clock::now())));
-        if !request.body().is_end_stream() {
+        let sent = request.body().is_end_stream();
+        let progress = Self(Rc::new(Moved { last: Cell::new(clock::now()), sent: Cell::new(sent) }));
+        if !sent {
             let body = std::mem::take(request.body_mut());
             *request.body_mut() = RequestBody::Stream(Box::pin(Watched { progress: progress.clone(), body }));
         }
@@ -151,7 +159,11 @@ impl Progress {
     }
 
     fn touch(&self) {
-        self.0.set(clock::now());
+        self.0.last.set(clock::now());
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.0.sent.get()
     }
 
     /// The future's output, or `None` once nothing has moved for `timeout`.
@@ -162,7 +174,7 @@ impl Progress {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(output));
             }
-            timer.touch_at(self.0.get());
+            timer.touch_at(self.0.last.get());
             timer.poll_expired(cx).map(|()| None)
         })
         .await
@@ -181,8 +193,10 @@ impl Body for Watched {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if frame.is_ready() {
+        if let Poll::Ready(frame) = &frame {
             this.progress.touch();
+            let ended = frame.is_none() || frame.as_ref().is_some_and(Result::is_ok) && this.body.is_end_stream();
+            this.progress.0.sent.set(ended);
         }
         frame
     }

@@ -13,15 +13,15 @@ use aws_lc_rs::digest;
 use http::HeaderValue;
 
 use super::balance::Candidate;
+use super::circuit::{Breaker, Gate};
+use super::definition::Definition;
+use super::health::{CheckCounts, Checks, LastCheck};
 use super::queue::Queue;
-use crate::clock::{self, AtomicInstant};
+use crate::clock::{self, AtomicInstant, Instant};
 use crate::config::model::{self, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
 use crate::tls::ClientTls;
 use crate::types::Name;
-
-/// How long a server that could not be reached is passed over while others can be asked.
-const SKIP_UNREACHABLE: Duration = Duration::from_secs(2);
 
 /// What a server is called where its address must not be shown: the same for the same upstream and URL, in every
 /// process and on every gateway.
@@ -100,8 +100,14 @@ impl Server {
     }
 
     /// A place for one more request; `None`: it has as many as it may.
-    pub fn try_enter(&self) -> Option<Share> {
+    pub(super) fn try_enter(&self) -> Option<Place> {
         self.state.try_enter(self.max_connections)
+    }
+
+    /// A tunnel's place, for tests that have no tunnel.
+    #[cfg(test)]
+    pub fn enter_tunnel(&self) -> TunnelShare {
+        self.try_enter().expect("room").become_tunnel()
     }
 
     /// Room in the pool for one more connection that is not in use; `None`: close it.
@@ -110,14 +116,14 @@ impl Server {
     }
 
     /// What the rules of balancing need to know of it. `turn`: where it stands in the round of whoever asks.
-    pub(super) fn candidate<'a>(&self, slow_start: Option<Duration>, turn: &'a Cell<i64>) -> Candidate<'a> {
+    pub(super) fn candidate<'a>(&self, upstream: &Definition, turn: &'a Cell<i64>) -> Candidate<'a> {
         let live = self.state.live();
         Candidate {
             id: self.id,
-            weight: u64::from(self.share_of_work()) * u64::from(self.state.warmth(slow_start)),
+            weight: u64::from(self.share_of_work()) * u64::from(self.state.warmth(upstream.slow_start)),
             live,
             backup: self.backup,
-            is_out: self.state.is_out(),
+            standing: self.state.standing(upstream),
             is_full: self.max_connections.is_some_and(|max| live >= max),
             turn,
         }
@@ -159,6 +165,21 @@ fn total(live: u64) -> u32 {
     requests(live).saturating_add(tunnels(live))
 }
 
+/// How a server stands towards new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is asked.
+    Up,
+    /// It was ejected, and that is over: whoever is sent there next tries it.
+    Trial,
+    /// Somebody tries it now: it is asked where nobody else can be.
+    OnTrial,
+    /// Live traffic has taken it out.
+    Ejected,
+    /// It fails its checks.
+    Down,
+}
+
 /// What all workers count and have learnt of one server.
 #[derive(Debug, Default)]
 pub struct State {
@@ -169,12 +190,30 @@ pub struct State {
     idle: AtomicU32,
     /// Who waits for a place at a server of its upstream.
     queue: OnceLock<Arc<Queue>>,
-    /// Could not be reached; passed over until then.
-    unreachable_until: AtomicInstant,
     /// Taking part since then; `None`: since the start.
     up_since: AtomicInstant,
     /// An operator has asked it to drain, whatever its weight.
     drains: AtomicBool,
+    /// When it last went out or came back; `None`: never yet.
+    changed: AtomicInstant,
+    ejections: AtomicU64,
+    /// What live traffic says of it.
+    pub(super) breaker: Breaker,
+    /// What checks say of it.
+    pub(super) checks: Checks,
+}
+
+/// What there is to know of one server, for people and metrics.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    pub standing: Standing,
+    /// `None`: since the start.
+    pub since: Option<Instant>,
+    /// How often live traffic has taken it out so far.
+    pub ejections: u64,
+    pub checks: CheckCounts,
+    /// `None`: it is not checked, or not yet.
+    pub last_check: Option<LastCheck>,
 }
 
 impl State {
@@ -212,7 +251,7 @@ impl State {
     }
 
     /// Counts one more request, until the share is dropped; `None` where `max` are live.
-    fn try_enter(self: &Arc<Self>, max: Option<u32>) -> Option<Share> {
+    fn try_enter(self: &Arc<Self>, max: Option<u32>) -> Option<Place> {
         match max {
             None => _ = self.live.fetch_add(REQUEST.0, Ordering::SeqCst),
             Some(max) => {
@@ -222,7 +261,7 @@ impl State {
                 self.live.try_update(Ordering::SeqCst, Ordering::SeqCst, enter).ok()?;
             }
         }
-        Some(Share { state: Some(Arc::clone(self)) })
+        Some(Place { state: Some(Arc::clone(self)) })
     }
 
     /// A request or tunnel has ended: its place goes to the first who waits for it, or to nobody.
@@ -245,10 +284,10 @@ impl State {
     }
 
     /// The place of what has ended is the next request's, without having been free in between.
-    pub(super) fn take_over(self: &Arc<Self>, what: Live) -> Share {
+    pub(super) fn take_over(self: &Arc<Self>, what: Live) -> Place {
         // Wraps where a tunnel's half shrinks, and comes out right: what ended was counted.
         self.live.fetch_add(REQUEST.0.wrapping_sub(what.0), Ordering::SeqCst);
-        Share { state: Some(Arc::clone(self)) }
+        Place { state: Some(Arc::clone(self)) }
     }
 
     fn try_keep(self: &Arc<Self>, max: Option<u32>) -> Option<Kept> {
@@ -258,17 +297,6 @@ impl State {
         Some(Kept { state: Arc::clone(self) })
     }
 
-    pub(super) fn note_dial(&self, reached: bool) {
-        if reached {
-            if self.unreachable_until.get().is_some() {
-                self.unreachable_until.set(None);
-                self.call_waiting();
-            }
-        } else {
-            self.unreachable_until.set(Some(clock::now() + SKIP_UNREACHABLE));
-        }
-    }
-
     /// The server may be asked again: whoever waits for a place looks whether it has room.
     pub(super) fn call_waiting(&self) {
         if let Some(queue) = self.queue.get().filter(|queue| !queue.is_empty()) {
@@ -276,14 +304,48 @@ impl State {
         }
     }
 
-    /// Whether it is passed over while others can be asked.
-    pub fn is_out(&self) -> bool {
-        self.unreachable_until.is_ahead()
+    /// How it stands towards work of an upstream; what that upstream does not ask about does not count.
+    pub(super) fn standing(&self, upstream: &Definition) -> Standing {
+        if upstream.health.is_some() && self.checks.is_down() {
+            return Standing::Down;
+        }
+        if upstream.ejection.is_none() {
+            return Standing::Up;
+        }
+        match self.breaker.get().gate(clock::now) {
+            Gate::Closed => Standing::Up,
+            Gate::Trial => Standing::Trial,
+            Gate::OnTrial => Standing::OnTrial,
+            Gate::Open => Standing::Ejected,
+        }
+    }
+
+    /// For the control plane: takes a lock that no worker takes.
+    pub fn condition(&self, upstream: &Definition) -> Condition {
+        Condition {
+            standing: self.standing(upstream),
+            since: self.changed.get(),
+            ejections: self.ejections.load(Ordering::Relaxed),
+            checks: self.checks.counts(),
+            last_check: self.checks.last(),
+        }
     }
 
     /// Came new, or back, while others were at work: from now on `slow_start` counts.
     pub(super) fn note_arrival(&self) {
-        self.up_since.set(Some(clock::now()));
+        let now = Some(clock::now());
+        self.up_since.set(now);
+        self.changed.set(now);
+        self.call_waiting();
+    }
+
+    /// Is out from now on.
+    pub(super) fn note_departure(&self) {
+        self.changed.set(Some(clock::now()));
+    }
+
+    pub(super) fn count_ejection(&self) {
+        self.ejections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How much of its weight the server takes, in thousandths: all of it once `slow_start` is over.
@@ -298,14 +360,14 @@ impl State {
 
 /// One request's place in the count of its server.
 #[derive(Debug)]
-pub struct Share {
+pub(super) struct Place {
     /// `None` once the place has become a tunnel's.
     state: Option<Arc<State>>,
 }
 
-impl Share {
+impl Place {
     /// The request has become a tunnel.
-    pub fn into_tunnel(mut self) -> TunnelShare {
+    pub fn become_tunnel(&mut self) -> TunnelShare {
         let state = self.state.take();
         if let Some(state) = &state {
             state.live.fetch_add(TUNNEL.0 - REQUEST.0, Ordering::SeqCst);
@@ -319,7 +381,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Place {
     fn drop(&mut self) {
         if let Some(state) = self.state.take() {
             state.leave(REQUEST);
@@ -374,11 +436,11 @@ mod tests {
     #[test]
     fn a_request_that_becomes_a_tunnel_is_counted_once_until_its_end() {
         let state = Arc::new(State::default());
-        let request = state.try_enter(None).expect("no limit");
+        let mut request = state.try_enter(None).expect("no limit");
         let other = state.try_enter(Some(2)).expect("room");
         assert!(state.try_enter(Some(2)).is_none());
         assert_eq!((state.requests(), state.tunnels(), state.live()), (2, 0, 2));
-        let tunnel = request.into_tunnel();
+        let tunnel = request.become_tunnel();
         assert_eq!((state.requests(), state.tunnels(), state.live()), (1, 1, 2));
         assert!(state.try_enter(Some(2)).is_none());
         drop(other);

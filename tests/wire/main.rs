@@ -8,10 +8,12 @@
 mod balance;
 mod closes;
 mod early;
+mod ejection;
 mod floods;
 mod handshake;
 mod harness;
 mod headers;
+mod health;
 mod hostile;
 mod http2;
 mod http2_servers;

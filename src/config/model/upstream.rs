@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{CertificateFiles, Protocols};
+use super::{CertificateFiles, Ejection, Health, Panic, Protocols};
 use crate::config::report::{Located, Spot};
 use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
@@ -26,6 +26,12 @@ pub struct Upstream {
     pub drain_rate: Option<u32>,
     /// Whether a client stays with its server. Default not.
     pub sticky: Option<Sticky>,
+    /// How servers are checked. `None`, the default: not at all.
+    pub health: Option<Health>,
+    /// When live traffic takes a server out. `None`: never.
+    pub ejection: Option<Ejection>,
+    /// What happens when every server is out. Default: all are asked.
+    pub panic: Panic,
     /// What the scheme says: `ws`, `wss`, `ws+unix` servers speak WebSocket only.
     pub websocket_only: bool,
     pub host: HostHeader,

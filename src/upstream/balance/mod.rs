@@ -1,9 +1,10 @@
 //! Which server gets the next request: rules without IO over what is known of each server at this moment.
 //!
-//! Servers are asked in tiers: those that can be reached; backups that can be; whatever is left, since trying beats
-//! refusing. A server of weight 0 is in no tier, and neither is one that has as much as it may; but where a server is
-//! only full, waiting for it beats trying one that is out. Within a tier the upstream's `balance` decides. Draws are
-//! broken by the round, so that no server is favoured for standing first in the file.
+//! Servers are asked in tiers: those that are up; backups that are; those that are being tried after an ejection; and,
+//! unless the upstream would rather refuse, whatever is left, as if it were up. A server of weight 0 is in no tier, and
+//! neither is one that has as much as it may; but where a server that is up is only full, waiting for it beats trying one
+//! that is out. Within a tier the upstream's `balance` decides. Draws are broken by the round, so that no server is
+//! favoured for standing first in the file.
 
 mod hash;
 #[cfg(test)]
@@ -17,8 +18,8 @@ pub use hash::Ask;
 pub(super) use hash::mix;
 use hash::within_bound;
 
-use super::server::ServerId;
-use crate::config::model;
+use super::server::{ServerId, Standing};
+use crate::config::model::{self, Panic};
 
 /// How an upstream spreads its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +61,7 @@ pub(super) struct Candidate<'a> {
     pub weight: u64,
     pub live: u32,
     pub backup: bool,
-    /// Passed over while others can be asked.
-    pub is_out: bool,
+    pub standing: Standing,
     /// Has as much as it may.
     pub is_full: bool,
     /// Where the server stands in its worker's round.
@@ -74,7 +74,9 @@ pub(super) enum Tier {
     Primary,
     /// No primary can be asked.
     Backup,
-    /// None is known to answer: better to try than to refuse.
+    /// Nobody but those that somebody else is trying already.
+    OnTrial,
+    /// Every server is out: better to try than to refuse.
     LastResort,
 }
 
@@ -92,9 +94,10 @@ pub(super) fn choose(
     balance: &Balance,
     candidates: &[Candidate<'_>],
     key: Option<u64>,
+    panic: Panic,
     random: impl FnMut() -> u64,
 ) -> Result<(usize, Tier), Lack> {
-    let (tier, members) = best_tier(candidates)?;
+    let (tier, members) = best_tier(candidates, panic)?;
     let index = match (balance, key) {
         _ if members.len() == 1 => members[0],
         (Balance::RoundRobin, _) | (Balance::Hash { .. }, None) => round_robin(candidates, &members),
@@ -106,32 +109,43 @@ pub(super) fn choose(
 }
 
 /// Whether [`choose`] would find one.
-pub(super) fn has_room(candidates: &[Candidate<'_>]) -> bool {
-    best_tier(candidates).is_ok()
+pub(super) fn has_room(candidates: &[Candidate<'_>], panic: Panic) -> bool {
+    best_tier(candidates, panic).is_ok()
 }
 
 type Members = SmallVec<[usize; 16]>;
 
-fn best_tier(candidates: &[Candidate<'_>]) -> Result<(Tier, Members), Lack> {
+fn best_tier(candidates: &[Candidate<'_>], panic: Panic) -> Result<(Tier, Members), Lack> {
     let may = |server: &Candidate<'_>| server.weight > 0;
-    let pick = |keep: &dyn Fn(&Candidate<'_>) -> bool| -> Members {
+    let pick = |keep: &dyn Fn(&Candidate<'_>) -> bool| -> Option<Members> {
         let is_fit = |server: &Candidate<'_>| may(server) && !server.is_full && keep(server);
-        (0..candidates.len()).filter(|&index| is_fit(&candidates[index])).collect()
+        let kept: Members = (0..candidates.len()).filter(|&index| is_fit(&candidates[index])).collect();
+        (!kept.is_empty()).then_some(kept)
     };
-    let primary = pick(&|server| !server.backup && !server.is_out);
-    if !primary.is_empty() {
+    let is_worth_waiting_for = |keep: &dyn Fn(&Candidate<'_>) -> bool| {
+        candidates.iter().any(|server| may(server) && server.is_full && keep(server))
+    };
+    let is_asked = |server: &Candidate<'_>| matches!(server.standing, Standing::Up | Standing::Trial);
+    if let Some(primary) = pick(&|server| !server.backup && is_asked(server)) {
         return Ok((Tier::Primary, primary));
     }
-    let backup = pick(&|server| server.backup && !server.is_out);
-    if !backup.is_empty() {
+    if let Some(backup) = pick(&|server| server.backup && is_asked(server)) {
         return Ok((Tier::Backup, backup));
     }
-    if candidates.iter().any(|server| may(server) && server.is_full && !server.is_out) {
+    if is_worth_waiting_for(&is_asked) {
         return Err(Lack::Room);
     }
-    let rest = pick(&|server| !server.backup);
-    let rest = if rest.is_empty() { pick(&|_| true) } else { rest };
-    if !rest.is_empty() {
+    let tried = |server: &Candidate<'_>| server.standing == Standing::OnTrial;
+    if let Some(tried) = pick(&|server| !server.backup && tried(server)).or_else(|| pick(&tried)) {
+        return Ok((Tier::OnTrial, tried));
+    }
+    if is_worth_waiting_for(&tried) {
+        return Err(Lack::Room);
+    }
+    if panic == Panic::Refuse {
+        return Err(Lack::Server);
+    }
+    if let Some(rest) = pick(&|server| !server.backup).or_else(|| pick(&|_| true)) {
         return Ok((Tier::LastResort, rest));
     }
     Err(if candidates.iter().any(may) { Lack::Room } else { Lack::Server })

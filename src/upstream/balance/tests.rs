@@ -4,10 +4,13 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 
+use super::Standing::{Down, Ejected, OnTrial, Trial, Up};
 use super::*;
 
-/// A server of weight, live work, backup, out.
-type Given = (u32, u32, bool, bool);
+/// A server of weight, live work, backup, standing.
+type Given = (u32, u32, bool, Standing);
+
+const STANDINGS: [Standing; 5] = [Up, Trial, OnTrial, Ejected, Down];
 
 struct Servers {
     given: Vec<Given>,
@@ -20,18 +23,18 @@ impl Servers {
     }
 
     fn of_weights(weights: &[u32]) -> Self {
-        Self::new(&weights.iter().map(|&weight| (weight, 0, false, false)).collect::<Vec<_>>())
+        Self::new(&weights.iter().map(|&weight| (weight, 0, false, Up)).collect::<Vec<_>>())
     }
 
     fn candidates(&self) -> Vec<Candidate<'_>> {
         let servers = self.given.iter().zip(&self.turns).enumerate();
         servers
-            .map(|(index, (&(weight, live, backup, is_out), turn))| Candidate {
+            .map(|(index, (&(weight, live, backup, standing), turn))| Candidate {
                 id: ServerId::of("test", &format!("http://10.0.0.{index}:80")),
                 weight: u64::from(weight) * 1000,
                 live,
                 backup,
-                is_out,
+                standing,
                 is_full: false,
                 turn,
             })
@@ -39,7 +42,7 @@ impl Servers {
     }
 
     fn choose(&self, balance: &Balance, key: Option<u64>, random: &mut u64) -> Option<usize> {
-        choose(balance, &self.candidates(), key, || next(random)).ok().map(|(index, _)| index)
+        choose(balance, &self.candidates(), key, Panic::All, || next(random)).ok().map(|(index, _)| index)
     }
 
     /// How often each of them is chosen in so many rounds while everything that is chosen stays live.
@@ -76,7 +79,7 @@ fn round_robin_gives_each_its_weight_and_spreads_the_heavy_one_out() {
 
 #[test]
 fn least_connections_fills_what_is_behind_and_then_keeps_the_weights() {
-    let mut servers = Servers::new(&[(1, 300, false, false), (1, 0, false, false), (2, 100, false, false)]);
+    let mut servers = Servers::new(&[(1, 300, false, Up), (1, 0, false, Up), (2, 100, false, Up)]);
     assert_eq!(servers.fill(&Balance::LeastConnections, 800, |_| None), [300, 300, 600]);
 }
 
@@ -108,7 +111,7 @@ fn a_key_stays_with_its_server_and_moves_only_when_that_one_goes() {
         assert_eq!(servers.choose(&hash(), key, &mut random), Some(home));
         for gone in 0..4 {
             let mut fewer = Servers::of_weights(&[1, 1, 1, 1]);
-            fewer.given[gone].3 = true;
+            fewer.given[gone].3 = if gone % 2 == 0 { Down } else { Ejected };
             let chosen = fewer.choose(&hash(), key, &mut random).expect("one");
             assert!(chosen != gone && (home == gone || chosen == home), "key {round}, without {gone}");
         }
@@ -128,63 +131,92 @@ fn keys_are_spread_by_weight_and_no_server_gets_over_its_bound() {
     assert_eq!(counts.iter().max(), Some(&125), "{counts:?}");
 }
 
+/// Who is chosen of these, and why.
+fn tier(given: &[Given], panic: Panic) -> Option<(usize, Tier)> {
+    choose(&Balance::RoundRobin, &Servers::new(given).candidates(), None, panic, || 0).ok()
+}
+
 #[test]
 fn backups_work_only_when_nobody_else_can_and_the_last_resort_is_to_try() {
-    let tier = |given: &[Given]| {
-        let servers = Servers::new(given);
-        choose(&Balance::RoundRobin, &servers.candidates(), None, || 0).ok()
-    };
-    let (up, out) = (false, true);
-    assert_eq!(tier(&[(1, 0, true, up), (1, 0, false, up)]), Some((1, Tier::Primary)));
-    assert_eq!(tier(&[(1, 0, true, up), (1, 0, false, out)]), Some((0, Tier::Backup)));
-    assert_eq!(tier(&[(1, 0, true, out), (1, 0, false, out)]), Some((1, Tier::LastResort)));
-    assert_eq!(tier(&[(1, 0, true, out), (0, 0, false, up)]), Some((0, Tier::LastResort)));
-    assert_eq!(tier(&[(0, 0, true, up), (0, 0, false, up)]), None);
+    let tier = |given: &[Given]| tier(given, Panic::All);
+    assert_eq!(tier(&[(1, 0, true, Up), (1, 0, false, Up)]), Some((1, Tier::Primary)));
+    assert_eq!(tier(&[(1, 0, true, Up), (1, 0, false, Down)]), Some((0, Tier::Backup)));
+    assert_eq!(tier(&[(1, 0, true, Up), (1, 0, false, Ejected)]), Some((0, Tier::Backup)));
+    assert_eq!(tier(&[(1, 0, true, Ejected), (1, 0, false, Down)]), Some((1, Tier::LastResort)));
+    assert_eq!(tier(&[(1, 0, true, Down), (0, 0, false, Up)]), Some((0, Tier::LastResort)));
+    assert_eq!(tier(&[(0, 0, true, Up), (0, 0, false, Up)]), None);
     assert_eq!(tier(&[]), None);
 }
 
 #[test]
 fn a_full_server_is_passed_over_and_to_wait_for_one_beats_trying_one_that_is_out() {
-    let choice = |given: &[Given], full: &[usize]| {
+    let choice = |given: &[Given], full: &[usize], panic: Panic| {
         let servers = Servers::new(given);
         let mut candidates = servers.candidates();
         full.iter().for_each(|&index| candidates[index].is_full = true);
-        let chosen = choose(&Balance::LeastConnections, &candidates, None, || 0);
-        assert_eq!(chosen.is_ok(), has_room(&candidates));
+        let chosen = choose(&Balance::LeastConnections, &candidates, None, panic, || 0);
+        assert_eq!(chosen.is_ok(), has_room(&candidates, panic));
         chosen
     };
-    let (up, out) = (false, true);
-    assert_eq!(choice(&[(1, 0, false, up), (1, 9, false, up)], &[0]), Ok((1, Tier::Primary)));
-    assert_eq!(choice(&[(1, 0, false, up), (1, 9, true, up)], &[0]), Ok((1, Tier::Backup)));
-    assert_eq!(choice(&[(1, 0, false, up), (1, 0, true, up)], &[0, 1]), Err(Lack::Room));
-    assert_eq!(choice(&[(1, 0, false, up), (1, 0, false, out)], &[0]), Err(Lack::Room));
-    assert_eq!(choice(&[(1, 0, false, up), (1, 0, true, out)], &[0]), Err(Lack::Room));
-    assert_eq!(choice(&[(1, 0, false, out), (1, 0, false, out)], &[0]), Ok((1, Tier::LastResort)));
-    assert_eq!(choice(&[(1, 0, false, out), (1, 0, false, out)], &[0, 1]), Err(Lack::Room));
-    assert_eq!(choice(&[(0, 0, false, up), (1, 0, false, up)], &[1]), Err(Lack::Room));
-    assert_eq!(choice(&[(0, 0, false, up), (1, 0, false, out)], &[0]), Ok((1, Tier::LastResort)));
-    assert_eq!(choice(&[(0, 0, false, up), (0, 0, false, out)], &[0]), Err(Lack::Server));
+    for panic in [Panic::All, Panic::Refuse] {
+        let choice = |given: &[Given], full: &[usize]| choice(given, full, panic);
+        assert_eq!(choice(&[(1, 0, false, Up), (1, 9, false, Up)], &[0]), Ok((1, Tier::Primary)));
+        assert_eq!(choice(&[(1, 0, false, Up), (1, 9, true, Up)], &[0]), Ok((1, Tier::Backup)));
+        assert_eq!(choice(&[(1, 0, false, Up), (1, 0, true, Up)], &[0, 1]), Err(Lack::Room));
+        assert_eq!(choice(&[(1, 0, false, Up), (1, 0, false, Down)], &[0]), Err(Lack::Room));
+        assert_eq!(choice(&[(1, 0, false, Up), (1, 0, true, Ejected)], &[0]), Err(Lack::Room));
+        assert_eq!(choice(&[(1, 0, false, Up), (1, 0, false, OnTrial)], &[0]), Err(Lack::Room));
+        assert_eq!(choice(&[(1, 0, false, OnTrial), (1, 0, false, Down)], &[0]), Err(Lack::Room));
+        assert_eq!(choice(&[(0, 0, false, Up), (1, 0, false, Up)], &[1]), Err(Lack::Room));
+        assert_eq!(choice(&[(0, 0, false, Up), (0, 0, false, Down)], &[0]), Err(Lack::Server));
+    }
+    assert_eq!(choice(&[(1, 0, false, Down), (1, 0, false, Down)], &[0], Panic::All), Ok((1, Tier::LastResort)));
+    assert_eq!(choice(&[(1, 0, false, Down), (1, 0, false, Down)], &[0, 1], Panic::All), Err(Lack::Room));
+    assert_eq!(choice(&[(1, 0, false, Down), (1, 0, false, Down)], &[0, 1], Panic::Refuse), Err(Lack::Server));
+    assert_eq!(choice(&[(0, 0, false, Up), (1, 0, false, Down)], &[0], Panic::All), Ok((1, Tier::LastResort)));
+}
+
+#[test]
+fn whoever_is_due_for_a_trial_gets_it_in_turn_and_while_it_is_tried_others_go_first() {
+    assert_eq!(tier(&[(1, 0, false, Trial), (1, 0, false, Down)], Panic::All), Some((0, Tier::Primary)));
+    assert_eq!(tier(&[(1, 0, false, OnTrial), (1, 0, false, Up)], Panic::All), Some((1, Tier::Primary)));
+    assert_eq!(tier(&[(1, 0, false, OnTrial), (1, 0, true, Up)], Panic::All), Some((1, Tier::Backup)));
+    for panic in [Panic::All, Panic::Refuse] {
+        assert_eq!(tier(&[(1, 0, false, Ejected), (1, 0, false, OnTrial)], panic), Some((1, Tier::OnTrial)));
+        assert_eq!(tier(&[(1, 0, true, OnTrial), (1, 0, false, Down)], panic), Some((0, Tier::OnTrial)));
+    }
+}
+
+#[test]
+fn an_upstream_that_would_rather_refuse_has_no_last_resort() {
+    assert_eq!(tier(&[(1, 0, false, Ejected), (1, 0, false, Down), (1, 0, true, Down)], Panic::Refuse), None);
+    assert_eq!(tier(&[(1, 0, false, Down), (1, 0, true, Up)], Panic::Refuse), Some((1, Tier::Backup)));
 }
 
 proptest! {
     #[test]
     fn whatever_is_chosen_may_get_work_and_is_of_the_best_tier(
-        given in prop::collection::vec((0..4_u32, 0..50_u32, any::<bool>(), any::<bool>()), 0..12),
+        given in prop::collection::vec((0..4_u32, 0..50_u32, any::<bool>(), prop::sample::select(&STANDINGS)), 0..12),
         key in any::<Option<u64>>(),
+        refuse in any::<bool>(),
         mut random in any::<u64>(),
     ) {
         let servers = Servers::new(&given);
+        let panic = if refuse { Panic::Refuse } else { Panic::All };
         for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::TwoChoices, hash()] {
-            let chosen = servers.choose(&balance, key, &mut random);
-            let rank = |&(weight, _, backup, is_out): &Given| match (weight, is_out, backup) {
+            let chosen = choose(&balance, &servers.candidates(), key, panic, || next(&mut random));
+            let rank = |&(weight, _, backup, standing): &Given| match (weight, standing, backup) {
                 (0, ..) => None,
-                (_, false, false) => Some(0),
-                (_, false, true) => Some(1),
-                (_, true, false) => Some(2),
-                (_, true, true) => Some(3),
+                (_, Up | Trial, false) => Some(0),
+                (_, Up | Trial, true) => Some(1),
+                (_, OnTrial, false) => Some(2),
+                (_, OnTrial, true) => Some(3),
+                (_, Ejected | Down, _) if refuse => None,
+                (_, Ejected | Down, false) => Some(4),
+                (_, Ejected | Down, true) => Some(5),
             };
             let best = given.iter().filter_map(rank).min();
-            prop_assert_eq!(chosen.and_then(|index| rank(&given[index])), best);
+            prop_assert_eq!(chosen.ok().and_then(|(index, _)| rank(&given[index])), best);
         }
     }
 
@@ -203,7 +235,7 @@ proptest! {
 
     #[test]
     fn least_connections_ends_even_wherever_it_began(live in prop::collection::vec(0..200_u32, 1..6)) {
-        let given: Vec<Given> = live.iter().map(|&live| (1, live, false, false)).collect();
+        let given: Vec<Given> = live.iter().map(|&live| (1, live, false, Up)).collect();
         let mut servers = Servers::new(&given);
         let counts = servers.fill(&Balance::LeastConnections, 1200, |_| None);
         prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{:?}", counts);

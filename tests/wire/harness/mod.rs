@@ -6,6 +6,7 @@
 
 mod backend;
 mod client;
+mod cluster;
 mod frames;
 mod gateway;
 mod h2;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use backend::{Backend, Peer, accept_for};
 pub use client::{Client, TlsOptions};
+pub use cluster::Cluster;
 pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
 pub use h2server::{Exchange, H2Server};

@@ -1,6 +1,8 @@
 //! `[upstream.NAME]`, and the upstreams that inline URLs stand for.
 
 mod balance;
+mod ejection;
+mod health;
 mod limits;
 mod protocols;
 mod servers;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use super::tls::pair;
 use super::tree::{Cx, Table};
-use crate::config::model::{Balance, HostHeader, ServerAddress, Upstream, UpstreamServer};
+use crate::config::model::{Balance, Check, Ejection, HostHeader, Panic, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
 use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
@@ -28,6 +30,9 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.sticky = sticky::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
     upstream.drain_rate = table.integer_or_none(cx, "drain_rate", DRAIN_RATES).map(|rate| rate.value);
+    upstream.health = health::read(cx, &mut table, &upstream);
+    upstream.ejection = ejection::read(cx, &mut table);
+    upstream.panic = table.word(cx, "panic", &[("all", Panic::All), ("refuse", Panic::Refuse)]).unwrap_or_default();
     upstream.host = host(cx, &mut table, &upstream.servers);
     upstream.via = table.boolean(cx, "via", true).value;
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
@@ -35,6 +40,12 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
     upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
     upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
+    let asks_http = upstream.health.as_ref().is_some_and(|health| !matches!(health.check, Check::Tcp));
+    if asks_http && !upstream.protocols.http1 {
+        let message = "checks speak HTTP/1.1, and `protocols` does not allow that with these servers";
+        cx.error("conflicting-keys", &table.key_spot("health"), message)
+            .help("write health = { tcp = true }, or add \"http/1.1\" to `protocols`");
+    }
     if upstream.proxy_protocol.is_some() && upstream.protocols.http2 {
         let message = "`proxy_protocol` names one client for a connection, and HTTP/2 shares connections among many";
         cx.error("conflicting-keys", &table.key_spot("proxy_protocol"), message)
@@ -89,6 +100,9 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         slow_start: None,
         drain_rate: None,
         sticky: None,
+        health: None,
+        ejection: Some(Ejection::default()),
+        panic: Panic::All,
         websocket_only: false,
         host: HostHeader::Preserve,
         via: true,

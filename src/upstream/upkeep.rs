@@ -1,0 +1,30 @@
+//! What the control plane does for the upstreams of a snapshot while that is in use.
+//!
+//! Owned by whoever puts a snapshot into use; dropped, it ends everything that it has started, whatever that is at. What
+//! has been learnt stays in the servers' [`State`](super::State). Runs on the control plane's own runtime, never on a
+//! worker's.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::definition::Definition;
+use super::health;
+use crate::lifecycle::Held;
+
+/// What is done for a snapshot's upstreams.
+#[derive(Debug)]
+#[must_use = "dropping it ends the upkeep"]
+pub struct Upkeep {
+    #[expect(dead_code, reason = "held until the end")]
+    tasks: Vec<Held>,
+}
+
+impl Upkeep {
+    /// # Panics
+    /// Outside of a runtime that has local tasks, which is a mistake in the program.
+    pub fn start(upstreams: &[Arc<Definition>]) -> Self {
+        let room = Rc::new(health::room());
+        let tasks = upstreams.iter().filter_map(|upstream| health::keep(upstream, &room));
+        Self { tasks: tasks.collect() }
+    }
+}
