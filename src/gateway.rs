@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::model::{Config, ListenAddress, Listener};
+use crate::control::{Drains, Tunnels};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
@@ -73,9 +74,12 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .map_err(|error| RunError::System("start accepting", error))?;
     announce(&addresses);
 
+    let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
+    let drains = Drains::new(&snapshot);
     runtime.block_on(async {
         // Until the very end: what drains may still have to connect.
         let _upkeep = Upkeep::start(&snapshot.upstreams, config.server.name_servers.as_deref());
+        lifecycle::spawn_local("server drains", drains.run(tunnels));
         serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access).await;
     });
 

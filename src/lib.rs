@@ -13,6 +13,9 @@ pub mod cli;
 // The spine: three lives, each readable top to bottom.
 pub mod gateway;
 
+// What is done beside the workers.
+pub mod control;
+
 // What carries the stages: one thread each, and the configuration in use.
 pub mod worker;
 

@@ -14,7 +14,8 @@ const LONGEST: usize = 450;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["gateway", "snapshot", EVERYTHING_BELOW]),
-    ("gateway", &["worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("gateway", &["control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),
     ("exchange", &["route", "upgrade", "upstream", "tunnel", "http", "tls", "fault", "snapshot", GROUND]),

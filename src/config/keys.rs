@@ -231,8 +231,9 @@ pub static WEBSOCKET: Section = Section {
         key("on_excess", Value("\"delay\"")),
         key("max_tunnels", Value("\"none\"")),
         key("max_tunnels_per_address", Value("\"none\"")),
+        key("close_removed", Value("false")),
     ],
-    later: &["close_removed"],
+    later: &[],
 };
 
 pub static SUBPROTOCOLS: Section = Section {
@@ -250,6 +251,7 @@ pub static UPSTREAM: Section = Section {
         key("balance", Value("\"round-robin\"")),
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
+        key("drain_rate", Value("\"none\"")),
         key("sticky", Words("a client may get another server with every request")),
         key("health", Words("servers are not checked")),
         key("ejection", Words("every key at its default")),

@@ -269,6 +269,8 @@ pub struct WebSocketPolicy {
     /// How fast a client may send. `None`, the default: as fast as it can.
     pub rates: Option<Rates>,
     pub tunnels: TunnelCounts,
+    /// A reload that takes the route out closes its tunnels. Default false: they stay.
+    pub close_removed: bool,
     pub spot: Spot,
 }
 

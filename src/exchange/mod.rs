@@ -10,6 +10,7 @@ mod outbound;
 mod plain;
 pub mod plan;
 mod record;
+pub mod registry;
 mod stalls;
 mod tools;
 mod tunnel;
@@ -29,6 +30,7 @@ pub use downstream::Downstream;
 use entry::Entry;
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
+pub use record::Way;
 pub use tools::{Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.

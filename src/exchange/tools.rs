@@ -15,6 +15,7 @@ use crate::types::{Name, Peer};
 use crate::upstream::Group;
 
 use super::record::{Place, Places, Way};
+use super::registry::Registry;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -25,11 +26,14 @@ pub struct Tools {
     pub wheel: Rc<Wheel>,
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
+    /// The live tunnels.
+    pub registry: Rc<Registry>,
     places: Places,
     pub(super) numbers: Numbers,
 }
 
-/// Numbers connections so that no two workers use the same: each counts in strides of the number of workers.
+/// Numbers connections, or tunnels, so that no two workers use the same: each counts in strides of the number of workers.
+#[derive(Clone)]
 pub struct Numbers {
     next: Cell<u64>,
     stride: u64,
@@ -67,11 +71,12 @@ impl Generation {
 }
 
 impl Tools {
-    /// `phase`, `access` and `wheel` are the worker's own.
+    /// `phase`, `access`, `wheel` and `registry` are the worker's own.
     pub fn new(
         snapshot: Arc<Snapshot>,
         lifecycle: Lifecycle,
         phase: Rc<WorkerPhase>,
+        registry: Rc<Registry>,
         access: Rc<AccessLog>,
         wheel: Rc<Wheel>,
         numbers: Numbers,
@@ -84,6 +89,7 @@ impl Tools {
             wheel,
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
+            registry,
             places: Places::default(),
             numbers,
         }
@@ -91,7 +97,7 @@ impl Tools {
 
     /// What all tunnels that go one way have in common.
     pub(super) fn place(&self, way: Way) -> Rc<Place> {
-        self.places.find(way, &self.access, &self.phase)
+        self.places.find(way, &self.access, &self.registry)
     }
 
     /// The one line of a connection that did not get as far as HTTP.

@@ -245,6 +245,7 @@ fn a_websocket_route_without_hosts_beside_a_hosts_own_catch_all_is_warned_about(
             max_message_size: None,
             rates: None,
             tunnels: crate::config::model::TunnelCounts::default(),
+            close_removed: false,
             spot: spot(9),
         });
         config

@@ -28,6 +28,8 @@ pub struct Definition {
     pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
+    /// Tunnels that are closed in a second, of all its servers that drain. `None`: they stay.
+    pub drain_rate: Option<u32>,
     /// How servers are checked, if they are.
     pub health: Option<Health>,
     /// When live traffic takes a server out, if it does.
@@ -100,6 +102,7 @@ impl Definition {
             balance: Balance::new(&upstream.balance),
             sticky,
             slow_start: upstream.slow_start,
+            drain_rate: upstream.drain_rate,
             health: upstream.health.clone(),
             ejection: upstream.ejection,
             panic: upstream.panic,

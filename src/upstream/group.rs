@@ -155,9 +155,9 @@ impl Group {
     fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
-        let Server { weight, state, .. } = &*member.server;
-        let is_asked = matches!(state.standing(&self.definition), Standing::Up | Standing::Trial);
-        let is_fit = *weight > 0 && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let server = &*member.server;
+        let is_asked = matches!(server.state.standing(&self.definition), Standing::Up | Standing::Trial);
+        let is_fit = !server.drains() && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 

@@ -119,6 +119,12 @@ impl Server {
         self.state.try_enter(self.max_connections)
     }
 
+    /// A tunnel's place, for tests that have no tunnel.
+    #[cfg(test)]
+    pub fn enter_tunnel(&self) -> TunnelShare {
+        self.try_enter().expect("room").become_tunnel()
+    }
+
     /// Room in the pool for one more connection that is not in use; `None`: close it.
     pub(super) fn try_keep(&self) -> Option<Kept> {
         self.state.try_keep(self.max_connections)
@@ -129,7 +135,7 @@ impl Server {
         let live = self.state.live();
         Candidate {
             id: self.id,
-            weight: u64::from(self.weight) * u64::from(self.state.warmth(upstream.slow_start)),
+            weight: u64::from(self.share_of_work()) * u64::from(self.state.warmth(upstream.slow_start)),
             live,
             backup: self.backup,
             standing: self.state.standing(upstream),
@@ -144,6 +150,16 @@ impl Server {
             (Location::Named, Some(destination)) => self.state.whereabouts().is_at(destination),
             _ => true,
         }
+    }
+
+    /// Its share of new work at this moment; 0: it drains.
+    pub fn share_of_work(&self) -> u32 {
+        if self.state.drains.load(Ordering::Relaxed) { 0 } else { self.weight }
+    }
+
+    /// It finishes what it has, and gets nothing new.
+    pub fn drains(&self) -> bool {
+        self.share_of_work() == 0
     }
 }
 
@@ -203,6 +219,8 @@ pub struct State {
     whereabouts: OnceLock<Box<Whereabouts>>,
     /// Its name stands for nothing.
     is_nowhere: AtomicBool,
+    /// An operator has asked it to drain, whatever its weight.
+    drains: AtomicBool,
     /// When it last went out or came back; `None`: never yet.
     changed: AtomicInstant,
     ejections: AtomicU64,
@@ -238,6 +256,14 @@ impl State {
 
     pub fn tunnels(&self) -> u32 {
         tunnels(self.live.load(Ordering::Relaxed))
+    }
+
+    /// Lets it drain, or take work again, whatever its weight; the latter as one that has come back.
+    pub fn set_drains(&self, drains: bool) {
+        if self.drains.swap(drains, Ordering::Relaxed) && !drains {
+            self.note_arrival();
+            self.call_waiting();
+        }
     }
 
     /// Connections that are kept open for the next request.
@@ -412,6 +438,13 @@ impl Drop for Place {
 pub struct TunnelShare {
     /// Never `None`; of the size of a reference, as an idle tunnel wants it.
     state: Option<Arc<State>>,
+}
+
+impl TunnelShare {
+    /// The server's.
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_deref()
+    }
 }
 
 impl Drop for TunnelShare {

@@ -22,6 +22,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// How long a server that comes new or back takes to get its full weight. `None`: no time.
     pub slow_start: Option<Duration>,
+    /// Tunnels that are closed in a second, of all its servers that drain. `None`, the default: they stay.
+    pub drain_rate: Option<u32>,
     /// Whether a client stays with its server. Default not.
     pub sticky: Option<Sticky>,
     /// How servers are checked. `None`, the default: not at all.

@@ -24,6 +24,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
+        drain_rate: None,
         sticky: None,
         health: None,
         ejection: None,

@@ -20,6 +20,7 @@ use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
+const DRAIN_RATES: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     let mut upstream = plain(name, table.spot.clone());
@@ -30,6 +31,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.balance = balance::read(cx, &mut table);
     upstream.sticky = sticky::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
+    upstream.drain_rate = table.integer_or_none(cx, "drain_rate", DRAIN_RATES).map(|rate| rate.value);
     upstream.health = health::read(cx, &mut table, &upstream);
     upstream.ejection = ejection::read(cx, &mut table);
     upstream.panic = table.word(cx, "panic", &[("all", Panic::All), ("refuse", Panic::Refuse)]).unwrap_or_default();
@@ -99,6 +101,7 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         slow_start: None,
+        drain_rate: None,
         sticky: None,
         health: None,
         ejection: Some(Ejection::default()),
