@@ -7,30 +7,30 @@
 //! Dropping the future closes the socket.
 
 mod greeting;
+mod waiting;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock::{self, Instant};
 use crate::config::model::ListenerTimeouts;
-use crate::exchange::{self, Downstream, Tools};
+use crate::exchange::{self, Downstream, LiveListener, Promise, Tools};
 use crate::http::{Activity, Expiry, ServerConnection, Watched, serve_http1, serve_http2};
-use crate::lifecycle::Guard;
+use crate::lifecycle::{Guard, Phase, Stop};
 use crate::limits::ConnectionPermit;
 use crate::listener::{Arrival, LoadGuard};
-use crate::snapshot::ListenerPlan;
 use crate::telemetry::end::EndReason;
 use crate::tls::ClientStream;
 use crate::transport::Transport;
 use crate::types::{Ends, HttpVersion, Local};
 use greeting::{Greeted, greet};
+use waiting::{wait_again, wait_first};
 
 /// Until a route says otherwise, a client may stop reading for this long.
 const CLIENT_STALL: Duration = Duration::from_secs(30);
@@ -40,8 +40,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long HTTP stays on an idle h1 connection: long enough that a busy one never loses it.
 const REST: Duration = Duration::from_secs(1);
-/// A head with what came right behind it, as a rule.
-const FIRST_READ: usize = 8 * 1024;
 /// How long an h2 connection may take to end after GOAWAY when it was idle.
 const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,21 +48,27 @@ pub fn run(arrival: Arrival, tools: Rc<Tools>) -> impl Future<Output = ()> {
     let Arrival { listener, socket, peer, local, permit, mut load, .. } = arrival;
     let ends = Ends { peer, local: local.map(Local::from) };
     let open = tools.lifecycle.guard();
-    let listener = tools.generation().snapshot.listeners[listener].clone();
-    // Made here: what the block below took along, it would have room for until its end.
-    let greeting = Box::pin(until_ended(greet(socket, ends, listener.clone(), tools.clone()), tools.clone()));
+    // At once: a reload may come before the first turn of the future, and this was accepted before that. Made here, too,
+    // since what the block below took along, it would have room for until its end.
+    let greeting = tools.listener(listener).and_then(|listener| {
+        let plan = listener.serving()?.listener().clone();
+        let promise = Promise::of(&listener, &plan, ends.peer.ip());
+        let greeting = greet(socket, ends, plan, tools.clone());
+        Some((Box::pin(until_ended(greeting, tools.clone())), listener, promise))
+    });
     async move {
+        let Some((greeting, listener, promise)) = greeting else { return };
         let Some(mut greeted) = greeting.await.flatten() else { return };
         load.handshake_done();
         // Nothing of HTTP is set up before there is something to read.
         let since = clock::now();
         if greeted.read.is_empty() {
-            match wait(&mut greeted.stream, &tools, since + listener.timeouts.keep_alive).await {
+            match wait_first(&mut greeted.stream, &listener, &tools, since).await {
                 Some(read) => greeted.read = read,
                 None => return Box::pin(close(greeted.stream, tools)).await,
             }
         }
-        converse(greeted, since, listener, tools, (permit, load, open)).await;
+        converse(greeted, since, (listener, promise), tools, (permit, load, open)).await;
     }
 }
 
@@ -75,7 +79,7 @@ type Held = (ConnectionPermit, LoadGuard, Guard);
 fn converse(
     greeted: Greeted,
     since: Instant,
-    listener: Arc<ListenerPlan>,
+    listener: (Rc<LiveListener>, Promise),
     tools: Rc<Tools>,
     held: Held,
 ) -> Pin<Box<impl Future<Output = ()>>> {
@@ -94,7 +98,7 @@ fn converse(
                 Served::Resting(resting, early) => (stream, read) = (resting, early),
             }
             if read.is_empty() {
-                match wait(&mut stream, &downstream.tools, downstream.keep_alive_deadline()).await {
+                match wait_again(&mut stream, &downstream).await {
                     Some(input) => read = input,
                     None => return Box::pin(close(stream, downstream.tools.clone())).await,
                 }
@@ -114,29 +118,6 @@ async fn until_ended<F: Future>(future: F, tools: Rc<Tools>) -> Option<F::Output
     .await
 }
 
-/// Waits for bytes of the client's. `None`: it has left, its time is up, or the process stops. Holds nothing but a
-/// deadline and a place in the queue for the drain.
-async fn wait(stream: &mut ClientStream, tools: &Rc<Tools>, deadline: Instant) -> Option<Bytes> {
-    let mut timer = tools.wheel.sleep_until(deadline);
-    let mut stop = tools.phase.stop();
-    poll_fn(|cx| {
-        let mut lease = tools.scratch.borrow();
-        let mut buffer = ReadBuf::new(&mut lease[..FIRST_READ]);
-        match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                return Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())));
-            }
-            Poll::Ready(_) => return Poll::Ready(None),
-            Poll::Pending => {}
-        }
-        if stop.poll_stopping(cx).is_ready() || Pin::new(&mut timer).poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        Poll::Pending
-    })
-    .await
-}
-
 /// What has become of a connection with HTTP on it.
 enum Served {
     /// Closed, or to be closed by the drop.
@@ -148,16 +129,27 @@ enum Served {
 }
 
 async fn serve(stream: ClientStream, read: Bytes, downstream: Rc<Downstream>) -> Served {
-    let listener = downstream.listener.clone();
+    // Its listener is gone, and nobody knows any more how it was served.
+    let Some(serving) = downstream.listener.serving() else { return Served::Open(stream, read) };
+    let plan = serving.listener().clone();
+    drop(serving);
+    downstream.renew_promise(&plan);
     let stream = Watched::new(stream, read, downstream.activity.clone());
     let serve = {
         let downstream = downstream.clone();
         move |inbound| exchange::handle(downstream.clone(), inbound)
     };
     match downstream.version {
-        HttpVersion::Http1 => drive(serve_http1(stream, &listener.limits, serve), &downstream).await,
+        HttpVersion::Http1 => {
+            let connection = serve_http1(stream, &plan.limits, serve);
+            // A long conversation must not keep what a reload has replaced.
+            drop(plan);
+            drive(connection, &downstream).await
+        }
         HttpVersion::Http2 => {
-            drive(serve_http2(stream, &listener.limits, listener.websocket_over_h2, serve), &downstream).await
+            let connection = serve_http2(stream, &plan.limits, plan.websocket_over_h2, serve);
+            drop(plan);
+            drive(connection, &downstream).await
         }
     }
 }
@@ -166,7 +158,7 @@ async fn serve(stream: ClientStream, read: Bytes, downstream: Rc<Downstream>) ->
 /// cuts it.
 async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, downstream: &Downstream) -> Served {
     let mut clockwork = Deadlines::new(downstream);
-    let mut stop = downstream.tools.phase.stop();
+    let mut stop = downstream.listener.stop();
     let mut finishing = false;
     let end = poll_fn(|cx| {
         loop {
@@ -179,7 +171,7 @@ async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, do
                 clockwork.rest = Rest::Refused;
             }
             // Not while a handshake waits for its 101: hyper would add `close` to it.
-            if !finishing && !downstream.is_opening() && stop.poll_stopping(cx).is_ready() {
+            if !finishing && !downstream.is_opening() && is_over(downstream, &mut stop, cx) {
                 finishing = true;
                 connection.finish();
                 continue;
@@ -251,6 +243,18 @@ async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, do
     }
 }
 
+/// Whether a connection takes no further requests.
+fn is_over(downstream: &Downstream, stop: &mut Stop, cx: &mut Context<'_>) -> bool {
+    match stop.poll_stopping(cx) {
+        Poll::Pending => downstream.is_outdated(),
+        // Where its listener alone is taken away, a connection that was accepted before that may still ask once.
+        Poll::Ready(Phase::Draining { deadline }) if !downstream.tools.phase.phase().is_stopping() => {
+            downstream.has_asked() || clock::now() >= deadline
+        }
+        Poll::Ready(_) => true,
+    }
+}
+
 enum End {
     Served(Result<(), hyper::Error>),
     Resting,
@@ -277,8 +281,7 @@ enum Due {
 
 /// The deadlines of a connection on one runtime timer, which is moved only when it must ring earlier.
 struct Deadlines<'a> {
-    activity: &'a Activity,
-    timeouts: &'a ListenerTimeouts,
+    downstream: &'a Downstream,
     goaway_until: Option<Instant>,
     rest: Rest,
     timer: std::pin::Pin<Box<tokio::time::Sleep>>,
@@ -286,33 +289,32 @@ struct Deadlines<'a> {
 
 impl<'a> Deadlines<'a> {
     fn new(downstream: &'a Downstream) -> Self {
-        let timeouts = &downstream.listener.timeouts;
         let rest = if downstream.version == HttpVersion::Http1 { Rest::Possible } else { Rest::Refused };
         Self {
-            activity: &downstream.activity,
-            timeouts,
+            downstream,
             goaway_until: None,
             rest,
-            timer: Box::pin(tokio::time::sleep(timeouts.keep_alive)),
+            timer: Box::pin(tokio::time::sleep(downstream.timeouts().keep_alive)),
         }
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+        let activity = &self.downstream.activity;
+        let ListenerTimeouts { request_head, keep_alive, .. } = self.downstream.timeouts();
         loop {
-            let (mut deadline, expiry) =
-                match self.activity.deadline(self.timeouts.request_head, self.timeouts.keep_alive) {
-                    Some(next) => next,
-                    None => {
-                        self.goaway_until = None;
-                        return Poll::Pending;
-                    }
-                };
+            let (mut deadline, expiry) = match activity.deadline(request_head, keep_alive) {
+                Some(next) => next,
+                None => {
+                    self.goaway_until = None;
+                    return Poll::Pending;
+                }
+            };
             if let Some(until) = self.goaway_until {
                 deadline = until;
             }
             let rests = self.rest == Rest::Possible && expiry == Expiry::KeepAlive && self.goaway_until.is_none();
             if rests {
-                deadline = deadline.min(self.activity.idle_since() + REST);
+                deadline = deadline.min(activity.idle_since() + REST);
             }
             if deadline < self.timer.deadline() {
                 self.timer.as_mut().reset(deadline);

@@ -1,22 +1,26 @@
-//! The life of the process: bind, start workers, announce, serve, drain, end.
+//! The life of the process: bind, start workers, announce, serve (and reload), drain, end.
 //!
 //! The order is fixed: everything that can fail has failed before the first address is announced. The calling thread
 //! becomes the control plane (signals, health checks); each worker has its own; one further thread accepts, unless there is only one
 //! worker, which then does that as well.
 
-use std::io::{self, Write};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock;
-use crate::config::model::{Config, ListenAddress, Listener};
+use crate::config::Document;
+use crate::config::model::Config;
 use crate::control::{Drains, Tunnels};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, BindError, BoundListener};
+use crate::listener::{self, BindError, BoundListener, Change};
+use crate::reload::{Control, Reloader, Reloads, Running};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
@@ -38,12 +42,12 @@ pub enum RunError {
     System(&'static str, io::Error),
 }
 
-/// Serves until it is told to stop.
+/// Serves until it is told to stop. `document` is where configuration and snapshot come from.
 ///
 /// # Errors
 /// See [`RunError`]; nothing has been announced when it is returned.
-pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
-    let _events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
+pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(), RunError> {
+    let events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
     let (descriptors, _) = limits::raise_descriptor_limit();
     let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
     let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
@@ -68,47 +72,75 @@ pub fn run(config: &Config, snapshot: Snapshot) -> Result<(), RunError> {
         .collect::<io::Result<Vec<_>>>()
         .map_err(|error| RunError::System("start a worker", error))?;
 
-    let addresses =
-        config.listeners.iter().zip(&bound).map(|(listener, bound)| address_line(listener, bound)).collect::<Vec<_>>();
-    let (stop_accepting, acceptor) = start_accepting(bound, &mut workers, connections)
+    let addresses: Vec<_> = config
+        .listeners
+        .iter()
+        .zip(&bound)
+        .map(|(listener, bound)| bound.announcement(listener.tls.is_some()))
+        .collect();
+    let accepting = start_accepting(bound, &mut workers, connections.clone())
         .map_err(|error| RunError::System("start accepting", error))?;
-    announce(&addresses);
+    events::announce(&addresses);
 
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
     let drains = Drains::new(&snapshot);
+    let control = Rc::new(Control {
+        drain_timeout: Cell::new(config.server.drain_timeout),
+        access: RefCell::new(access),
+        events,
+    });
+    let max_connections = (config.server.max_connections, descriptors);
+    let name_servers = config.server.name_servers.clone();
+    // What was read is in the snapshot, and that is another one after a reload.
+    drop((config, addresses));
     runtime.block_on(async {
-        // Until the very end: what drains may still have to connect.
-        let _upkeep = Upkeep::start(&snapshot.upstreams, config.server.name_servers.as_deref());
+        let reloader = Reloader::new(Running {
+            // Until the very end: what drains may still have to connect.
+            upkeep: Upkeep::start(&snapshot.upstreams, name_servers.as_deref()),
+            document,
+            snapshot,
+            inboxes: workers.iter().map(|worker| worker.port.inbox.clone()).collect(),
+            acceptor: accepting.changes,
+            connections,
+            max_connections,
+            control: control.clone(),
+            lifecycle: lifecycle.clone(),
+            tunnels: tunnels.clone(),
+            drains: drains.clone(),
+        });
+        let reloads = Reloads::default();
         lifecycle::spawn_local("server drains", drains.run(tunnels));
-        serve(signals, config.server.drain_timeout, &lifecycle, &stop_accepting, &access).await;
+        lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
+        serve(signals, &control, &reloads, &lifecycle, &accepting.stop).await;
     });
 
-    if let Some(acceptor) = acceptor {
-        let _ = acceptor.join();
+    if let Some(thread) = accepting.thread {
+        let _ = thread.join();
     }
     for worker in workers {
         worker.join();
     }
-    access.flush(LAST_WORDS);
+    control.access.borrow().flush(LAST_WORDS);
     Ok(())
 }
 
 /// The control plane: waits for what the operator wants, until the last connection has ended or been cut.
 async fn serve(
     mut signals: Signals,
-    drain_timeout: Duration,
+    control: &Control,
+    reloads: &Reloads,
     lifecycle: &Lifecycle,
     stop_accepting: &watch::Sender<bool>,
-    access: &AccessLogHandle,
 ) {
     loop {
         match signals.next().await {
             Request::Drain => break,
             Request::End => return end(lifecycle, stop_accepting),
-            Request::Reopen => access.reopen(),
-            Request::Reload => tracing::warn!("a reload is not possible in this release; the configuration stays"),
+            Request::Reopen => control.access.borrow().reopen(),
+            Request::Reload => reloads.ask(),
         }
     }
+    let drain_timeout = control.drain_timeout.get();
     tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "draining");
     let deadline = clock::now() + drain_timeout;
     let _ = stop_accepting.send(true);
@@ -121,20 +153,36 @@ async fn serve(
     };
     tokio::select! {
         () = drained => {}
-        () = second_stop(&mut signals) => tracing::warn!(connections = lifecycle.open(), "cut by a second signal"),
+        () = second_stop(&mut signals, control) => tracing::warn!(connections = lifecycle.open(), "cut by a second signal"),
     }
     end(lifecycle, stop_accepting);
     lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
     tracing::info!("stopped");
 }
 
-async fn second_stop(signals: &mut Signals) {
-    while signals.next().await != Request::End {}
+async fn second_stop(signals: &mut Signals, control: &Control) {
+    loop {
+        match signals.next().await {
+            Request::End => return,
+            // A first one has been there.
+            Request::Drain => {}
+            Request::Reopen => control.access.borrow().reopen(),
+            Request::Reload => tracing::warn!("no reload: the gateway stops"),
+        }
+    }
 }
 
 fn end(lifecycle: &Lifecycle, stop_accepting: &watch::Sender<bool>) {
     let _ = stop_accepting.send(true);
     lifecycle.end();
+}
+
+/// The accept loop at work.
+struct Accepting {
+    stop: watch::Sender<bool>,
+    changes: mpsc::Sender<Change>,
+    /// `None`: the only worker runs it.
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// On a thread of its own, or by the only worker: a connection then wakes one thread instead of two, and there is no
@@ -143,37 +191,20 @@ fn start_accepting(
     bound: Vec<BoundListener>,
     workers: &mut [Worker],
     connections: Connections,
-) -> io::Result<(watch::Sender<bool>, Option<std::thread::JoinHandle<()>>)> {
-    let (sender, stop) = watch::channel(false);
+) -> io::Result<Accepting> {
+    let (stop, stopped) = watch::channel(false);
+    let (changes, changed) = mpsc::channel(1);
     let ports = workers.iter().map(|worker| worker.port.clone()).collect();
     let accepting = async {
-        if let Err(error) = listener::accept_loop(bound, ports, connections, stop).await {
+        if let Err(error) = listener::accept_loop(bound, ports, connections, stopped, changed).await {
             tracing::error!(%error, "cannot accept");
         }
     };
     if let [worker] = workers {
         worker.accept(Box::pin(accepting));
-        return Ok((sender, None));
+        return Ok(Accepting { stop, changes, thread: None });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = lifecycle::thread("acceptor", move || runtime.block_on(accepting))?;
-    Ok((sender, Some(thread)))
-}
-
-/// `listening on https://127.0.0.1:8443 (public)`, once the address really listens.
-fn announce(addresses: &[String]) {
-    let mut out = io::stdout().lock();
-    for address in addresses {
-        // Whoever started us may not care for our output.
-        let _ = writeln!(out, "listening on {address}");
-    }
-    let _ = out.flush();
-}
-
-fn address_line(listener: &Listener, bound: &BoundListener) -> String {
-    let scheme = if listener.tls.is_some() { "https" } else { "http" };
-    match &bound.address {
-        ListenAddress::Tcp(address) => format!("{scheme}://{address} ({})", listener.name),
-        ListenAddress::Unix(path) => format!("unix:{} ({})", path.display(), listener.name),
-    }
+    Ok(Accepting { stop, changes, thread: Some(thread) })
 }

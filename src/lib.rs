@@ -13,6 +13,9 @@ pub mod cli;
 // The spine: three lives, each readable top to bottom.
 pub mod gateway;
 
+// From one configuration in use to the next.
+pub mod reload;
+
 // What is done beside the workers.
 pub mod control;
 

@@ -1,13 +1,16 @@
 //! One immutable, validated configuration in use: what `run` serves, `check` tries, `explain` asks.
 //!
-//! Owns nothing but the result of each stage's `build`. A request or tunnel ends under the snapshot it began with.
+//! Owns nothing but the result of each stage's `build`. A request ends under the snapshot it began with; a tunnel keeps
+//! its own options, so that a snapshot is gone with the last request that has to do with it. What must outlive a reload
+//! (counts, tickets, our name in `Via`) is carried over from the one before.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::{Config, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
-use crate::config::report::{Report, Spot};
-use crate::limits::Tunnels;
+use crate::config::model::{Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
+use crate::config::report::{Digest, Report, Spot};
+use crate::config::written::{Changes, Written};
+use crate::limits::{Ledger, Tunnels};
 use crate::proto::via::Via;
 use crate::route::RouteTable;
 use crate::tls::{ServerPolicies, SystemRoots};
@@ -16,6 +19,8 @@ use crate::upstream::Definition;
 
 /// Everything a worker needs to know.
 pub struct Snapshot {
+    /// Counts the configurations that this process has had in use, from 1.
+    pub number: u64,
     pub listeners: Vec<Arc<ListenerPlan>>,
     pub table: RouteTable,
     /// In the order of the configuration; `table` answers with an index into this.
@@ -24,16 +29,21 @@ pub struct Snapshot {
     pub tunnels: Vec<Option<Tunnels>>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
+    /// What the files hold that each of them is built on.
+    upstream_files: Vec<Files>,
     pub trusted_proxies: Peers,
     pub forwarded: bool,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
+    written: Written,
+    ledger: Arc<Ledger>,
 }
 
 /// A listener as its connections see it.
 pub struct ListenerPlan {
     /// Position in the configuration.
     pub index: usize,
+    pub key: ListenerKey,
     pub name: Name,
     pub tls: Option<Arc<ServerPolicies>>,
     pub protocols: Protocols,
@@ -48,70 +58,141 @@ impl ListenerPlan {
     pub fn scheme(&self) -> Scheme {
         if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
     }
+
+    /// Whether a connection that was made under the one is as good under the other, whoever made it.
+    pub fn offers_the_same(&self, other: &Self) -> bool {
+        let tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(policies), Some(others)) => policies.ask_the_same(others),
+            _ => false,
+        };
+        tls && self.protocols == other.protocols
+            && self.websocket_over_h2 == other.websocket_over_h2
+            && self.proxy_protocol == other.proxy_protocol
+            && self.limits.head_size == other.limits.head_size
+            && self.limits.fields == other.limits.fields
+    }
+
+    fn build(index: usize, listener: &Listener, previous: Option<&Snapshot>, report: &mut Report) -> Option<Arc<Self>> {
+        let key = listener.key();
+        let before = previous.and_then(|previous| previous.listener(&key)).and_then(|before| before.tls.as_deref());
+        let tls = match &listener.tls {
+            Some(tls) => Some(Arc::new(ServerPolicies::build(tls, listener.protocols, before, report)?)),
+            None => None,
+        };
+        Some(Arc::new(Self {
+            index,
+            key,
+            name: listener.name.clone(),
+            tls,
+            protocols: listener.protocols,
+            websocket_over_h2: listener.websocket_over_h2,
+            redirect_https: listener.redirect_https,
+            proxy_protocol: listener.proxy_protocol.clone(),
+            timeouts: listener.timeouts.clone(),
+            limits: listener.limits.clone(),
+        }))
+    }
 }
 
 impl Snapshot {
     /// Builds every stage. All problems go into the report; `None` if any of them is an error.
     ///
-    /// What `previous` knows of servers that are in this one as well is carried over: live counts, and who is down.
+    /// What `previous` knows of what is in this one as well is carried over: how many tunnels a route has, tickets of TLS
+    /// policies, live counts of servers and who is down, connections to upstreams that are the same.
     pub fn build(config: &Config, previous: Option<&Self>, report: &mut Report) -> Option<Self> {
         let listeners: Vec<_> = config
             .listeners
             .iter()
             .enumerate()
-            .map(|(index, listener)| {
-                let tls = match &listener.tls {
-                    Some(tls) => Some(Arc::new(ServerPolicies::build(tls, listener.protocols, report)?)),
-                    None => None,
-                };
-                Some(Arc::new(ListenerPlan {
-                    index,
-                    name: listener.name.clone(),
-                    tls,
-                    protocols: listener.protocols,
-                    websocket_over_h2: listener.websocket_over_h2,
-                    redirect_https: listener.redirect_https,
-                    proxy_protocol: listener.proxy_protocol.clone(),
-                    timeouts: listener.timeouts.clone(),
-                    limits: listener.limits.clone(),
-                }))
-            })
+            .map(|(index, listener)| ListenerPlan::build(index, listener, previous, report))
             .collect();
         let table = RouteTable::build(config, report);
-        let mut roots = SystemRoots::default();
-        let upstreams: Vec<_> = config
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                let known = previous.and_then(|previous| previous.upstream(&upstream.name));
-                Definition::build(upstream, &mut roots, known, report).map(Arc::new)
-            })
-            .collect();
+        let upstreams = build_upstreams(config, previous, report);
         if report.has_errors() {
             return None;
         }
         let listeners = listeners.into_iter().collect::<Option<Vec<_>>>()?;
         check_hosts(config, &listeners, report);
+        let (upstreams, upstream_files) = upstreams?.into_iter().unzip();
+        let ledger = previous.map_or_else(Arc::default, |previous| previous.ledger.clone());
         Some(Self {
+            number: previous.map_or(1, |previous| previous.number + 1),
             listeners,
             table,
             routes: config.routes.clone(),
-            tunnels: config.routes.iter().map(tunnels).collect(),
-            upstreams: upstreams.into_iter().collect::<Option<_>>()?,
+            tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
+            upstreams,
+            upstream_files,
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
-            via: our_via()?,
+            via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
+            written: config.written.clone(),
+            ledger,
         })
     }
 
-    fn upstream(&self, name: &Name) -> Option<&Definition> {
-        self.upstreams.iter().find(|upstream| upstream.name == *name).map(|upstream| &**upstream)
+    /// What has changed since `before`, with which this one was built: what is written, and what the files hold.
+    pub fn since(&self, before: &Self) -> Changes {
+        let mut changes = self.written.since(&before.written);
+        for plan in &self.listeners {
+            if let (Some(now), Some(old)) = (&plan.tls, before.listener(&plan.key).and_then(|old| old.tls.as_ref()))
+                && !now.is_kept_from(old)
+            {
+                changes.listeners.note_renewed(&plan.name);
+            }
+        }
+        for (upstream, files) in self.upstreams.iter().zip(&self.upstream_files) {
+            if before.upstream(&upstream.name).is_some_and(|(_, old)| old != files) {
+                changes.upstreams.note_renewed(&upstream.name);
+            }
+        }
+        changes
+    }
+
+    pub fn listener(&self, key: &ListenerKey) -> Option<&Arc<ListenerPlan>> {
+        self.listeners.iter().find(|plan| plan.key == *key)
+    }
+
+    fn upstream(&self, name: &Name) -> Option<(&Arc<Definition>, &Files)> {
+        let mut all = self.upstreams.iter().zip(&self.upstream_files);
+        all.find(|(upstream, _)| upstream.name == *name)
     }
 }
 
-fn tunnels(route: &Route) -> Option<Tunnels> {
+type Files = Box<[Digest]>;
+
+/// All upstreams, with what their files hold. Where neither text nor files differ from `previous`, it is the same one: its
+/// groups on the workers, and the connections that they have, go on.
+fn build_upstreams(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    report: &mut Report,
+) -> Option<Vec<(Arc<Definition>, Files)>> {
+    let mut roots = SystemRoots::default();
+    let mut all = Vec::new();
+    for upstream in &config.upstreams {
+        let known = previous.and_then(|previous| previous.upstream(&upstream.name));
+        let before = report.files_read();
+        let built = Definition::build(upstream, &mut roots, known.map(|(known, _)| &**known), report);
+        let files: Files = report.read_since(before).into();
+        let is_written_the_same =
+            previous.is_some_and(|previous| config.written.has_upstream_of(&previous.written, &upstream.name));
+        let kept = known.filter(|(_, old)| is_written_the_same && **old == files).map(|(known, _)| known.clone());
+        all.push(built.map(|built| (kept.unwrap_or_else(|| Arc::new(built)), files)));
+    }
+    all.into_iter().collect()
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        tracing::debug!(generation = self.number, "nothing uses this configuration any more");
+    }
+}
+
+fn tunnels(ledger: &Ledger, route: &Route) -> Option<Tunnels> {
     let counts = route.websocket.as_ref()?.tunnels;
-    Tunnels::new(counts.max, counts.max_per_address)
+    ledger.tunnels(&route.name, counts.max, counts.max_per_address)
 }
 
 /// Warns of every host of a route that some TLS listener serves without a certificate for it, once per host.

@@ -14,7 +14,8 @@ const LONGEST: usize = 450;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["gateway", "snapshot", EVERYTHING_BELOW]),
-    ("gateway", &["control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("gateway", &["reload", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("reload", &["control", "worker", "listener", "snapshot", "upstream", GROUND]),
     ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),

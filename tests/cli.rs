@@ -59,7 +59,12 @@ struct Running(Option<Child>);
 impl Running {
     #[track_caller]
     fn start(folder: &Path, args: &[&str]) -> (Self, String) {
-        let mut child = command(folder, args).spawn().expect("the program starts");
+        Self::of(command(folder, args))
+    }
+
+    #[track_caller]
+    fn of(mut command: Command) -> (Self, String) {
+        let mut child = command.spawn().expect("the program starts");
         let mut out = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         let running = Self(Some(child));
         let (said, line) = mpsc::channel();
@@ -70,6 +75,26 @@ impl Running {
         });
         let line = line.recv_timeout(PATIENCE).expect("a line on stdout");
         (running, line)
+    }
+
+    /// Sends SIGHUP, and waits for a line on stderr that holds `text`; what was said until then. Once in a life.
+    #[track_caller]
+    fn hang_up_and_hear(&mut self, text: &'static str) -> String {
+        let child = self.0.as_mut().expect("not stopped before");
+        let errors = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+        kill(child.id(), Signal::HUP);
+        let (said, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut all = String::new();
+            for line in errors.lines().map_while(Result::ok) {
+                all += &line;
+                all.push('\n');
+                if line.contains(text) {
+                    let _ = said.send(std::mem::take(&mut all));
+                }
+            }
+        });
+        heard.recv_timeout(PATIENCE).expect("a line on stderr")
     }
 
     #[track_caller]
@@ -309,6 +334,42 @@ fn connections_that_were_asked_for_and_cannot_be_had_are_a_warning() {
     let (gateway, _) = Running::start(folder.path(), &["run"]);
     let (_, stderr) = gateway.stop();
     assert!(stderr.contains("\"WARN\"") && stderr.contains("max_connections is lowered"), "{stderr}");
+}
+
+#[test]
+fn a_configuration_that_came_through_a_pipe_stays_when_it_cannot_be_read_again() {
+    let folder = folder();
+    let toml = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 204 }\n";
+    fs::write(folder.path().join("x.toml"), toml).expect("writable");
+    let mut cat = Command::new("cat").arg(folder.path().join("x.toml")).stdout(Stdio::piped()).spawn().expect("cat");
+    let mut command = command(folder.path(), &["run", "/dev/stdin"]);
+    command.stdin(cat.stdout.take().expect("a pipe"));
+    let (mut gateway, _) = Running::of(command);
+    cat.wait().expect("cat ends");
+    let said = gateway.hang_up_and_hear("no reload");
+    assert!(said.contains("came through a pipe"), "{said}");
+    assert_eq!(gateway.stop().0, Some(0));
+}
+
+#[test]
+fn expose_reads_its_certificate_again_when_it_is_told_to() {
+    let folder = site(SITE);
+    let args = [
+        "expose",
+        "http://127.0.0.1:9",
+        "--listen",
+        "127.0.0.1:0",
+        "--cert",
+        "certs/localhost.pem",
+        "--key",
+        "certs/localhost.key",
+    ];
+    let (mut gateway, _) = Running::start(folder.path(), &args);
+    fs::remove_dir_all(folder.path().join("certs")).expect("removable");
+    assert_eq!(run(folder.path(), &["cert", "localhost"]).0, Some(0));
+    let said = gateway.hang_up_and_hear("reload");
+    assert!(said.contains("\"reloaded\"") && said.contains("renewed 127.0.0.1:0"), "{said}");
+    assert_eq!(gateway.stop().0, Some(0));
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Bench {
             permit: self.permits.try_acquire().expect("room"),
             load: LoadGuard::new(&port.load),
         };
-        assert!(port.inbox.send(arrival).is_ok(), "the worker runs");
+        assert!(port.inbox.send(arrival.into()).is_ok(), "the worker runs");
         client
     }
 

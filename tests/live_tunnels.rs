@@ -77,7 +77,7 @@ impl Bench {
             permit: self.permits.try_acquire().expect("room"),
             load: LoadGuard::new(&port.load),
         };
-        assert!(port.inbox.send(arrival).is_ok(), "the worker runs");
+        assert!(port.inbox.send(arrival.into()).is_ok(), "the worker runs");
         let head = "GET /chat HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         client.write_all(format!("{head}{fields}\r\n").as_bytes()).expect("taken");

@@ -88,7 +88,7 @@ fn setup(protocols: Protocols) -> (ServerPolicies, Arc<ClientConfig>) {
         spot: Spot::default(),
     };
     let tls = ListenerTls { default: policy, policies: Vec::new() };
-    let policies = ServerPolicies::build(&tls, protocols, &mut Report::default()).expect("good");
+    let policies = ServerPolicies::build(&tls, protocols, None, &mut Report::default()).expect("good");
 
     let mut roots = RootCertStore::empty();
     roots.add(own.cert.der().clone()).expect("a good root");

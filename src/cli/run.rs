@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::{Exit, complain};
 use crate::config::model::Config;
 use crate::config::report::Report;
-use crate::config::{self, render};
+use crate::config::{self, Document, render};
 use crate::gateway::{self, RunError};
 use crate::snapshot::Snapshot;
 
@@ -41,25 +41,26 @@ impl ConfigFile {
 }
 
 pub fn run(args: &Args) -> ExitCode {
-    let (config, report) = read(args.file.path());
-    serve(config, report)
+    let path = args.file.path();
+    let (config, report) = read(path);
+    serve(Document::File(path.to_owned()), config, report)
 }
 
 /// Serves a configuration that stands in no file; `name` poses as its path in messages. `look` may add to the report.
 pub fn serve_text(name: &str, text: &str, look: impl FnOnce(&Config, &mut Report)) -> ExitCode {
-    // Joined to nothing, relative paths start at the current folder and are shown as they were written.
-    let (config, mut report) = config::read_text(name, text, Path::new(""));
+    let document = Document::Text { name: name.to_owned(), text: text.to_owned() };
+    let (config, mut report) = document.read();
     if let Some(config) = &config {
         look(config, &mut report);
     }
-    serve(config, report)
+    serve(document, config, report)
 }
 
 /// Serves a configuration that was written to a file by ourselves.
 #[cfg(feature = "demo")]
 pub fn serve_file(_text: &str, path: &Path) -> ExitCode {
     let (config, report) = config::read(path);
-    serve(config, report)
+    serve(Document::File(path.to_owned()), config, report)
 }
 
 /// Reads a file that the operator has named, or has not.
@@ -77,11 +78,13 @@ pub(super) fn read(path: &Path) -> (Option<Config>, Report) {
     (config, report)
 }
 
-fn serve(config: Option<Config>, mut report: Report) -> ExitCode {
+fn serve(document: Document, config: Option<Config>, mut report: Report) -> ExitCode {
     let built = build(config, &mut report);
     print_report(&report);
     let Some((config, snapshot)) = built else { return Exit::Usage.into() };
-    match gateway::run(&config, snapshot) {
+    // The text of the files is needed no more.
+    drop(report);
+    match gateway::run(document, config, snapshot) {
         Ok(()) => Exit::Stopped.into(),
         Err(RunError::Bind(error)) => {
             complain(&format!("portcullis: {error}\n"));

@@ -11,7 +11,10 @@ use super::report::{Located, Report};
 pub fn read(path: &Located<PathBuf>, what: &str, max: u64, report: &mut Report) -> Option<Vec<u8>> {
     let file = path.value.display();
     match read_bounded(&path.value, max) {
-        Ok(Some(text)) => Some(text),
+        Ok(Some(text)) => {
+            report.note_read(&text);
+            Some(text)
+        }
         Ok(None) => {
             report
                 .error("bad-file", &path.spot, format_args!("{file} is not {what}"))

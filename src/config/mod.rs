@@ -9,8 +9,11 @@ pub mod keys;
 pub mod model;
 pub mod render;
 pub mod report;
+pub mod written;
 
+mod document;
 mod read;
 
+pub use document::Document;
 pub use read::{read, read_text, show_size};
 pub use render::render;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::report::{Located, Spot};
+use super::written::Written;
 use crate::types::Name;
 
 pub use health::{Asked, Check, Ejection, Health, Panic};
@@ -32,6 +33,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Named upstreams, then those that stand for inline URLs.
     pub upstreams: Vec<Upstream>,
+    /// The same as it was written, to be compared with another.
+    pub written: Written,
 }
 
 #[derive(Clone, Debug)]
@@ -102,7 +105,23 @@ pub struct Listener {
     pub spot: Spot,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Listener {
+    pub fn key(&self) -> ListenerKey {
+        let address = self.address.value.clone();
+        let is_chosen_later = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+        ListenerKey { address, name: is_chosen_later.then(|| self.name.clone()) }
+    }
+}
+
+/// What makes a listener the same one after a reload, with the same socket: where it listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    pub address: ListenAddress,
+    /// Only where the system chooses the port, so that several may have the same address.
+    pub name: Option<Name>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
@@ -177,7 +196,7 @@ pub struct ListenerLimits {
 }
 
 /// A host as a route or a TLS policy names it: lower case, no trailing dot, IPv6 in brackets.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostPattern {
     Exact(String),
     /// `*.example.com`, kept as `example.com`: one or more labels before it, never none.

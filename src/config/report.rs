@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use aws_lc_rs::digest;
+
 /// A place in a configuration file: which file, and which bytes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spot {
@@ -84,7 +86,13 @@ impl Problem {
 pub struct Report {
     pub sources: Vec<Source>,
     pub problems: Vec<Problem>,
+    /// What was read of other files, in that order.
+    read: Vec<Digest>,
 }
+
+/// Tells one text from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
 
 impl Report {
     /// Adds an error; the configuration will not be used.
@@ -100,6 +108,31 @@ impl Report {
     /// Adds an error that belongs to no place in a file.
     pub fn error_anywhere(&mut self, code: &'static str, message: impl fmt::Display) -> &mut Problem {
         self.add(Severity::Error, code, None, message.to_string())
+    }
+
+    /// `portcullis.toml:7:3`: file, line and column of a place. `None` where it is in no file.
+    pub fn place(&self, spot: &Spot) -> Option<String> {
+        let source = self.sources.get(spot.file)?;
+        let before = source.text.get(..source.text.floor_char_boundary(spot.range.start))?;
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        let column = 1 + before.rsplit('\n').next().map_or(0, |line| line.chars().count());
+        Some(format!("{}:{line}:{column}", source.path.display()))
+    }
+
+    /// A file that the configuration names holds this.
+    pub fn note_read(&mut self, text: &[u8]) {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(digest::digest(&digest::SHA256, text).as_ref());
+        self.read.push(Digest(digest));
+    }
+
+    /// What has been read since there were `before` files: the same where each of them holds the same.
+    pub fn read_since(&self, before: usize) -> &[Digest] {
+        self.read.get(before..).unwrap_or_default()
+    }
+
+    pub fn files_read(&self) -> usize {
+        self.read.len()
     }
 
     pub fn has_errors(&self) -> bool {

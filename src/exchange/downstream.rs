@@ -4,11 +4,11 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::HeaderMap;
 
 use crate::clock::Instant;
+use crate::config::model::ListenerTimeouts;
 use crate::http::Activity;
 use crate::proto::forwarded;
 use crate::proto::proxy_protocol::Addresses;
@@ -16,8 +16,10 @@ use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
 use crate::tls::TlsInfo;
-use crate::types::{Ends, HttpVersion, Local, Peer};
+use crate::types::{Ends, HttpVersion, Local, Peer, Scheme};
 
+use super::live_listener::LiveListener;
+use super::promise::{Promise, Standing};
 use super::stalls::Stalls;
 use super::tools::Tools;
 use super::tunnel::Tunnel;
@@ -25,7 +27,7 @@ use super::tunnel::Tunnel;
 /// A downstream connection as its requests see it.
 pub struct Downstream {
     pub tools: Rc<Tools>,
-    pub listener: Arc<ListenerPlan>,
+    pub listener: Rc<LiveListener>,
     pub peer: Peer,
     /// Where the client reached us; `None` on a unix socket.
     pub local: Option<Local>,
@@ -34,6 +36,9 @@ pub struct Downstream {
     pub activity: Rc<Activity>,
     /// Unique in this process, for logs.
     pub number: u64,
+    promise: Cell<Promise>,
+    /// A request has come on it.
+    has_asked: Cell<bool>,
     stalls: OnceCell<Rc<Stalls>>,
     ends_by_close: Cell<bool>,
     is_opening: Cell<bool>,
@@ -54,7 +59,7 @@ impl Drop for OpenTunnel {
 impl Downstream {
     pub fn new(
         tools: Rc<Tools>,
-        listener: Arc<ListenerPlan>,
+        (listener, promise): (Rc<LiveListener>, Promise),
         Ends { peer, local }: Ends,
         tls: Option<TlsInfo>,
         version: HttpVersion,
@@ -70,6 +75,8 @@ impl Downstream {
             version,
             activity,
             number,
+            promise: Cell::new(promise),
+            has_asked: Cell::default(),
             stalls: OnceCell::new(),
             ends_by_close: Cell::default(),
             is_opening: Cell::default(),
@@ -86,7 +93,41 @@ impl Downstream {
 
     /// Until when the client may say nothing while no request is open.
     pub fn keep_alive_deadline(&self) -> Instant {
-        self.activity.idle_since() + self.listener.timeouts.keep_alive
+        self.activity.idle_since() + self.timeouts().keep_alive
+    }
+
+    pub fn timeouts(&self) -> ListenerTimeouts {
+        self.listener.timeouts()
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// HTTP is set up on the connection once more, by this plan.
+    pub fn renew_promise(&self, plan: &ListenerPlan) {
+        self.promise.set(self.promise.get().renewed(plan));
+    }
+
+    /// How the connection stands with its listener since the last reload.
+    pub fn standing(&self) -> Standing {
+        let promise = self.promise.get().reviewed(&self.listener, self.tls.as_ref(), self.version);
+        self.promise.set(promise);
+        promise.standing()
+    }
+
+    /// Whether a reload has left it behind. It takes no further requests then.
+    pub fn is_outdated(&self) -> bool {
+        self.standing() != Standing::Good
+    }
+
+    /// Whether a request has ever come.
+    pub fn has_asked(&self) -> bool {
+        self.has_asked.get()
+    }
+
+    pub(super) fn note_asked(&self) {
+        self.has_asked.set(true);
     }
 
     pub(super) fn hold_tunnel(self: &Rc<Self>) -> OpenTunnel {
@@ -148,7 +189,7 @@ impl Downstream {
     fn note_headless(&self, status: Option<u16>, end: EndReason, detail: &str) {
         self.tools.access.record(&AccessRecord {
             connection: self.number,
-            listener: self.listener.name.as_str(),
+            listener: self.listener.name().as_str(),
             client: self.peer.ip(),
             peer: Some(&self.peer),
             protocol: Some(self.version),

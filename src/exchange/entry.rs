@@ -196,7 +196,7 @@ impl Entry {
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
         let downstream = &*self.downstream;
         let place = downstream.tools.place(Way {
-            listener: downstream.listener.name.clone(),
+            listener: downstream.listener.name().clone(),
             version: downstream.version,
             tls: downstream.tls.as_ref().map(|tls| tls.version),
             route: learned.route.clone(),
@@ -236,12 +236,13 @@ impl Entry {
             |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
         let request_id = text(&learned.request_id).unwrap_or_default();
         let is_open = event == AccessEvent::TunnelOpen;
+        let listener = downstream.listener.name();
         downstream.tools.access.record(&AccessRecord {
             event,
             time: None,
             request: &request_id,
             connection: downstream.number,
-            listener: downstream.listener.name.as_str(),
+            listener: listener.as_str(),
             client: said.client,
             peer: Some(&downstream.peer),
             host: host(&learned, &said),

@@ -1,14 +1,17 @@
 //! The life of a request: plan → refuse, answer, forward, or open a tunnel.
 //!
 //! The entry for the access log is opened first; whatever happens afterwards is recorded exactly once, when the last
-//! holder of the entry lets go of it. Dropping the future (the client left) closes what was opened upstream.
+//! holder of the entry lets go of it. A request is served to its end by the configuration that was in use when its head
+//! was whole. Dropping the future (the client left) closes what was opened upstream.
 
 mod delivery;
 mod downstream;
 mod entry;
+mod live_listener;
 mod outbound;
 mod plain;
 pub mod plan;
+mod promise;
 mod record;
 pub mod registry;
 mod stalls;
@@ -18,7 +21,7 @@ mod websocket;
 
 use std::rc::Rc;
 
-use http::header::{CONTENT_LENGTH, LOCATION};
+use http::header::{CONNECTION, CONTENT_LENGTH, LOCATION};
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::fault::Fault;
@@ -28,17 +31,27 @@ use crate::types::HttpVersion;
 
 pub use downstream::Downstream;
 use entry::Entry;
+pub use live_listener::{LiveListener, Serving};
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
+pub use promise::{Promise, Standing};
 pub use record::Way;
 pub use tools::{Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.
 pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<AnswerBody> {
-    let generation = downstream.tools.generation();
+    downstream.note_asked();
+    let serving = downstream.listener.serving();
+    let generation =
+        serving.as_ref().map_or_else(|| downstream.tools.generation(), |serving| serving.generation.clone());
     let entry = Entry::open(&downstream, &generation, &inbound);
     let is_head = inbound.head.method == Method::HEAD;
-    let mut answer = match serve(&downstream, &generation, &entry, inbound).await {
+    let served = match &serving {
+        Some(serving) if downstream.standing() != Standing::Void => serve(&downstream, serving, &entry, inbound).await,
+        // Also where its listener is long gone: there is no telling what it would have said.
+        _ => Err(Fault::Misdirected),
+    };
+    let mut answer = match served {
         Ok(answer) => answer,
         Err(fault) => {
             entry.failed(&fault);
@@ -47,6 +60,13 @@ pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<An
     };
     if is_head {
         strip_body(&mut answer);
+    }
+    if downstream.version == HttpVersion::Http1
+        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        && downstream.is_outdated()
+    {
+        // Before `connection.rs` gets to look: the client need not try again in vain.
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
 }
@@ -62,14 +82,14 @@ fn strip_body(answer: &mut Response<AnswerBody>) {
 
 async fn serve(
     downstream: &Rc<Downstream>,
-    generation: &Rc<Generation>,
+    serving: &Serving,
     entry: &Rc<Entry>,
     inbound: Inbound,
 ) -> Result<Response<AnswerBody>, Fault> {
-    let snapshot = &generation.snapshot;
+    let (generation, snapshot) = (&serving.generation, serving.snapshot());
     let mut found = Found::default();
     let asked = Asked {
-        listener: &downstream.listener,
+        listener: serving.listener(),
         peer: downstream.peer.ip(),
         tls: downstream.tls.as_ref(),
         version: downstream.version,

@@ -67,7 +67,7 @@ impl Errand<'_> {
     pub fn make_public(&self, answer: &mut HeaderMap) {
         let (Some(location), Some(authority)) = (answer.get(LOCATION), self.authority) else { return };
         let public = Public {
-            scheme: self.downstream.listener.scheme(),
+            scheme: self.downstream.scheme(),
             authority: &authority.to_string(),
             strip_prefix: self.strip_prefix,
         };
@@ -86,7 +86,7 @@ impl Errand<'_> {
                 peer: self.downstream.peer.ip(),
                 trusted: self.downstream.is_trusted(snapshot),
                 client: self.downstream.client_address(snapshot, headers),
-                scheme: self.downstream.listener.scheme(),
+                scheme: self.downstream.scheme(),
                 authority: self.authority,
                 port: self.downstream.local.map(|local| local.port),
                 emit_forwarded: snapshot.forwarded,

@@ -85,6 +85,10 @@ pub fn plan(snapshot: &Snapshot, asked: &Asked<'_>, found: &mut Found) -> Result
         return Ok(Plan::Options);
     }
     let target = parse_target(raw)?;
+    // Refused by hyper, unless it was offered to this connection before a reload.
+    if found.is_handshake && asked.version == HttpVersion::Http2 && !asked.listener.websocket_over_h2 {
+        return Err(Fault::Misdirected);
+    }
     if snapshot.via.is_in(&head.headers) {
         return Err(Fault::Loop);
     }
@@ -152,11 +156,16 @@ fn check_head(asked: &Asked<'_>, is_handshake: bool) -> Result<bool, Fault> {
     }
 }
 
-/// SNI and authority must belong to the same TLS policy (RFC 9110 7.4).
+/// SNI and authority must belong to the same TLS policy (RFC 9110 7.4), and the connection must be one that this policy
+/// lets in: a reload may have changed what it asks of clients, or the listener from clear to TLS, since it was made. On
+/// 421 a client may come again with a new connection (RFC 9110 15.5.20).
 fn check_tls_policy(asked: &Asked<'_>, authority: Option<&Authority>) -> Result<(), Fault> {
-    let (Some(tls), Some(policies)) = (asked.tls, &asked.listener.tls) else { return Ok(()) };
-    let policy = authority.map_or(tls.policy, |authority| policies.policy_for_host(&authority.host));
-    if policy == tls.policy { Ok(()) } else { Err(Fault::Misdirected) }
+    let host = authority.map(|authority| authority.host.as_str());
+    match (asked.tls, &asked.listener.tls) {
+        (None, None) => Ok(()),
+        (Some(tls), Some(policies)) if policies.admit(tls, host) => Ok(()),
+        _ => Err(Fault::Misdirected),
+    }
 }
 
 fn is_for_another_sni(asked: &Asked<'_>, authority: Option<&Authority>) -> bool {

@@ -1,6 +1,8 @@
-//! What the requests of one worker share: the generation in use, the timer wheel, the scratch buffers, the logs.
+//! What the requests of one worker share: the generation in use and its listeners, the timer wheel, the scratch buffers,
+//! the logs. A reload changes the first two, in one step.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,14 +14,15 @@ use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::transport::Scratch;
 use crate::types::{Name, Peer};
-use crate::upstream::Group;
+use crate::upstream::{Definition, Group};
 
+use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
 use super::registry::Registry;
 
 /// What the requests of one worker share.
 pub struct Tools {
-    generation: RefCell<Rc<Generation>>,
+    current: RefCell<Current>,
     pub lifecycle: Lifecycle,
     pub phase: Rc<WorkerPhase>,
     pub access: Rc<AccessLog>,
@@ -30,6 +33,13 @@ pub struct Tools {
     pub registry: Rc<Registry>,
     places: Places,
     pub(super) numbers: Numbers,
+}
+
+/// The configuration in use.
+struct Current {
+    generation: Rc<Generation>,
+    /// In its order.
+    listeners: Vec<Rc<LiveListener>>,
 }
 
 /// Numbers connections, or tunnels, so that no two workers use the same: each counts in strides of the number of workers.
@@ -59,8 +69,15 @@ pub struct Generation {
 }
 
 impl Generation {
-    fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
-        let groups = snapshot.upstreams.iter().cloned().map(Group::new).collect();
+    /// Upstreams that are the same as in `before` keep their group, and with it their connections.
+    fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Rc<Self> {
+        let before = before.map_or(&[][..], |before| &before.groups);
+        let kept: HashMap<_, _> = before.iter().map(|group| (Arc::as_ptr(&group.definition), group)).collect();
+        let group = |upstream: &Arc<Definition>| match kept.get(&Arc::as_ptr(upstream)) {
+            Some(group) => Rc::clone(group),
+            None => Group::new(upstream.clone()),
+        };
+        let groups = snapshot.upstreams.iter().map(group).collect();
         Rc::new(Self { snapshot, groups })
     }
 
@@ -81,8 +98,11 @@ impl Tools {
         wheel: Rc<Wheel>,
         numbers: Numbers,
     ) -> Self {
+        let generation = Generation::new(snapshot, None);
+        let places = 0..generation.snapshot.listeners.len();
+        let listeners = places.map(|index| LiveListener::new(&generation, index, &phase)).collect();
         Self {
-            generation: RefCell::new(Generation::new(snapshot)),
+            current: RefCell::new(Current { generation, listeners }),
             lifecycle,
             phase,
             access,
@@ -113,9 +133,34 @@ impl Tools {
         });
     }
 
+    /// Another configuration takes the place of the one in use: for every request whose head is whole from now on.
+    /// Listeners that are in both go on; those that are only in the old one drain.
+    pub fn change(&self, snapshot: Arc<Snapshot>) {
+        let current = &mut *self.current.borrow_mut();
+        let generation = Generation::new(snapshot, Some(&current.generation));
+        let before = current.generation.snapshot.listeners.iter().map(|plan| plan.key.clone());
+        let mut before: HashMap<_, _> = before.zip(current.listeners.drain(..)).collect();
+        for (index, plan) in generation.snapshot.listeners.iter().enumerate() {
+            current.listeners.push(match before.remove(&plan.key) {
+                Some(listener) => {
+                    listener.move_to(&generation, index);
+                    listener
+                }
+                None => LiveListener::new(&generation, index, &self.phase),
+            });
+        }
+        before.into_values().for_each(LiveListener::retire);
+        current.generation = generation;
+    }
+
     /// The generation in use now.
     pub fn generation(&self) -> Rc<Generation> {
-        self.generation.borrow().clone()
+        self.current.borrow().generation.clone()
+    }
+
+    /// A listener of it, by its place.
+    pub fn listener(&self, index: usize) -> Option<Rc<LiveListener>> {
+        self.current.borrow().listeners.get(index).cloned()
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! [`Lifecycle`] is the one cross-thread switch; phases only go forward. A worker follows it with one task
 //! ([`Lifecycle::follow`]) and passes changes on to its own connections and tunnels through [`WorkerPhase`], so that a
-//! thousand of them cost no lock: a look at the phase is a `Cell`, and waiting is one slot in a slab.
+//! thousand of them cost no lock: a look at the phase is a `Cell`, and waiting is one slot in a slab. A part of a worker
+//! (one listener's connections, say) may be drained before the rest: [`WorkerPhase::part`].
 //!
 //! Whoever must be waited for at the end holds a [`Guard`]; [`Lifecycle::wait_empty`] waits for the last one.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -147,7 +148,7 @@ impl Lifecycle {
     /// The phase for one worker, and the future that keeps it current, which the worker spawns once.
     pub fn follow(&self) -> (Rc<WorkerPhase>, Follower) {
         let receiver = self.shared.phase.subscribe();
-        let phase = Rc::new(WorkerPhase { phase: Cell::new(self.phase()), waiting: RefCell::new(Slab::new()) });
+        let phase = WorkerPhase::new(self.phase());
         (phase.clone(), Follower { future: Box::pin(follow(receiver, phase)) })
     }
 }
@@ -172,16 +173,42 @@ impl Drop for Guard {
     }
 }
 
-/// The phase as one worker sees it.
+/// The phase as one worker, or a part of it, sees it.
 #[derive(Debug)]
 pub struct WorkerPhase {
     phase: Cell<Phase>,
     waiting: RefCell<Slab<Waker>>,
+    /// Those that go at least as far as this one.
+    parts: RefCell<Vec<Weak<WorkerPhase>>>,
 }
 
 impl WorkerPhase {
+    fn new(phase: Phase) -> Rc<Self> {
+        Rc::new(Self { phase: Cell::new(phase), waiting: RefCell::new(Slab::new()), parts: RefCell::default() })
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase.get()
+    }
+
+    /// A phase that follows this one, and that can be drained by itself.
+    pub fn part(&self) -> Rc<Self> {
+        let part = Self::new(self.phase());
+        let mut parts = self.parts.borrow_mut();
+        parts.retain(|part| part.strong_count() > 0);
+        parts.push(Rc::downgrade(&part));
+        part
+    }
+
+    /// Drains this part alone. Without effect if it drains already.
+    pub fn drain(&self, deadline: Instant) {
+        self.advance(Phase::Draining { deadline });
+    }
+
+    /// Wakes everyone who waits here, although the phase is the same: something else that they look at has changed.
+    pub fn nudge(&self) {
+        let waiting: Vec<Waker> = self.waiting.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// A way to be told when the phase changes.
@@ -211,10 +238,13 @@ impl WorkerPhase {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    fn set(&self, phase: Phase) {
-        self.phase.set(phase);
-        let waiting: Vec<Waker> = self.waiting.borrow().iter().map(|(_, waker)| waker.clone()).collect();
-        waiting.into_iter().for_each(Waker::wake);
+    fn advance(&self, phase: Phase) {
+        if phase.rank() > self.phase().rank() {
+            self.phase.set(phase);
+            self.nudge();
+        }
+        let parts: Vec<_> = self.parts.borrow().iter().filter_map(Weak::upgrade).collect();
+        parts.iter().for_each(|part| part.advance(phase));
     }
 }
 
@@ -317,7 +347,7 @@ async fn follow(mut receiver: watch::Receiver<Phase>, worker: Rc<WorkerPhase>) {
     while worker.phase() != Phase::Ended {
         // A switch that is gone with its process is an end.
         let phase = receiver.changed().await.map_or(Phase::Ended, |()| *receiver.borrow_and_update());
-        worker.set(phase);
+        worker.advance(phase);
     }
 }
 
@@ -432,5 +462,25 @@ mod tests {
         }
         worker.wake(1);
         task.abort();
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_part_is_drained_alone_and_never_stays_behind_the_whole() {
+        let lifecycle = Lifecycle::new();
+        let (worker, follower) = lifecycle.follow();
+        tokio::task::spawn_local(follower);
+        let (first, second) = (worker.part(), worker.part());
+        let (mut told, mut quiet) = (first.stop(), second.stop());
+        let deadline = clock::now();
+        first.drain(deadline);
+        assert_eq!(told.stopping().await, Phase::Draining { deadline });
+        assert_eq!((worker.phase(), second.phase()), (Phase::Running, Phase::Running));
+        lifecycle.end();
+        told.ended().await;
+        quiet.ended().await;
+        assert_eq!(worker.part().phase(), Phase::Ended, "also one that is made late");
+        drop((first, second, told, quiet));
+        let _part = worker.part();
+        assert_eq!(worker.parts.borrow().len(), 1, "those that are gone are forgotten");
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-pub use tunnels::{NoTunnel, TunnelPermit, Tunnels};
+pub use tunnels::{Ledger, NoTunnel, TunnelPermit, Tunnels};
 
 /// Connections at once where the configuration does not say.
 const CONNECTIONS: usize = 100_000;
@@ -32,22 +32,23 @@ pub struct Connections {
 
 #[derive(Debug)]
 struct Shared {
-    max: usize,
+    max: AtomicUsize,
     open: AtomicUsize,
 }
 
 impl Connections {
     /// `max` 0 lets nobody in.
     pub fn new(max: usize) -> Self {
-        Self { shared: Arc::new(Shared { max, open: AtomicUsize::new(0) }) }
+        Self { shared: Arc::new(Shared { max: AtomicUsize::new(max), open: AtomicUsize::new(0) }) }
     }
 
     /// Room for one more connection, or `None` when `max` are open.
     pub fn try_acquire(&self) -> Option<ConnectionPermit> {
+        let max = self.max();
         // The count guards no other memory, so that relaxed ordering is enough.
         self.shared
             .open
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.shared.max).then_some(open + 1))
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < max).then_some(open + 1))
             .ok()?;
         Some(ConnectionPermit { shared: Arc::clone(&self.shared) })
     }
@@ -58,7 +59,12 @@ impl Connections {
     }
 
     pub fn max(&self) -> usize {
-        self.shared.max
+        self.shared.max.load(Ordering::Relaxed)
+    }
+
+    /// For connections to come; those that are open stay, also where they are more.
+    pub fn set_max(&self, max: usize) {
+        self.shared.max.store(max, Ordering::Relaxed);
     }
 }
 
@@ -130,6 +136,18 @@ mod tests {
         drop(first);
         assert!(connections.clone().try_acquire().is_some());
         assert_eq!(connections.open(), 1);
+    }
+
+    #[test]
+    fn a_changed_limit_counts_what_is_open() {
+        let connections = Connections::new(2);
+        let held = [connections.try_acquire(), connections.try_acquire()];
+        connections.set_max(1);
+        assert!(connections.try_acquire().is_none());
+        assert_eq!((connections.open(), connections.max()), (2, 1));
+        connections.set_max(3);
+        assert!(connections.try_acquire().is_some());
+        drop(held);
     }
 
     #[test]

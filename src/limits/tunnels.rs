@@ -6,13 +6,18 @@
 //!
 //! An IPv6 client counts by its first 64 bits, since whoever has one address of such a network has them all (RFC 7421).
 //! Clients without an address, behind a unix socket whose word about them is not trusted, are one.
+//!
+//! Counts outlive a configuration: the [`Ledger`] finds them again by the route's name, and a reload puts new limits on
+//! what is counted already. What was opened while there was nothing to count for is not.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::types::Name;
 
 /// Locks of the table: handshakes of that many addresses at a time do not meet.
 const SHARDS: usize = 16;
@@ -20,20 +25,53 @@ const SHARDS: usize = 16;
 /// A shard with more room than this gives it back when little of it is used.
 const ROOM: usize = 64;
 
-/// The tunnels of one route. Clones share one count.
+/// The tunnels of one route, with its limits. Clones share one count.
 #[derive(Clone, Debug)]
 pub struct Tunnels {
-    shared: Arc<Shared>,
+    max: usize,
+    max_per_address: Option<u32>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    max: usize,
-    max_per_address: Option<u32>,
+struct Counts {
     open: AtomicUsize,
-    /// Chosen anew for each process, so that nobody can aim at one shard or bucket.
+    /// Chosen anew for each route, so that nobody can aim at one shard or bucket.
     hasher: RandomState,
     shards: [Mutex<HashMap<Client, u32>>; SHARDS],
+}
+
+impl Counts {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { open: AtomicUsize::new(0), hasher: RandomState::new(), shards: Default::default() })
+    }
+}
+
+/// The counts of all routes, for as long as a configuration or a tunnel has to do with them.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    counts: Mutex<HashMap<Name, Weak<Counts>>>,
+}
+
+impl Ledger {
+    /// The tunnels of the route of this name, with the limits that it has now; `None` is no limit. Where neither is set
+    /// there is nothing to count.
+    pub fn tunnels(&self, route: &Name, max: Option<u32>, max_per_address: Option<u32>) -> Option<Tunnels> {
+        if max.is_none() && max_per_address.is_none() {
+            return None;
+        }
+        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = all.get(route).and_then(Weak::upgrade).unwrap_or_else(|| {
+            if all.len() == all.capacity() {
+                // Those of routes and tunnels that are gone.
+                all.retain(|_, counts| counts.strong_count() > 0);
+            }
+            let counts = Counts::new();
+            all.insert(route.clone(), Arc::downgrade(&counts));
+            counts
+        });
+        Some(Tunnels::of(counts, max, max_per_address))
+    }
 }
 
 /// Who counts as one.
@@ -68,19 +106,14 @@ pub enum NoTunnel {
 }
 
 impl Tunnels {
-    /// `None` is no limit. Where neither is set there is nothing to count.
+    /// On their own, in no ledger. `None` is no limit. Where neither is set there is nothing to count.
     pub fn new(max: Option<u32>, max_per_address: Option<u32>) -> Option<Self> {
-        if max.is_none() && max_per_address.is_none() {
-            return None;
-        }
-        let shared = Shared {
-            max: max.map_or(usize::MAX, |max| max as usize),
-            max_per_address,
-            open: AtomicUsize::new(0),
-            hasher: RandomState::new(),
-            shards: Default::default(),
-        };
-        Some(Self { shared: Arc::new(shared) })
+        let is_limited = max.is_some() || max_per_address.is_some();
+        is_limited.then(|| Self::of(Counts::new(), max, max_per_address))
+    }
+
+    fn of(counts: Arc<Counts>, max: Option<u32>, max_per_address: Option<u32>) -> Self {
+        Self { max: max.map_or(usize::MAX, |max| max as usize), max_per_address, counts }
     }
 
     /// Room for one more tunnel of this client; `None`: nobody knows its address.
@@ -88,17 +121,17 @@ impl Tunnels {
     /// # Errors
     /// There is none, and which limit says so.
     pub fn try_acquire(&self, client: Option<IpAddr>) -> Result<TunnelPermit, NoTunnel> {
-        let shared = &self.shared;
         // The count guards no other memory, so that relaxed ordering is enough.
-        let counted = shared
+        let counted = self
+            .counts
             .open
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < shared.max).then_some(open + 1));
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.max).then_some(open + 1));
         counted.map_err(|_| NoTunnel::Route)?;
         // From here on the permit gives back what was taken.
-        let mut permit = TunnelPermit { shared: Arc::clone(shared), client: None };
-        if let Some(max) = shared.max_per_address {
+        let mut permit = TunnelPermit { counts: Arc::clone(&self.counts), client: None };
+        if let Some(max) = self.max_per_address {
             let client = Client::of(client);
-            if !shared.enter(client, max) {
+            if !self.counts.enter(client, max) {
                 return Err(NoTunnel::Address);
             }
             permit.client = Some(client);
@@ -108,18 +141,18 @@ impl Tunnels {
 
     /// Permits that are out at this moment.
     pub fn open(&self) -> usize {
-        self.shared.open.load(Ordering::Relaxed)
+        self.counts.open.load(Ordering::Relaxed)
     }
 
     /// Addresses in the table, and the room that it has.
     #[cfg(test)]
     fn table(&self) -> (usize, usize) {
-        let shards = self.shared.shards.iter().map(|shard| shard.lock().expect("no panic"));
+        let shards = self.counts.shards.iter().map(|shard| shard.lock().expect("no panic"));
         shards.fold((0, 0), |(used, room), shard| (used + shard.len(), room + shard.capacity()))
     }
 }
 
-impl Shared {
+impl Counts {
     fn shard(&self, client: Client) -> &Mutex<HashMap<Client, u32>> {
         &self.shards[self.hasher.hash_one(client) as usize % SHARDS]
     }
@@ -159,7 +192,7 @@ impl Shared {
 /// The right to hold one tunnel open; given back on drop.
 #[derive(Debug)]
 pub struct TunnelPermit {
-    shared: Arc<Shared>,
+    counts: Arc<Counts>,
     /// Counted for it, where addresses are.
     client: Option<Client>,
 }
@@ -167,9 +200,9 @@ pub struct TunnelPermit {
 impl Drop for TunnelPermit {
     fn drop(&mut self) {
         if let Some(client) = self.client {
-            self.shared.leave(client);
+            self.counts.leave(client);
         }
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        self.counts.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -190,6 +223,27 @@ mod tests {
     #[test]
     fn without_a_limit_there_is_nothing_to_count() {
         assert!(Tunnels::new(None, None).is_none());
+    }
+
+    #[test]
+    fn a_ledger_finds_what_is_open_under_a_name_whatever_the_limits_were() {
+        let (ledger, chat) = (Ledger::default(), Name::from("chat"));
+        let first = ledger.tunnels(&chat, Some(2), None).expect("a limit");
+        let held = first.try_acquire(v4(1)).expect("room");
+        let lowered = ledger.tunnels(&chat, Some(1), Some(1)).expect("a limit");
+        assert_eq!(lowered.try_acquire(v4(2)).map(drop), Err(NoTunnel::Route));
+        let also = first.try_acquire(v4(3)).expect("a request of before goes by the limits of before");
+        drop(also);
+        drop((first, lowered));
+        assert!(ledger.tunnels(&chat, None, None).is_none(), "unlimited for a while");
+        let again = ledger.tunnels(&chat, Some(1), None).expect("a limit");
+        assert_eq!(again.try_acquire(v4(2)).map(drop), Err(NoTunnel::Route), "the tunnel has kept the count");
+        drop((held, again));
+        for route in 0..1000 {
+            let tunnels = ledger.tunnels(&Name::new(route.to_string()), Some(1), None).expect("a limit");
+            assert_eq!(tunnels.open(), 0);
+        }
+        assert!(ledger.counts.lock().expect("no panic").len() < 100, "names that nobody uses are forgotten");
     }
 
     #[test]

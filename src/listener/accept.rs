@@ -4,6 +4,7 @@
 //! descriptors a reserve one is given up for as long as it takes to accept and close, so that the queue empties
 //! instead of spinning. Each connection goes to the worker with the least load and stays there. Listeners take turns
 //! in small bursts, so that a flood on one does not starve the others.
+//! A reload changes the set of listeners in one step ([`Change`]); those that stay keep their socket and its queue.
 //! Dropping the future closes the listeners; what the kernel had queued is then reset.
 
 use std::fs::File;
@@ -20,7 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::bind::BoundListener;
@@ -28,7 +29,7 @@ use super::load::{LoadGuard, WorkerLoad};
 use crate::config::model::ListenAddress;
 use crate::limits::{ConnectionPermit, Connections};
 use crate::transport::Socket;
-use crate::types::Peer;
+use crate::types::{Name, Peer};
 
 /// Connections taken from one listener before the next has its turn.
 const BURST: usize = 16;
@@ -45,7 +46,7 @@ const LAST_CALL: usize = 4096;
 /// A connection on its way to a worker.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Position of its listener in what [`accept_loop`] was given.
+    /// Position of its listener in what [`accept_loop`] was given, or in the last [`Change`].
     pub listener: usize,
     pub socket: ArrivedSocket,
     pub peer: Peer,
@@ -77,31 +78,65 @@ impl ArrivedSocket {
     }
 }
 
-/// Where the accept loop hands connections to a worker. The inbox is bounded by the permits.
-#[derive(Clone, Debug)]
-pub struct WorkerPort {
+/// Where the accept loop hands connections to a worker, as one kind of the messages that it gets. Arrivals in the inbox are
+/// bounded by the permits.
+#[derive(Debug)]
+pub struct WorkerPort<M> {
     pub load: Arc<WorkerLoad>,
-    pub inbox: mpsc::UnboundedSender<Arrival>,
+    pub inbox: mpsc::UnboundedSender<M>,
+}
+
+impl<M> Clone for WorkerPort<M> {
+    fn clone(&self) -> Self {
+        Self { load: self.load.clone(), inbox: self.inbox.clone() }
+    }
+}
+
+/// A set of listeners that takes the place of the one that accepts.
+pub struct Change {
+    /// In the order in which arrivals name them from then on. Those that are left out take what is queued, and close.
+    pub doors: Vec<Door>,
+    /// Called when the old set accepts nothing more and the new one nothing yet: what it puts into the inboxes stands
+    /// between the arrivals of the two.
+    pub between: Box<dyn FnOnce() + Send>,
+    /// Told when the new set accepts, or that it cannot: then everything is as it was. Dropped where the loop has ended.
+    pub done: oneshot::Sender<io::Result<()>>,
+}
+
+/// A listener of a [`Change`].
+#[derive(Debug)]
+pub enum Door {
+    /// One that accepts already: where it stood so far, and what it is called now.
+    Kept {
+        position: usize,
+        name: Name,
+    },
+    New(BoundListener),
 }
 
 /// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and
-/// closes them.
+/// closes them. Without a sender of `changes` the set of listeners stays as it is.
 ///
 /// # Errors
 /// When a listener cannot be made part of the calling thread's runtime; nothing has been accepted then.
-pub async fn accept_loop(
+pub async fn accept_loop<M: From<Arrival>>(
     listeners: Vec<BoundListener>,
-    workers: Vec<WorkerPort>,
+    workers: Vec<WorkerPort<M>>,
     limits: Connections,
     mut stop: watch::Receiver<bool>,
+    mut changes: mpsc::Receiver<Change>,
 ) -> io::Result<()> {
-    let doors = listeners.into_iter().map(watch_readable).collect::<io::Result<Vec<_>>>()?;
+    let mut doors = listeners.into_iter().map(watch_readable).collect::<io::Result<Vec<_>>>()?;
     let mut hall = Hall::new(workers, limits);
     let mut turn = 0;
     loop {
         let after = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
+            Some(change) = changes.recv() => {
+                doors = change_doors(doors, change, &mut hall);
+                continue;
+            }
             (index, mut ready) = next_ready(&doors, turn) => {
                 turn = index + 1;
                 let after = hall.take_burst(index, doors[index].get_ref(), BURST);
@@ -128,6 +163,52 @@ pub async fn accept_loop(
         hall.take_burst(index, door.get_ref(), LAST_CALL);
     }
     Ok(())
+}
+
+/// The listeners after a change; those before it where one of the new ones cannot be watched.
+fn change_doors<M: From<Arrival>>(
+    doors: Vec<AsyncFd<BoundListener>>,
+    change: Change,
+    hall: &mut Hall<M>,
+) -> Vec<AsyncFd<BoundListener>> {
+    let Change { doors: wanted, between, done } = change;
+    let mut old: Vec<_> = doors.into_iter().map(Some).collect();
+    let mut new = Vec::with_capacity(wanted.len());
+    for door in wanted {
+        new.push(match door {
+            Door::New(listener) => match watch_readable(listener) {
+                Ok(door) => Place::New(door),
+                Err(error) => {
+                    // Whoever asked may have gone; nothing has changed for anybody.
+                    let _ = done.send(Err(error));
+                    return old.into_iter().flatten().collect();
+                }
+            },
+            Door::Kept { position, name } => Place::Old(position, name),
+        });
+    }
+    let is_kept = |index: usize| new.iter().any(|place| matches!(place, Place::Old(position, _) if *position == index));
+    for (index, door) in old.iter().enumerate().filter(|(index, _)| !is_kept(*index)) {
+        door.iter().for_each(|door| _ = hall.take_burst(index, door.get_ref(), LAST_CALL));
+    }
+    between();
+    let placed = new.into_iter().filter_map(|place| match place {
+        Place::New(door) => Some(door),
+        Place::Old(position, name) => {
+            let mut door = old.get_mut(position)?.take()?;
+            door.get_mut().name = name;
+            Some(door)
+        }
+    });
+    let placed = placed.collect();
+    let _ = done.send(Ok(()));
+    placed
+}
+
+/// Where a door of the new set comes from.
+enum Place {
+    New(AsyncFd<BoundListener>),
+    Old(usize, Name),
 }
 
 #[expect(
@@ -165,8 +246,8 @@ enum After {
 }
 
 /// Everything the loop needs to place one connection.
-struct Hall {
-    workers: Vec<WorkerPort>,
+struct Hall<M> {
+    workers: Vec<WorkerPort<M>>,
     limits: Connections,
     /// Given up for a moment when there are no descriptors left.
     reserve: Option<File>,
@@ -177,8 +258,8 @@ struct Hall {
     failed: Throttle,
 }
 
-impl Hall {
-    fn new(workers: Vec<WorkerPort>, limits: Connections) -> Self {
+impl<M: From<Arrival>> Hall<M> {
+    fn new(workers: Vec<WorkerPort<M>>, limits: Connections) -> Self {
         Self {
             workers,
             limits,
@@ -249,10 +330,10 @@ impl Hall {
         let Some(worker) = self.least_loaded() else { return };
         let load = LoadGuard::new(&worker.load);
         // A worker that has just ended drops the connection with its inbox.
-        let _ = worker.inbox.send(Arrival { listener: index, socket, peer, local, permit, load });
+        let _ = worker.inbox.send(Arrival { listener: index, socket, peer, local, permit, load }.into());
     }
 
-    fn least_loaded(&mut self) -> Option<&WorkerPort> {
+    fn least_loaded(&mut self) -> Option<&WorkerPort<M>> {
         let count = self.workers.len();
         let best = (0..count)
             .map(|step| (self.turn + step) % count)

@@ -46,6 +46,15 @@ impl BoundListener {
         }
     }
 
+    /// `https://127.0.0.1:8443 (public)`
+    pub fn announcement(&self, has_tls: bool) -> String {
+        match &self.address {
+            ListenAddress::Tcp(_) if has_tls => format!("https://{self} ({})", self.name),
+            ListenAddress::Tcp(_) => format!("http://{self} ({})", self.name),
+            ListenAddress::Unix(_) => format!("{self} ({})", self.name),
+        }
+    }
+
     /// The local address of accepted sockets, where it can be known beforehand.
     pub(super) fn fixed_local(&self) -> Option<SocketAddr> {
         self.tcp_address().filter(|address| !address.ip().is_unspecified())

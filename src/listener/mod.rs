@@ -11,7 +11,7 @@ mod proxy_header;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Arrival, ArrivedSocket, WorkerPort, accept_loop};
+pub use accept::{Arrival, ArrivedSocket, Change, Door, WorkerPort, accept_loop};
 pub use bind::{BindError, BoundListener, bind};
 pub use load::{LoadGuard, WorkerLoad};
 pub use proxy_header::{NoHeader, read_header};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::*;
@@ -45,6 +45,7 @@ struct Rig {
     addresses: Vec<SocketAddr>,
     inboxes: Vec<mpsc::UnboundedReceiver<Arrival>>,
     stop: watch::Sender<bool>,
+    changes: mpsc::Sender<Change>,
     ended: tokio::task::JoinHandle<std::io::Result<()>>,
     limits: Connections,
 }
@@ -59,9 +60,10 @@ fn rig(listeners: usize, workers: usize, max: usize) -> Rig {
         })
         .unzip();
     let (stop, stopped) = watch::channel(false);
+    let (change, changes) = mpsc::channel(1);
     let limits = Connections::new(max);
-    let ended = tokio::task::spawn_local(accept_loop(bound, ports, limits.clone(), stopped));
-    Rig { addresses, inboxes, stop, ended, limits }
+    let ended = tokio::task::spawn_local(accept_loop::<Arrival>(bound, ports, limits.clone(), stopped, changes));
+    Rig { addresses, inboxes, stop, changes: change, ended, limits }
 }
 
 async fn next(inbox: &mut mpsc::UnboundedReceiver<Arrival>) -> Arrival {
@@ -198,6 +200,64 @@ fn a_stop_takes_what_was_queued_and_then_refuses() {
     });
 }
 
+/// Puts another set of listeners in place, and a mark into the first worker's inbox between the two.
+async fn change(rig: &Rig, doors: Vec<Door>, between: impl FnOnce() + Send + 'static) -> Option<std::io::Result<()>> {
+    let (done, answer) = oneshot::channel();
+    assert!(rig.changes.send(Change { doors, between: Box::new(between), done }).await.is_ok());
+    timeout(PATIENCE, answer).await.expect("an answer in time").ok()
+}
+
+#[test]
+fn a_change_keeps_sockets_takes_what_the_others_have_queued_and_names_arrivals_anew() {
+    local(async {
+        let mut rig = rig(3, 1, 100);
+        let fresh = bind(&tcp("127.0.0.1:0")).expect("a free port");
+        let added = fresh.tcp_address().expect("tcp");
+        // All queues have somebody before the loop runs for the first time.
+        let queued: Vec<_> = rig.addresses.iter().map(|at| TcpStream::connect(at).expect("it listens")).collect();
+        let (seen, told) = std::sync::mpsc::channel();
+        let doors = vec![
+            Door::Kept { position: 2, name: "last".into() },
+            Door::New(fresh),
+            Door::Kept { position: 0, name: "first".into() },
+        ];
+        let limits = rig.limits.clone();
+        let done = change(&rig, doors, move || seen.send(limits.open()).expect("the test listens")).await;
+        done.expect("the loop runs").expect("a set that can be watched");
+        // Of the two that stay, some may have been taken before; the third one was in any case.
+        assert!(told.recv().expect("called once") >= 1);
+        assert_eq!(
+            TcpStream::connect(rig.addresses[1]).expect_err("closed").kind(),
+            std::io::ErrorKind::ConnectionRefused
+        );
+        let mut arrived = Vec::new();
+        for _ in 0..3 {
+            arrived.push(next(&mut rig.inboxes[0]).await);
+        }
+        for (address, position) in [(rig.addresses[2], 0), (added, 1), (rig.addresses[0], 2)] {
+            let _client = TcpStream::connect(address).expect("it listens");
+            let arrival = next(&mut rig.inboxes[0]).await;
+            assert_eq!((arrival.listener, arrival.local), (position, Some(address)));
+        }
+        drop((queued, arrived));
+    });
+}
+
+#[test]
+fn a_change_after_the_end_is_answered_by_nobody() {
+    local(async {
+        let mut rig = rig(1, 1, 10);
+        rig.stop.send(true).expect("the loop listens");
+        let ended = &mut rig.ended;
+        timeout(PATIENCE, ended).await.expect("it ends").expect("no panic").expect("no error");
+        let (done, answer) = oneshot::channel();
+        let late = rig.changes.send(Change { doors: Vec::new(), between: Box::new(|| ()), done }).await;
+        assert!(late.is_err());
+        drop(late);
+        answer.await.expect_err("nobody");
+    });
+}
+
 #[test]
 fn a_worker_that_is_gone_gets_nothing() {
     local(async {
@@ -240,7 +300,13 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_away_with_its_listener() {
         let (inbox, mut receiver) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
         let port = WorkerPort { load: Arc::default(), inbox };
-        let ended = tokio::task::spawn_local(accept_loop(vec![bound], vec![port], Connections::new(1), stopped));
+        let ended = tokio::task::spawn_local(accept_loop(
+            vec![bound],
+            vec![port],
+            Connections::new(1),
+            stopped,
+            mpsc::channel(1).1,
+        ));
         let mut client = UnixStream::connect(&path).expect("it listens");
         let arrival = next(&mut receiver).await;
         assert_eq!((&arrival.peer, arrival.local), (&Peer::Unix, None));

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::model::*;
 use crate::config::report::{Located, Report, Severity, Spot};
+use crate::config::written::Written;
 use crate::proto::host::parse_authority;
 use crate::types::Name;
 
@@ -74,6 +75,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         listeners,
         routes: routes.iter().enumerate().map(|(at, (hosts, path))| route(at, hosts, path, &[])).collect(),
         upstreams: vec![],
+        written: Written::default(),
     }
 }
 

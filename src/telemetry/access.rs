@@ -32,6 +32,13 @@ pub use super::record::{AccessEvent, AccessRecord};
 /// The log of the process: makes each worker's own, and reaches the thread that writes.
 #[derive(Clone, Debug)]
 pub struct AccessLogHandle {
+    target: AccessTarget,
+    format: LogFormat,
+    output: Output,
+}
+
+#[derive(Clone, Debug)]
+struct Output {
     /// `None`: off.
     writer: Option<Writer>,
     json: bool,
@@ -45,7 +52,10 @@ impl AccessLogHandle {
     /// A file cannot be opened, or there is no thread to be had.
     pub fn start(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
         let sink = match target {
-            AccessTarget::Off => return Ok(Self { writer: None, json: false }),
+            AccessTarget::Off => {
+                let output = Output { writer: None, json: false };
+                return Ok(Self { target: AccessTarget::Off, format, output });
+            }
             AccessTarget::Stderr => Sink::Stderr,
             AccessTarget::File(path) => Sink::file(path)?,
         };
@@ -54,22 +64,29 @@ impl AccessLogHandle {
             LogFormat::Text => false,
             LogFormat::Auto => *target != AccessTarget::Stderr || !io::IsTerminal::is_terminal(&io::stderr()),
         };
-        Ok(Self { writer: Some(Writer::start("access-log", sink)?), json })
+        let output = Output { writer: Some(Writer::start("access-log", sink)?), json };
+        Ok(Self { target: target.clone(), format, output })
+    }
+
+    /// The log for this target and format: the same one where it has them already, else one that has to be started. The
+    /// old one writes what it has been given, and ends when nobody holds it any more.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn renewed(&self, target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
+        if self.target == *target && self.format == format { Ok(self.clone()) } else { Self::start(target, format) }
     }
 
     /// A worker's log, and the future that hands its lines over in time, which the worker spawns once.
     pub fn worker(&self) -> (Rc<AccessLog>, Flusher) {
-        let log = Rc::new(AccessLog {
-            writer: self.writer.clone(),
-            json: self.json,
-            buffer: RefCell::new(Buffer::default()),
-        });
+        let (output, buffer) = (RefCell::new(self.output.clone()), RefCell::new(Buffer::default()));
+        let log = Rc::new(AccessLog { output, buffer });
         (log.clone(), Flusher { log, sleep: None })
     }
 
     /// Opens the file again, after a rotation. Lines that were handed over before go to the old one.
     pub fn reopen(&self) {
-        if let Some(writer) = &self.writer
+        if let Some(writer) = &self.output.writer
             && !writer.reopen(REOPEN_PATIENCE)
         {
             tracing::error!("the access log is too busy to be opened again");
@@ -79,15 +96,14 @@ impl AccessLogHandle {
     /// Blocks until all that was handed over is written; false if that takes longer than `patience`. For the end of
     /// the process, after the workers have dropped their logs.
     pub fn flush(&self, patience: Duration) -> bool {
-        self.writer.as_ref().is_none_or(|writer| writer.flush(patience))
+        self.output.writer.as_ref().is_none_or(|writer| writer.flush(patience))
     }
 }
 
 /// The log of one worker. What it holds is handed over when it is dropped.
 #[derive(Debug)]
 pub struct AccessLog {
-    writer: Option<Writer>,
-    json: bool,
+    output: RefCell<Output>,
     buffer: RefCell<Buffer>,
 }
 
@@ -102,7 +118,13 @@ struct Buffer {
 impl AccessLog {
     /// Whether there is any use in making a record.
     pub fn is_on(&self) -> bool {
-        self.writer.is_some()
+        self.output.borrow().writer.is_some()
+    }
+
+    /// From the next line on it goes where `log` says; those before go where they were meant to.
+    pub fn follow(&self, log: &AccessLogHandle) {
+        self.hand_over(&mut self.buffer.borrow_mut());
+        self.output.replace(log.output.clone());
     }
 
     /// Notes one line. Never waits.
@@ -111,7 +133,7 @@ impl AccessLog {
             return;
         }
         let buffer = &mut *self.buffer.borrow_mut();
-        let render = if self.json { line::json } else { line::readable };
+        let render = if self.output.borrow().json { line::json } else { line::readable };
         render(&mut buffer.bytes, &mut buffer.stamp, record);
         buffer.lines += 1;
         if buffer.bytes.len() >= CHUNK {
@@ -122,7 +144,7 @@ impl AccessLog {
     }
 
     fn hand_over(&self, buffer: &mut Buffer) {
-        if let Some(writer) = &self.writer
+        if let Some(writer) = &self.output.borrow().writer
             && buffer.lines > 0
         {
             let chunk = std::mem::take(&mut buffer.bytes);

@@ -37,7 +37,8 @@ impl Target {
 
     fn handle(&self, json: bool) -> AccessLogHandle {
         let writer = Writer::start("test-log", Sink::Custom(Box::new(self.clone()))).expect("a thread");
-        AccessLogHandle { writer: Some(writer), json }
+        let (target, format) = (AccessTarget::Stderr, LogFormat::Auto);
+        AccessLogHandle { target, format, output: Output { writer: Some(writer), json } }
     }
 }
 
@@ -179,7 +180,7 @@ async fn a_target_that_stands_still_costs_lines_and_never_the_worker() {
     for _ in 0..records {
         log.record(&AccessRecord { path: &path, ..AccessRecord::default() });
     }
-    let writer = handle.writer.as_ref().expect("on");
+    let writer = handle.output.writer.as_ref().expect("on");
     let lost = writer.lost();
     assert!(lost > 0, "12,000 lines of 2 KiB do not fit into the queue");
     assert!(!handle.flush(Duration::from_millis(20)), "and a flush gives up in time");
@@ -281,4 +282,26 @@ proptest! {
             assert!(names.iter().all(|name| text.contains(&format!("{name}=***"))));
         }
     }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_log_that_follows_another_loses_no_line_of_either() {
+    let (before, after) = (Target::default(), Target::default());
+    let (old, new) = (before.handle(true), after.handle(false));
+    let (log, flusher) = old.worker();
+    log.record(&full(&peer()));
+    log.follow(&new);
+    log.record(&full(&peer()));
+    let off = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Auto).expect("off");
+    log.follow(&off);
+    assert!(!log.is_on());
+    log.record(&full(&peer()));
+    log.follow(&new);
+    log.record(&full(&peer()));
+    drop((log, flusher));
+    assert!(old.flush(PATIENCE) && new.flush(PATIENCE));
+    assert_eq!((before.text().lines().count(), after.text().lines().count()), (1, 2));
+    assert!(before.text().starts_with('{') && !after.text().starts_with('{'));
+    assert!(off.renewed(&AccessTarget::Off, LogFormat::Auto).expect("the same").output.writer.is_none());
+    old.renewed(&AccessTarget::File("/no/such/folder/x".into()), LogFormat::Auto).expect_err("no folder");
 }

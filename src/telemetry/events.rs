@@ -2,17 +2,22 @@
 //!
 //! One event is one line on stderr: text on a terminal, JSON elsewhere. Control characters that slipped into a field
 //! are escaped, whatever the formatter does, so that a peer cannot write lines or colours of its own. Lines go through
-//! a writer thread; the [`EventLog`] that [`start`] returns must be held until the end, since it flushes on drop.
+//! a writer thread; the [`EventLog`] that [`start`] returns must be held until the end, since it flushes on drop. Level and
+//! format may change meanwhile.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer as FieldWriter;
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer as FieldWriter, format};
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 
 use super::text::Stamp;
 use super::writer::{Sink, Writer};
@@ -28,6 +33,39 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[must_use = "dropping it flushes the log; hold it until the process ends"]
 pub struct EventLog {
     lines: Lines,
+    switches: Switches,
+}
+
+impl EventLog {
+    /// From now on with this level and format.
+    pub fn follow(&self, log: &Log) {
+        self.switches.set(log);
+    }
+}
+
+/// Says on stdout that these addresses listen: a line for each, such as `listening on https://127.0.0.1:8443 (public)`.
+pub fn announce(addresses: &[String]) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        // Whoever started us may not care for our output.
+        let _ = writeln!(out, "listening on {address}");
+    }
+    let _ = out.flush();
+}
+
+/// What may change while the log is in use. Clones are the same switches.
+#[derive(Clone, Debug)]
+struct Switches {
+    level: reload::Handle<Targets, Registry>,
+    json: Arc<AtomicBool>,
+}
+
+impl Switches {
+    fn set(&self, log: &Log) {
+        // Fails only where the subscriber is gone.
+        let _ = self.level.reload(targets(level(log.level)));
+        self.json.store(is_json(log.format), Ordering::Relaxed);
+    }
 }
 
 impl Drop for EventLog {
@@ -42,38 +80,70 @@ impl Drop for EventLog {
 /// There is a subscriber already, or no thread to be had.
 pub fn start(log: &Log) -> io::Result<EventLog> {
     let lines = Lines { writer: Writer::start("event-log", Sink::Stderr)? };
-    let json = match log.format {
-        LogFormat::Auto => !io::stderr().is_terminal(),
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-    };
-    install(json, level(log.level), lines.clone()).map_err(io::Error::other)?;
+    let (subscriber, switches) = subscriber(log, lines.clone());
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let trace = std::backtrace::Backtrace::capture();
         let trace = (trace.status() == std::backtrace::BacktraceStatus::Captured).then(|| trace.to_string());
         tracing::error!(place, panic = spawn::message(panic.payload()), trace, "panicked");
     }));
-    Ok(EventLog { lines })
+    Ok(EventLog { lines, switches })
 }
 
-fn install<W>(json: bool, level: LevelFilter, writer: W) -> Result<(), tracing::subscriber::SetGlobalDefaultError>
+fn subscriber<W>(log: &Log, writer: W) -> (Box<dyn tracing::Subscriber + Send + Sync>, Switches)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    tracing::subscriber::set_global_default(subscriber(json, level, writer))
+    let (filter, level) = reload::Layer::new(targets(level(log.level)));
+    let switches = Switches { level, json: Arc::new(AtomicBool::new(is_json(log.format))) };
+    let shape = Shape {
+        is_json: switches.json.clone(),
+        text: format().with_ansi(false).with_timer(Clock).with_target(false),
+        json: format()
+            .with_ansi(false)
+            .with_timer(Clock)
+            .with_target(false)
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).event_format(shape).with_writer(writer);
+    (Box::new(tracing_subscriber::registry().with(filter).with(lines)), switches)
 }
 
-fn subscriber<W>(json: bool, level: LevelFilter, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+/// An event in the format of the moment.
+struct Shape {
+    is_json: Arc<AtomicBool>,
+    text: Format<Full, Clock>,
+    json: Format<Json, Clock>,
+}
+
+impl<S, N> FormatEvent<S, N> for Shape
 where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_timer(Clock).with_target(false);
-    if json {
-        let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        Box::new(builder.with_writer(writer).finish().with(targets(level)))
-    } else {
-        Box::new(builder.with_writer(writer).finish().with(targets(level)))
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        out: FieldWriter<'_>,
+        event: &tracing::Event<'_>,
+    ) -> fmt::Result {
+        if self.is_json.load(Ordering::Relaxed) {
+            self.json.format_event(context, out, event)
+        } else {
+            self.text.format_event(context, out, event)
+        }
+    }
+}
+
+fn is_json(format: LogFormat) -> bool {
+    match format {
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Json => true,
+        LogFormat::Text => false,
     }
 }
 
@@ -166,12 +236,41 @@ mod tests {
         }
     }
 
+    fn log(level: LogLevel, json: bool) -> Log {
+        let format = if json { LogFormat::Json } else { LogFormat::Text };
+        Log { level, format, access: crate::config::model::AccessTarget::Off }
+    }
+
+    #[test]
+    fn level_and_format_change_while_the_log_is_in_use() {
+        let collected = Collected::default();
+        let sink = collected.clone();
+        let (subscriber, switches) = subscriber(&log(LogLevel::Warn, false), move || sink.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let say = |word: &str| tracing::info!("{word}");
+            say("first");
+            switches.set(&log(LogLevel::Info, true));
+            say("second");
+            switches.set(&log(LogLevel::Error, true));
+            say("third");
+            switches.set(&log(LogLevel::Trace, false));
+            say("fourth");
+        });
+        let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");
+        let lines: Vec<_> = text.lines().collect();
+        let [json, plain] = lines.as_slice() else { panic!("{text}") };
+        let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        assert_eq!(json["message"], "second");
+        assert!(plain.ends_with("fourth") && serde_json::from_str::<serde_json::Value>(plain).is_err(), "{plain}");
+    }
+
     #[test]
     fn what_the_resolver_says_of_every_datagram_is_heard_only_by_those_who_look_into_it() {
-        for (level, heard) in [(LevelFilter::INFO, false), (LevelFilter::DEBUG, true)] {
+        for (level, heard) in [(LogLevel::Info, false), (LogLevel::Debug, true)] {
             let collected = Collected::default();
             let sink = collected.clone();
-            tracing::subscriber::with_default(subscriber(true, level, move || sink.clone()), || {
+            let (subscriber, _switches) = subscriber(&log(level, true), move || sink.clone());
+            tracing::subscriber::with_default(subscriber, || {
                 tracing::warn!(target: "hickory_net::udp::udp_client_stream", "ignoring response");
                 tracing::warn!("ours");
             });
@@ -185,7 +284,7 @@ mod tests {
         for json in [true, false] {
             let collected = Collected::default();
             let sink = collected.clone();
-            let subscriber = subscriber(json, LevelFilter::INFO, move || sink.clone());
+            let (subscriber, _switches) = subscriber(&log(LogLevel::Info, json), move || sink.clone());
             tracing::subscriber::with_default(subscriber, || {
                 let nasty = "a\r\nFAKE \u{1b}[31m \u{9b}2J \u{2028} \" \\ \u{7f}";
                 tracing::info!(nasty, shown = %nasty, "said {nasty}");

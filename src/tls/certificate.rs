@@ -25,6 +25,12 @@ pub(super) struct OwnCertificate {
     pub names: Names,
 }
 
+/// Whether the two are one. Keys belong to their chains, so that the same chain has the same key; unless one is of a kind
+/// that does not tell.
+pub(super) fn is_same(own: &CertifiedKey, other: &CertifiedKey) -> bool {
+    own.cert == other.cert && own.keys_match().is_ok() && other.keys_match().is_ok()
+}
+
 /// The names in a certificate's SANs, in lower case.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {

@@ -11,9 +11,11 @@
 
 mod adapter;
 mod certificate;
+mod chooser;
 mod client;
 mod engine;
 mod hkdf;
+mod makeup;
 mod pem;
 mod policy;
 mod server;
@@ -30,6 +32,7 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 
 pub use adapter::TlsStream;
 pub use client::ClientStream;
+pub use makeup::Anchors;
 pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};
 pub use server::{TlsAccepted, TlsError, TlsInfo, VerifiedClient, accept};
 pub use stream::ClientTlsStream;

@@ -3,10 +3,11 @@
 //! Each policy has a ticket key and a session store of its own: a session that was made under one policy can never be
 //! resumed under another, where other clients are let in (CVE-2025-23419). The same table that chooses by SNI also says
 //! to which policy the authority of a request belongs, so that the two can be compared (421).
+//! A reload keeps the configuration of a policy that has not changed at all (`makeup`). What is still asked of a
+//! connection that was made before it is [`ServerPolicies::admit`]'s business.
 //! Unknown names and no name at all get the default policy and its first certificate: the connection may be for a
 //! host that is reached by address, and refusing it would tell a scanner no less.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -17,12 +18,14 @@ use std::time::SystemTime;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::{self, OwnCertificate};
+use super::chooser::Chooser;
+use super::makeup::{Anchors, Makeup};
+use super::server::TlsInfo;
 use super::{pem, provider};
 use crate::config::model::{ClientAuth, HostPattern, ListenerTls, Protocols, TlsPolicy, TlsVersion};
 use crate::config::report::{Located, Report, Severity};
@@ -66,18 +69,38 @@ pub struct ServerPolicies {
 #[derive(Debug)]
 struct Policy {
     config: Arc<ServerConfig>,
-    client_auth: ClientAuthMode,
-    certificates: Arc<Vec<OwnCertificate>>,
+    makeup: Makeup,
+}
+
+impl Policy {
+    /// Whether a connection has proved what this policy asks for, whenever it was made. It must have been asked by the
+    /// same CAs, or not at all: a certificate that others have vouched for says nothing here.
+    fn admits(&self, info: &TlsInfo) -> bool {
+        let Makeup { min_version, client_auth, anchors, .. } = &self.makeup;
+        let is_new_enough = match min_version {
+            TlsVersion::Tls12 => true,
+            TlsVersion::Tls13 => info.version == super::server::TLS13,
+        };
+        let shows_what_it_must = *client_auth != ClientAuthMode::Required || info.client_certificate.is_some();
+        is_new_enough && shows_what_it_must && info.anchors == *anchors
+    }
 }
 
 impl ServerPolicies {
-    /// Reads all files that the tables name and builds the policies. `None`: there are errors in the report.
-    pub fn build(tls: &ListenerTls, protocols: Protocols, report: &mut Report) -> Option<Self> {
+    /// Reads all files that the tables name and builds the policies. `previous`: those of the same listener before a
+    /// reload, whose tickets and sessions live on under a policy that is the same. `None`: there are errors in the report.
+    pub fn build(
+        tls: &ListenerTls,
+        protocols: Protocols,
+        previous: Option<&Self>,
+        report: &mut Report,
+    ) -> Option<Self> {
         let provider = provider();
         let now = crate::clock::wall();
         let before = report.problems.len();
+        let basis = Basis { protocols, provider: &provider, previous };
         let own = load_certificates(&tls.default, &provider, now, report).map(Arc::new);
-        let mut policies = vec![build_policy(&tls.default, own.clone(), protocols, &provider, report)];
+        let mut policies = vec![build_policy(&tls.default, own.clone(), &basis, report)];
         let mut built = Self { policies: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new(), protocols };
         for (index, policy) in tls.policies.iter().enumerate() {
             let certificates = if policy.certificates.is_empty() {
@@ -89,7 +112,7 @@ impl ServerPolicies {
                 check_policy_hosts(policy, certificates, report);
             }
             built.name_hosts(policy, PolicyId(index + 1), tls, report);
-            policies.push(build_policy(policy, certificates, protocols, &provider, report));
+            policies.push(build_policy(policy, certificates, &basis, report));
         }
         // All were tried before any failure counts, so that one run names all problems.
         built.policies = policies.into_iter().collect::<Option<_>>()?;
@@ -101,7 +124,7 @@ impl ServerPolicies {
     pub fn check_hosts<'a>(&self, hosts: impl IntoIterator<Item = &'a Located<HostPattern>>, report: &mut Report) {
         for host in hosts {
             let policy = &self.policies[self.policy_of_pattern(&host.value).0];
-            if !policy.certificates.iter().any(|own| own.names.cover(&host.value)) {
+            if !policy.makeup.certificates.iter().any(|own| own.names.cover(&host.value)) {
                 report
                     .warning(
                         "host-not-covered",
@@ -116,6 +139,34 @@ impl ServerPolicies {
     /// The policy for a connection that asks for `sni`.
     pub fn select(&self, sni: Option<&str>) -> PolicyId {
         sni.map_or(PolicyId::DEFAULT, |name| self.policy_for_host(name))
+    }
+
+    /// Whether a connection that was made as `info` says may ask for `host`: it belongs to the policy that the client's
+    /// SNI chooses, and the connection is one that this policy would let in. These may be other policies than the ones
+    /// that it was made under; what they ask for counts from the reload on.
+    pub fn admit(&self, info: &TlsInfo, host: Option<&str>) -> bool {
+        let sni = info.sni.as_deref();
+        let own = self.select(sni);
+        // Nearly always the host is the SNI, which has just been looked up.
+        let is_own = host.is_none_or(|host| sni == Some(host) || self.policy_for_host(host) == own);
+        is_own && self.policies[own.0].admits(info)
+    }
+
+    /// Whether all policies are those of `previous`, with what their files hold, their tickets and their sessions.
+    pub fn is_kept_from(&self, previous: &Self) -> bool {
+        let mut pairs = self.policies.iter().zip(&previous.policies);
+        self.policies.len() == previous.policies.len() && pairs.all(|(now, old)| Arc::ptr_eq(&now.config, &old.config))
+    }
+
+    /// Whether every connection that is good under one of the two is so under the other.
+    pub fn ask_the_same(&self, other: &Self) -> bool {
+        let asks = |policy: &Policy| {
+            let Makeup { min_version, client_auth, anchors, .. } = &policy.makeup;
+            (*min_version, *client_auth, anchors.clone())
+        };
+        self.exact == other.exact
+            && self.wildcard == other.wildcard
+            && self.policies.iter().map(asks).eq(other.policies.iter().map(asks))
     }
 
     /// The policy of a listener that has no other.
@@ -138,12 +189,12 @@ impl ServerPolicies {
 
     /// Whether this policy asks clients for a certificate.
     pub fn client_auth(&self, id: PolicyId) -> ClientAuthMode {
-        self.policies[id.0].client_auth
+        self.policies[id.0].makeup.client_auth
     }
 
     /// Whether every connection of this listener has shown a verified client certificate.
     pub fn always_require_certificate(&self) -> bool {
-        self.policies.iter().all(|policy| policy.client_auth == ClientAuthMode::Required)
+        self.policies.iter().all(|policy| policy.makeup.client_auth == ClientAuthMode::Required)
     }
 
     /// The policy to which requests for a host of this pattern belong, as far as one policy can be named.
@@ -154,6 +205,11 @@ impl ServerPolicies {
                 self.wildcard.get(suffix).copied().unwrap_or_else(|| self.longest_wildcard(suffix))
             }
         }
+    }
+
+    /// The CAs by which a policy asks clients to prove themselves, where it does.
+    pub(super) fn anchors(&self, id: PolicyId) -> Option<Anchors> {
+        self.policies[id.0].makeup.anchors.clone()
     }
 
     pub(super) fn config(&self, id: PolicyId) -> &Arc<ServerConfig> {
@@ -224,29 +280,51 @@ fn check_policy_hosts(policy: &TlsPolicy, certificates: &[OwnCertificate], repor
     }
 }
 
+/// What all policies of a listener are built on.
+struct Basis<'a> {
+    protocols: Protocols,
+    provider: &'a Arc<CryptoProvider>,
+    previous: Option<&'a ServerPolicies>,
+}
+
 fn build_policy(
     policy: &TlsPolicy,
     certificates: Option<Arc<Vec<OwnCertificate>>>,
-    protocols: Protocols,
-    provider: &Arc<CryptoProvider>,
+    basis: &Basis<'_>,
     report: &mut Report,
 ) -> Option<Policy> {
     // Before the certificates are missed: a broken CA file is to be named in the same run.
-    let (verifier, client_auth) = client_verifier(&policy.client_auth, provider, report)?;
-    let certificates = certificates?;
+    let verifier = client_verifier(&policy.client_auth, basis.provider, report)?;
+    let makeup = Makeup::new(policy, basis.protocols, (verifier.mode, verifier.anchors), certificates?);
+    let before = basis.previous.and_then(|previous| previous.policies.iter().find(|before| before.makeup == makeup));
+    let config = match before {
+        Some(before) => before.config.clone(),
+        None => Arc::new(server_config(policy, verifier.verifier, &makeup, basis, report)?),
+    };
+    Some(Policy { config, makeup })
+}
+
+fn server_config(
+    policy: &TlsPolicy,
+    verifier: Arc<dyn ClientCertVerifier>,
+    makeup: &Makeup,
+    basis: &Basis<'_>,
+    report: &mut Report,
+) -> Option<ServerConfig> {
     let versions: &[_] = match policy.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12],
         TlsVersion::Tls13 => &[&TLS13],
     };
-    let builder = match ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(versions) {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(basis.provider)).with_protocol_versions(versions);
+    let builder = match builder {
         Ok(builder) => builder,
         Err(error) => {
             report.error("tls-setup", &policy.spot, error);
             return None;
         }
     };
-    let mut config =
-        builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Chooser::new(&certificates)?));
+    let chooser = Arc::new(Chooser::new(&makeup.certificates)?);
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(chooser);
     config.ticketer = match Ticketer::new() {
         Ok(ticketer) => ticketer,
         Err(error) => {
@@ -257,30 +335,37 @@ fn build_policy(
     config.send_tls13_tickets = TICKETS;
     config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
     config.max_early_data_size = 0;
-    if protocols.http2 {
+    if basis.protocols.http2 {
         config.alpn_protocols.push(b"h2".to_vec());
     }
-    if protocols.http1 {
+    if basis.protocols.http1 {
         config.alpn_protocols.push(b"http/1.1".to_vec());
     }
-    Some(Policy { config: Arc::new(config), client_auth, certificates })
+    Some(config)
 }
 
-fn client_verifier(
-    client_auth: &ClientAuth,
-    provider: &Arc<CryptoProvider>,
-    report: &mut Report,
-) -> Option<(Arc<dyn ClientCertVerifier>, ClientAuthMode)> {
+/// Who judges clients, how strictly, and by which CAs.
+struct Verifier {
+    verifier: Arc<dyn ClientCertVerifier>,
+    mode: ClientAuthMode,
+    anchors: Option<Anchors>,
+}
+
+fn client_verifier(client_auth: &ClientAuth, provider: &Arc<CryptoProvider>, report: &mut Report) -> Option<Verifier> {
     let (ca, mode) = match client_auth {
-        ClientAuth::None => return Some((WebPkiClientVerifier::no_client_auth(), ClientAuthMode::None)),
+        ClientAuth::None => {
+            let verifier = WebPkiClientVerifier::no_client_auth();
+            return Some(Verifier { verifier, mode: ClientAuthMode::None, anchors: None });
+        }
         ClientAuth::Optional { ca } => (ca, ClientAuthMode::Optional),
         ClientAuth::Required { ca } => (ca, ClientAuthMode::Required),
     };
     let roots = read_roots(ca, report)?;
+    let anchors = Some(Anchors::of(&roots));
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = if mode == ClientAuthMode::Optional { builder.allow_unauthenticated() } else { builder };
     match builder.build() {
-        Ok(verifier) => Some((verifier, mode)),
+        Ok(verifier) => Some(Verifier { verifier, mode, anchors }),
         Err(error) => {
             report.error("bad-ca", &ca.spot, error);
             None
@@ -300,58 +385,6 @@ pub(super) fn read_roots(ca: &Located<PathBuf>, report: &mut Report) -> Option<R
         }
     }
     Some(roots)
-}
-
-thread_local! {
-    /// An unbuffered connection of rustls' keeps its SNI to itself; but a certificate is always asked for.
-    static ASKED_FOR: Cell<Option<Arc<str>>> = const { Cell::new(None) };
-}
-
-/// The SNI, in lower case, of the ClientHello that rustls has read on this thread since the last call. To be asked as
-/// soon as rustls returns, before another connection has its turn.
-pub(super) fn take_sni() -> Option<Arc<str>> {
-    ASKED_FOR.take()
-}
-
-/// Chooses the certificate of a policy by SNI: exact name, wildcard of one label, else the first one. Where several
-/// have the name (RSA beside ECDSA), the first that the client can verify.
-#[derive(Debug)]
-struct Chooser {
-    first: Arc<CertifiedKey>,
-    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
-}
-
-impl Chooser {
-    fn new(certificates: &[OwnCertificate]) -> Option<Self> {
-        let first = Arc::clone(&certificates.first()?.key);
-        let mut chooser = Self { first, exact: HashMap::new(), wildcard: HashMap::new() };
-        for own in certificates {
-            for name in &own.names.exact {
-                chooser.exact.entry(name.clone()).or_default().push(Arc::clone(&own.key));
-            }
-            for suffix in &own.names.wildcard {
-                chooser.wildcard.entry(suffix.clone()).or_default().push(Arc::clone(&own.key));
-            }
-        }
-        Some(chooser)
-    }
-
-    fn named(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
-        let name = name.to_ascii_lowercase();
-        let wildcard = || name.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
-        self.exact.get(&name).or_else(wildcard).map(Vec::as_slice)
-    }
-}
-
-impl ResolvesServerCert for Chooser {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        ASKED_FOR.set(hello.server_name().map(|name| name.to_ascii_lowercase().into()));
-        let candidates = hello.server_name().and_then(|name| self.named(name)).unwrap_or_default();
-        let usable = |own: &&Arc<CertifiedKey>| own.key.choose_scheme(hello.signature_schemes()).is_some();
-        let chosen = candidates.iter().find(usable).or(candidates.first()).unwrap_or(&self.first);
-        Some(Arc::clone(chosen))
-    }
 }
 
 fn is_address(host: &HostPattern) -> bool {

@@ -23,14 +23,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use super::adapter::TlsStream;
-use super::certificate;
-use super::policy::{self, PolicyId, ServerPolicies};
+use super::makeup::Anchors;
+use super::policy::{PolicyId, ServerPolicies};
 use super::turns;
+use super::{certificate, chooser};
 use crate::transport::Socket;
 use crate::types::HttpVersion;
 
 /// First byte of a TLS record that holds a ClientHello (RFC 8446 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
+
+/// As logs write it.
+pub(super) const TLS13: &str = "TLSv1.3";
 
 /// Bytes read at once; a usual ClientHello with a post-quantum key share has about 1.7 KiB.
 const HELLO: usize = 4096;
@@ -56,8 +60,9 @@ pub struct TlsInfo {
     pub sni: Option<Arc<str>>,
     /// By ALPN; a client without ALPN speaks HTTP/1.1.
     pub alpn: HttpVersion,
-    pub policy: PolicyId,
-    /// `Some`: shown, and verified against the policy's `client_ca`.
+    /// The CAs by which the client was asked to prove itself; `None`: it was not asked.
+    pub anchors: Option<Anchors>,
+    /// `Some`: shown, and verified by one of those.
     pub client_certificate: Option<VerifiedClient>,
     /// `TLSv1.3`, `TLSv1.2`
     pub version: &'static str,
@@ -75,9 +80,9 @@ impl TlsInfo {
         Self {
             sni: Some(host.into()),
             alpn: HttpVersion::Http1,
-            policy: policies.select(Some(host)),
+            anchors: policies.anchors(policies.select(Some(host))),
             client_certificate: None,
-            version: "TLSv1.3",
+            version: TLS13,
             cipher: "",
             key_exchange: "",
             resumed: false,
@@ -175,7 +180,8 @@ pub async fn accept(policies: &ServerPolicies, mut socket: Socket, deadline: Ins
         let _ = timeout_at(crate::clock::now() + LINGER, stream.shutdown()).await;
         return Err(TlsError::NoCommonProtocol);
     };
-    let info = describe(stream.common(), hello, alpn);
+    let anchors = policies.anchors(hello.policy);
+    let info = describe(stream.common(), hello.sni, anchors, alpn);
     Ok(TlsAccepted { stream, info })
 }
 
@@ -206,7 +212,7 @@ async fn shake(policies: &ServerPolicies, mut socket: Socket, mut read: Vec<u8>)
         let mut handshake = pin!(stream.handshake(&read));
         poll_fn(|cx| {
             let polled = handshake.as_mut().poll(cx);
-            sni = policy::take_sni().or(sni.take());
+            sni = chooser::take_sni().or(sni.take());
             // The first poll has read the ClientHello; what follows is cheap.
             turn = None;
             polled
@@ -307,7 +313,7 @@ fn protocol(session: &CommonState, policies: &ServerPolicies) -> Option<HttpVers
     }
 }
 
-fn describe(session: &CommonState, Hello { sni, policy }: Hello, alpn: HttpVersion) -> TlsInfo {
+fn describe(session: &CommonState, sni: Option<Arc<str>>, anchors: Option<Anchors>, alpn: HttpVersion) -> TlsInfo {
     let client_certificate = session
         .peer_certificates()
         .and_then(<[_]>::first)
@@ -315,10 +321,10 @@ fn describe(session: &CommonState, Hello { sni, policy }: Hello, alpn: HttpVersi
     TlsInfo {
         sni,
         alpn,
-        policy,
+        anchors,
         client_certificate,
         version: session.protocol_version().and_then(|version| version.as_str()).map_or("", |name| match name {
-            "TLSv1_3" => "TLSv1.3",
+            "TLSv1_3" => TLS13,
             "TLSv1_2" => "TLSv1.2",
             other => other,
         }),

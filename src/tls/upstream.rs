@@ -17,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use super::makeup::Anchors;
 use super::policy::read_roots;
 use super::stream::ClientTlsStream;
 use super::{certificate, provider};
@@ -32,7 +33,7 @@ const STORED_SESSIONS: usize = 256;
 #[derive(Debug, Default)]
 pub struct SystemRoots {
     /// The outer `None`: not asked for yet. The inner: there are none.
-    read: Option<Option<Arc<RootCertStore>>>,
+    read: Option<Option<(Arc<RootCertStore>, Anchors)>>,
 }
 
 /// How an upstream's servers are reached over TLS. Clones share sessions.
@@ -167,14 +168,17 @@ impl SystemRoots {
             let mut roots = RootCertStore::empty();
             // Single broken files or certificates are the system's business, as long as something is left.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            (!roots.is_empty()).then(|| Arc::new(roots))
+            let anchors = Anchors::of(&roots);
+            (!roots.is_empty()).then(|| (Arc::new(roots), anchors))
         });
-        if roots.is_none() {
+        let Some((roots, anchors)) = roots else {
             report
                 .error("no-system-roots", spot, "this system has no CA certificates to verify the server with")
                 .help("install the ca-certificates package, or name the server's CA with ca = \"…\"");
-        }
-        roots.clone()
+            return None;
+        };
+        report.note_read(anchors.as_bytes());
+        Some(roots.clone())
     }
 }
 

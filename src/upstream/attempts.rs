@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::balance::{Ask, Lack};
 use super::failure::Failure;
 use super::group::{Group, Member, Picked, Tried};
+use super::places::Place;
 use super::queue::{Ticket, Wants};
 use super::send::Failed;
-use super::server::Place;
 use super::trail::Trail;
 use crate::clock::{self, Instant};
 

@@ -11,8 +11,8 @@ use hyper::client::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::dial::UpstreamStream;
+use super::places::Kept;
 use super::request_body::RequestBody;
-use super::server::Kept;
 use crate::clock::Instant;
 
 /// The head of an answer may be this large.

@@ -18,6 +18,7 @@ use super::balance::Candidate;
 use super::circuit::{Breaker, Gate};
 use super::definition::Definition;
 use super::health::{CheckCounts, Checks, LastCheck};
+use super::places::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::queue::Queue;
 use super::source::{Addresses, Sources};
 use super::whereabouts::{Location, Resolved, Whereabouts};
@@ -121,7 +122,7 @@ impl Server {
 
     /// A tunnel's place, for tests that have no tunnel.
     #[cfg(test)]
-    pub fn enter_tunnel(&self) -> TunnelShare {
+    pub fn enter_tunnel(&self) -> super::places::TunnelShare {
         self.try_enter().expect("room").become_tunnel()
     }
 
@@ -169,25 +170,6 @@ impl fmt::Debug for Server {
     }
 }
 
-/// What one thing counts in [`State::live`].
-#[derive(Clone, Copy)]
-pub(super) struct Live(u64);
-
-const REQUEST: Live = Live(1);
-const TUNNEL: Live = Live(1 << 32);
-
-fn requests(live: u64) -> u32 {
-    live as u32
-}
-
-fn tunnels(live: u64) -> u32 {
-    (live >> 32) as u32
-}
-
-fn total(live: u64) -> u32 {
-    requests(live).saturating_add(tunnels(live))
-}
-
 /// How a server stands towards new work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -208,9 +190,9 @@ pub enum Standing {
 pub struct State {
     /// Requests and handshakes under way, from their pick to the end of their answer, in the lower half; tunnels in the
     /// upper one. One number, so that a limit holds for their sum at every moment.
-    live: AtomicU64,
+    pub(super) live: AtomicU64,
     /// Connections that wait in a pool for their next request.
-    idle: AtomicU32,
+    pub(super) idle: AtomicU32,
     /// Who waits for a place at a server of its upstream.
     queue: OnceLock<Arc<Queue>>,
     /// Taking part since then; `None`: since the start.
@@ -292,7 +274,7 @@ impl State {
     }
 
     /// A request or tunnel has ended: its place goes to the first who waits for it, or to nobody.
-    fn leave(self: &Arc<Self>, what: Live) {
+    pub(super) fn leave(self: &Arc<Self>, what: Live) {
         let queue = self.queue.get();
         if let Some(queue) = queue.filter(|queue| !queue.is_empty()) {
             return queue.pass_on(self, what);
@@ -399,71 +381,6 @@ impl State {
         let warmth = elapsed.saturating_mul(1000) / ramp.as_millis().max(1);
         // A first tenth at once: something has to come for it to warm up.
         u32::try_from(warmth).unwrap_or(1000).clamp(100, 1000)
-    }
-}
-
-/// One request's place in the count of its server.
-#[derive(Debug)]
-pub(super) struct Place {
-    /// `None` once the place has become a tunnel's.
-    state: Option<Arc<State>>,
-}
-
-impl Place {
-    /// The request has become a tunnel.
-    pub fn become_tunnel(&mut self) -> TunnelShare {
-        let state = self.state.take();
-        if let Some(state) = &state {
-            state.live.fetch_add(TUNNEL.0 - REQUEST.0, Ordering::SeqCst);
-        }
-        TunnelShare { state }
-    }
-
-    /// Whether it is a place at that server.
-    pub(super) fn is_at(&self, server: &Server) -> bool {
-        self.state.as_ref().is_some_and(|state| Arc::ptr_eq(state, &server.state))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
-            state.leave(REQUEST);
-        }
-    }
-}
-
-/// One tunnel's place in the count of its server.
-#[derive(Debug)]
-pub struct TunnelShare {
-    /// Never `None`; of the size of a reference, as an idle tunnel wants it.
-    state: Option<Arc<State>>,
-}
-
-impl TunnelShare {
-    /// The server's.
-    pub fn state(&self) -> Option<&State> {
-        self.state.as_deref()
-    }
-}
-
-impl Drop for TunnelShare {
-    fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
-            state.leave(TUNNEL);
-        }
-    }
-}
-
-/// A connection's place in the count of those that are not in use.
-#[derive(Debug)]
-pub(super) struct Kept {
-    state: Arc<State>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.state.idle.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,10 +1,12 @@
 //! One thread with its own runtime: it takes arrivals and runs connections; nothing of a connection ever leaves it.
 //!
 //! Owns the tools that the worker's requests share without locks: the snapshot in use, pools, scratch buffer, timer
-//! wheel, access log. Ends when the process has ended.
+//! wheel, access log. Everything it is told comes through one inbox, in order: an arrival is served by the configuration
+//! that stood before it. Ends when the process has ended.
 
 mod command;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -35,9 +37,30 @@ const COMMANDS: usize = 16;
 /// The accept loop, as a worker may be given it.
 pub type Accepting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What a worker is told.
+pub enum Message {
+    Arrival(Arrival),
+    /// Another configuration, for every request whose head is whole from now on.
+    Configuration(NextConfiguration),
+}
+
+impl From<Arrival> for Message {
+    fn from(arrival: Arrival) -> Self {
+        Self::Arrival(arrival)
+    }
+}
+
+/// A configuration on its way to a worker.
+pub struct NextConfiguration {
+    pub snapshot: Arc<Snapshot>,
+    pub access: AccessLogHandle,
+    /// Dropped once the worker serves by it.
+    pub done: mpsc::Sender<Infallible>,
+}
+
 /// A worker that has been started.
 pub struct Worker {
-    pub port: WorkerPort,
+    pub port: WorkerPort<Message>,
     /// Questions and orders about its tunnels.
     pub commands: mpsc::Sender<Command>,
     accepting: Option<oneshot::Sender<Accepting>>,
@@ -90,7 +113,7 @@ struct Given {
     number: usize,
     numbers: Numbers,
     snapshot: Arc<Snapshot>,
-    inbox: UnboundedReceiver<Arrival>,
+    inbox: UnboundedReceiver<Message>,
     orders: mpsc::Receiver<Command>,
     accepting: oneshot::Receiver<Accepting>,
 }
@@ -108,9 +131,7 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
     let (phase, follower) = lifecycle.follow();
     lifecycle::spawn_local("phase follower", follower);
     // Tunnels wait for the end among themselves: whoever looks for them finds nobody else.
-    let (tunnels, follower) = lifecycle.follow();
-    lifecycle::spawn_local("phase follower", follower);
-    let registry = Rc::new(Registry::new(number, tunnels, numbers.clone()));
+    let registry = Rc::new(Registry::new(number, phase.part(), numbers.clone()));
     lifecycle::spawn_local("commands", command::obey(orders, registry.clone()));
     let (log, flusher) = access.worker();
     lifecycle::spawn_local("access log flusher", flusher);
@@ -123,7 +144,7 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
         }
     });
     // A task like any other: to wake the runtime's own future from within costs a system call.
-    lifecycle::spawn_local("inbox", take_arrivals(inbox, tools));
+    lifecycle::spawn_local("inbox", read_inbox(inbox, tools));
     phase.stop().ended().await;
     // Tunnels say Close, and wait a moment for the answer.
     lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
@@ -133,11 +154,20 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
     }
 }
 
-async fn take_arrivals(mut inbox: UnboundedReceiver<Arrival>, tools: Rc<Tools>) {
-    while let Some(arrival) = inbox.recv().await {
+async fn read_inbox(mut inbox: UnboundedReceiver<Message>, tools: Rc<Tools>) {
+    while let Some(message) = inbox.recv().await {
         if tools.phase.phase() == Phase::Ended {
             return;
         }
-        lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()));
+        match message {
+            Message::Arrival(arrival) => {
+                _ = lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()))
+            }
+            Message::Configuration(NextConfiguration { snapshot, access, done }) => {
+                tools.access.follow(&access);
+                tools.change(snapshot);
+                drop(done);
+            }
+        }
     }
 }

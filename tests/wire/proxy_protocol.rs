@@ -309,7 +309,8 @@ async fn prx_06_a_unix_socket_is_believed_where_it_is_named() {
     let more = listener("told", "proxy_protocol = { from = [\"unix\"] }") + &listener("plain", "");
     let stage = Setup::new().more(&more).start();
     for (name, header, expected) in [("told", V2, Some("192.0.2.7")), ("plain", b"", None)] {
-        let path = stage.gateway.url(name).rsplit_once("unix:").expect("a unix socket").1;
+        let url = stage.gateway.url(name);
+        let path = url.rsplit_once("unix:").expect("a unix socket").1;
         let mut client = within("a connection", tokio::net::UnixStream::connect(path)).await.expect("a listener");
         let request = Request::get("/n").field("Connection", "close");
         client.write_all(&[header, &request.to_h1()].concat()).await.expect("taken");
@@ -423,7 +424,8 @@ async fn prx_08_a_client_without_an_address_is_said_to_be_unknown() {
         let listener = "[[listener]]\nname = \"socket\"\naddress = \"unix:gate.sock\"\n";
         let upstream = format!("proxy_protocol = \"{version}\"");
         let stage = Setup::new().b1(Backend::introduced(None)).upstream(&upstream).more(listener).start();
-        let path = stage.gateway.url("socket").rsplit_once("unix:").expect("a unix socket").1;
+        let url = stage.gateway.url("socket");
+        let path = url.rsplit_once("unix:").expect("a unix socket").1;
         let mut client = within("a connection", tokio::net::UnixStream::connect(path)).await.expect("a listener");
         let request = Request::get("/n").field("Connection", "close");
         client.write_all(&request.to_h1()).await.expect("taken");

@@ -82,7 +82,7 @@ impl Story<'_> {
         if !uncovered.problems.is_empty() {
             self.line("tls", format!("no certificate covers {host}: clients that verify give up before they ask"));
         }
-        let required = policies.client_auth(info.policy) == ClientAuthMode::Required;
+        let required = policies.client_auth(policies.select(Some(host))) == ClientAuthMode::Required;
         if required {
             let shown = if self.question.client_certificate { "is" } else { "is assumed to be" };
             self.line("tls", format!("a client certificate is required before any request; one {shown} shown"));

@@ -44,7 +44,7 @@ pub fn folder_of(path: &Path) -> PathBuf {
 }
 
 /// `/dev/stdin`, or what a shell makes of `<(…)`: open already, so that nothing waits but for what is being written.
-fn is_handed_over(path: &Path) -> bool {
+pub fn is_handed_over(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 

@@ -37,6 +37,7 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
         listeners: draft.listeners,
         routes,
         upstreams,
+        written: draft.written,
     })
 }
 

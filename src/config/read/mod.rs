@@ -22,6 +22,7 @@ mod units;
 mod upstream;
 mod websocket;
 
+pub use include::is_handed_over;
 pub use units::show_size;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use toml::de::DeValue;
 use super::keys;
 use super::model::{Config, Listener, Log, Route, Server, Upstream};
 use super::report::{Located, Report, Severity, Source, Spot};
+use super::written::{Entry, Identity, Wording, Written};
+use crate::types::Name;
 use tree::{Cx, Node, Table};
 
 /// Reads a file and what it includes. No configuration where the report has errors.
@@ -75,6 +78,7 @@ struct Draft {
     listeners: Vec<Listener>,
     routes: Vec<DraftRoute>,
     upstreams: Vec<DraftUpstream>,
+    written: Written,
     /// A file could not be read in full: what is missing may stand in the rest of it.
     incomplete: bool,
 }
@@ -112,9 +116,14 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
     match included_by {
         None => {
-            let server = root.table(&mut cx, "server", &keys::SERVER);
-            draft.server = server.map(|table| server::server(&mut cx, table, &mut draft.include));
-            draft.log = root.table(&mut cx, "log", &keys::LOG).map(|table| server::log(&mut cx, table));
+            if let Some(table) = root.table(&mut cx, "server", &keys::SERVER) {
+                draft.written.server = table.wording(&cx);
+                draft.server = Some(server::server(&mut cx, table, &mut draft.include));
+            }
+            if let Some(table) = root.table(&mut cx, "log", &keys::LOG) {
+                draft.written.log = table.wording(&cx);
+                draft.log = Some(server::log(&mut cx, table));
+            }
         }
         Some(place) => {
             for key in ["server", "log"] {
@@ -128,10 +137,17 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
         }
     }
     for table in root.tables(&mut cx, "listener", &keys::LISTENER) {
-        draft.listeners.push(listener::listener(&mut cx, table));
+        let wording = table.wording(&cx);
+        let listener = listener::listener(&mut cx, table);
+        let (identity, name) = (Identity::Listener(listener.key()), listener.name.clone());
+        draft.written.listeners.push(Entry { identity, name, wording });
+        draft.listeners.push(listener);
     }
     for table in root.tables(&mut cx, "route", &keys::ROUTE) {
-        draft.routes.push(route::route(&mut cx, table));
+        let wording = table.wording(&cx);
+        let route = route::route(&mut cx, table);
+        draft.written.routes.push(named(&route.route.name, wording));
+        draft.routes.push(route);
     }
     if let Some(node) = root.take("upstream") {
         upstreams(&mut cx, draft, &node);
@@ -147,6 +163,10 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
             problem.spot.as_ref().is_some_and(|spot| spot.file == index && syntax::overlaps(&damaged, &spot.range));
         !(semantic && hidden && problem.severity == Severity::Error)
     });
+}
+
+fn named(name: &Name, wording: Wording) -> Entry {
+    Entry { identity: Identity::Name(name.clone()), name: name.clone(), wording }
 }
 
 fn upstreams(cx: &mut Cx<'_>, draft: &mut Draft, node: &Node<'_>) {
@@ -172,6 +192,7 @@ fn upstreams(cx: &mut Cx<'_>, draft: &mut Draft, node: &Node<'_>) {
         };
         let mut table = Table::new(&keys::UPSTREAM, entries, group.spot);
         table.header = format!("[upstream.{}]", name.get_ref());
+        draft.written.upstreams.push(named(&Name::new(&**name.get_ref()), table.wording(cx)));
         upstream::check_name(cx, name.get_ref(), &name_spot);
         let upstream = upstream::upstream(cx, table, name.get_ref());
         draft.upstreams.push(DraftUpstream { upstream, name_spot });

@@ -16,6 +16,7 @@ use super::suggest::nearest;
 use super::units;
 use crate::config::keys::{SECTIONS, Section};
 use crate::config::report::{Located, Problem, Report, Spot};
+use crate::config::written::Wording;
 
 const BOOLEAN: &str = "true or false";
 const INTEGER: &str = "a whole number";
@@ -138,6 +139,11 @@ impl<'t> Table<'t> {
     pub fn new(section: &'static Section, entries: &'t DeTable<'t>, spot: Spot) -> Self {
         let file = spot.file;
         Self { section, spot, header: section.header.to_owned(), file, entries, taken: BTreeSet::new() }
+    }
+
+    /// What it says, for comparison.
+    pub fn wording(&self, cx: &Cx<'_>) -> Wording {
+        Wording::of(self.entries, &cx.base)
     }
 
     pub fn take(&mut self, key: &'static str) -> Option<Node<'t>> {

@@ -90,7 +90,7 @@ async fn a_listener_for_h2_alone_closes_on_a_client_without_alpn() {
         policies: Vec::new(),
     };
     let protocols = Protocols { http1: false, http2: true };
-    let policies = Arc::new(ServerPolicies::build(&tls, protocols, &mut Report::default()).expect("good"));
+    let policies = Arc::new(ServerPolicies::build(&tls, protocols, None, &mut Report::default()).expect("good"));
     let (accepted, client) = meet(&policies, &Arc::new(ca.trusting_client(None, &[])), "a.test").await;
     assert!(matches!(accepted, Err(TlsError::NoCommonProtocol)), "{accepted:?}");
     assert_eq!(client.expect("agreed").read(&mut [0]).await.expect("close_notify"), 0);
@@ -191,11 +191,11 @@ async fn the_policy_is_chosen_by_sni_and_hosts_belong_to_the_same_one() {
     assert!(matches!(accepted, Err(TlsError::ClientCertificate(_))), "{accepted:?}");
     let (accepted, client) = meet(&policies, &nobody, "a.test").await;
     let mut accepted = accepted.expect("no certificate needed");
-    assert_eq!(accepted.info.policy, PolicyId::DEFAULT);
+    assert_eq!(accepted.info.anchors, None);
     talk(&mut accepted, &mut client.expect("connected")).await;
     let somebody = ca.client("x", |_| {});
     let (accepted, _) = meet(&policies, &Arc::new(ca.trusting_client(Some(&somebody), &[])), "mtls.test").await;
-    assert_eq!(accepted.expect("verified").info.policy, mtls);
+    assert_eq!(accepted.expect("verified").info.anchors, policies.anchors(mtls));
 }
 
 /// CVE-2025-23419: a ticket from the open policy must not get a client past the one that wants a certificate.

@@ -15,7 +15,7 @@ fn codes(report: &Report) -> Vec<&'static str> {
 
 fn problems_of(tls: &ListenerTls) -> Report {
     let mut report = Report::default();
-    let built = ServerPolicies::build(tls, BOTH, &mut report);
+    let built = ServerPolicies::build(tls, BOTH, None, &mut report);
     assert_eq!(built.is_none(), report.has_errors());
     report
 }

@@ -4,6 +4,7 @@ mod adapter;
 mod downstream;
 mod engine;
 mod files;
+mod reload;
 mod upstream;
 
 use std::path::PathBuf;
@@ -162,7 +163,7 @@ pub fn pattern(host: &str) -> HostPattern {
 /// Builds policies that must have no problem at all.
 pub fn build(tls: &ListenerTls) -> Arc<ServerPolicies> {
     let mut report = Report::default();
-    let built = ServerPolicies::build(tls, BOTH, &mut report);
+    let built = ServerPolicies::build(tls, BOTH, None, &mut report);
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     Arc::new(built.expect("no problems"))
 }

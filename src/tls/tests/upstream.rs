@@ -59,7 +59,7 @@ async fn meet_server(
 ) -> (Result<ClientTlsStream, UpstreamTlsError>, usize) {
     let files = Files::new();
     let tls = ListenerTls { default: policy(vec![files.pair(pair)], ClientAuth::None), policies: Vec::new() };
-    let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
+    let policies = ServerPolicies::build(&tls, BOTH, None, &mut Report::default()).expect("built");
     let (ours, theirs) = sockets().await;
     let (accepted, connected) = tokio::join!(
         accept(&policies, theirs, Instant::now() + PATIENCE),
@@ -208,7 +208,7 @@ async fn what_is_offered_is_what_the_upstream_may_speak_or_http_1_alone() {
         described.protocols = Protocols { http1, http2 };
         let client = build_client(&described);
         for (offer, chosen) in [(Offer::Protocols, chosen), (Offer::Http1, "http/1.1")] {
-            let policies = ServerPolicies::build(&tls, BOTH, &mut Report::default()).expect("built");
+            let policies = ServerPolicies::build(&tls, BOTH, None, &mut Report::default()).expect("built");
             let (ours, theirs) = sockets().await;
             let accepting = accept(&policies, theirs, Instant::now() + PATIENCE);
             let (_accepted, connected) =
@@ -217,7 +217,7 @@ async fn what_is_offered_is_what_the_upstream_may_speak_or_http_1_alone() {
         }
         // One without HTTP/1.1 is not talked into it.
         let only_http1 = Protocols { http1: true, http2: false };
-        let policies = ServerPolicies::build(&tls, only_http1, &mut Report::default()).expect("built");
+        let policies = ServerPolicies::build(&tls, only_http1, None, &mut Report::default()).expect("built");
         let (ours, theirs) = sockets().await;
         let accepting = accept(&policies, theirs, Instant::now() + PATIENCE);
         let connecting = client.connect("backend.test", Offer::Protocols, Socket::Tcp(ours));

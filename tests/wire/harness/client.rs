@@ -19,6 +19,8 @@ pub struct TlsOptions {
     pub send_sni: bool,
     pub alpn: Vec<&'static str>,
     pub certificate: Option<ClientKind>,
+    /// TLS 1.2 and nothing newer.
+    pub tls12: bool,
     /// What is sent before TLS begins, in one segment with its first bytes.
     pub introduction: Vec<u8>,
 }
@@ -31,6 +33,7 @@ impl TlsOptions {
             send_sni: true,
             alpn: vec!["http/1.1"],
             certificate: None,
+            tls12: false,
             introduction: Vec::new(),
         }
     }
@@ -42,6 +45,11 @@ impl TlsOptions {
 
     pub fn certificate(mut self, kind: ClientKind) -> Self {
         self.certificate = Some(kind);
+        self
+    }
+
+    pub fn tls12(mut self) -> Self {
+        self.tls12 = true;
         self
     }
 
@@ -83,7 +91,7 @@ impl Client {
             // Waits for what TLS writes.
             rustix::net::send(&socket, &options.introduction, rustix::net::SendFlags::MORE)?;
         }
-        let config = pki().client_config(&options.alpn, options.send_sni, options.certificate);
+        let config = pki().client_config(options);
         let name = ServerName::try_from(options.name.clone()).expect("a server name");
         let connector = TlsConnector::from(Arc::new(config));
         let tls = within("a TLS handshake", connector.connect(name, socket)).await?;

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{eventually, patience, pki};
+use super::{Leaf, eventually, patience, pki};
 
 pub struct Gateway {
     child: Child,
-    addresses: Vec<(String, String)>,
+    /// Name and URL of each listener, in the order in which they were announced.
+    addresses: Arc<Mutex<Vec<(String, String)>>>,
     stderr: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 fn folder_with(toml: &str) -> TempDir {
@@ -56,10 +57,15 @@ impl Gateway {
         let mut child = command(folder.path(), descriptors).spawn().expect("the binary");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (announce, announced) = mpsc::channel();
+        let addresses = Arc::new(Mutex::new(Vec::new()));
+        let known = addresses.clone();
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                let _ = announcement(&line).map(|found| announce.send(found));
+                if let Some(found) = announcement(&line) {
+                    known.lock().expect("a whole list").push(found);
+                    let _ = announce.send(());
+                }
             }
         });
         let (errors, sink) = (child.stderr.take().expect("a pipe"), stderr.clone());
@@ -70,11 +76,11 @@ impl Gateway {
                 text.push('\n');
             }
         });
-        let mut gateway = Self { child, addresses: Vec::new(), stderr, reader: Some(reader), _folder: folder };
+        let gateway = Self { child, addresses, stderr, reader: Some(reader), folder };
         let deadline = Instant::now() + patience();
         for _ in 0..toml.matches("[[listener]]").count() {
             match announced.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(found) => gateway.addresses.push(found),
+                Ok(()) => {}
                 Err(_) => panic!("the gateway does not listen; it said:\n{}\nfor:\n{toml}", gateway.stderr()),
             }
         }
@@ -104,10 +110,65 @@ impl Gateway {
         url.split_once("://").and_then(|(_, address)| address.parse().ok()).unwrap_or_else(|| panic!("{url}"))
     }
 
-    /// As announced, with its scheme.
-    pub fn url(&self, name: &str) -> &str {
-        let found = self.addresses.iter().find(|(other, _)| other == name);
-        &found.unwrap_or_else(|| panic!("no listener {name}: {:?}", self.addresses)).1
+    /// As announced, with its scheme; where several had the name, the last one.
+    pub fn url(&self, name: &str) -> String {
+        let all = self.addresses.lock().expect("a whole list");
+        let found = all.iter().rfind(|(other, _)| other == name);
+        found.unwrap_or_else(|| panic!("no listener {name}: {all:?}")).1.clone()
+    }
+
+    /// Waits until a listener that a reload adds has announced its address.
+    pub async fn announced(&self, name: &str) -> SocketAddr {
+        let is_there = || self.addresses.lock().expect("a whole list").iter().any(|(other, _)| other == name);
+        eventually(&format!("listening of {name}"), is_there).await;
+        self.address(name)
+    }
+
+    /// Where its configuration and certificates are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a file in place of another in one step, as careful tools do.
+    pub fn replace(&self, name: &str, text: &str) {
+        let fresh = self.folder().join(format!(".{name}.new").replace('/', "-"));
+        std::fs::write(&fresh, text).expect("a writable folder");
+        std::fs::rename(fresh, self.folder().join(name)).expect("a writable folder");
+    }
+
+    /// Certificate and key.
+    pub fn replace_certificate(&self, name: &str, leaf: &Leaf) {
+        self.replace(&format!("{name}.key"), &leaf.key_pem);
+        self.replace(&format!("{name}.pem"), &leaf.cert_pem);
+    }
+
+    /// SIGHUP, and the event that says what has come of it.
+    pub async fn reload(&self) -> serde_json::Value {
+        let before = self.reloads().len();
+        self.hang_up();
+        eventually("the end of a reload", || self.reloads().len() > before).await;
+        self.reloads().remove(before)
+    }
+
+    /// With another file.
+    pub async fn reload_with(&self, toml: &str) -> serde_json::Value {
+        self.replace("portcullis.toml", toml);
+        self.reload().await
+    }
+
+    /// Reloads that have ended, one way or the other.
+    pub fn reloads(&self) -> Vec<serde_json::Value> {
+        let is_end = |event: &serde_json::Value| {
+            event["message"].as_str().is_some_and(|text| text == "reloaded" || text.starts_with("no reload"))
+        };
+        self.events().into_iter().filter(is_end).collect()
+    }
+
+    /// The event log.
+    pub fn events(&self) -> Vec<serde_json::Value> {
+        let text = self.stderr();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line.get("level").is_some()).collect()
     }
 
     pub fn stderr(&self) -> String {
@@ -160,8 +221,17 @@ impl Gateway {
 
     /// SIGTERM.
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a living process");
+        rustix::process::kill_process(pid, signal).expect("a living process");
     }
 
     pub async fn exit(&mut self) -> ExitStatus {

@@ -44,17 +44,26 @@ impl H2 {
         head: http::Request<()>,
         end: bool,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        self.try_begin(head, end).await.expect("an open connection")
+    }
+
+    /// An error where the connection takes no more requests.
+    async fn try_begin(
+        &mut self,
+        head: http::Request<()>,
+        end: bool,
+    ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
         if head.extensions().get::<h2::ext::Protocol>().is_some() {
             let sender = self.sender.clone();
             eventually("ENABLE_CONNECT_PROTOCOL", || sender.is_extended_connect_protocol_enabled()).await;
         }
-        let mut sender = within("room for a stream", self.sender.clone().ready()).await.expect("an open connection");
-        sender.send_request(head, end).expect("a request that can be sent")
+        let mut sender = within("room for a stream", self.sender.clone().ready()).await?;
+        sender.send_request(head, end)
     }
 
     /// A whole answer; an error where the stream or the connection was ended instead.
     pub async fn try_ask(&mut self, request: &Request) -> Result<Answer, h2::Error> {
-        let (answer, mut send) = self.begin(request.to_h2(), request.body.is_none()).await;
+        let (answer, mut send) = self.try_begin(request.to_h2(), request.body.is_none()).await?;
         if let Some(body) = &request.body {
             send_all(&mut send, Bytes::from(body.clone()), true).await?;
         }
@@ -68,7 +77,7 @@ impl H2 {
 
     /// The answer's head, and the stream where it is 200.
     pub async fn open(&mut self, handshake: &Handshake) -> Result<(Answer, Option<H2Stream>), h2::Error> {
-        let (answer, send) = self.begin(handshake.to_h2(), false).await;
+        let (answer, send) = self.try_begin(handshake.to_h2(), false).await?;
         let answer = within("an answer", answer).await?;
         if answer.status() != 200 {
             return Ok((whole(answer).await?, None));

@@ -32,7 +32,7 @@ pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
 pub use h2server::{Exchange, H2Server};
 pub use head::{Answer, Fields, Head};
-pub use pki::{ClientKind, ServerKind, pki};
+pub use pki::{ClientKind, Leaf, ServerKind, pki};
 pub use rawh2::{DATA, END_STREAM, GOAWAY, HEADERS, Outcome, RST_STREAM, RawH2, block};
 pub use request::{A0, Handshake, K0, Request, SMUG};
 pub use setup::{Setup, Stage};

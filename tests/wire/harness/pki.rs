@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::TlsOptions;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -52,6 +53,8 @@ pub struct Pki {
     pub mtls: Leaf,
     client_authority_pem: String,
     client_authority: CertificateDer<'static>,
+    servers: Authority,
+    strangers: Authority,
     clients: Vec<(ClientKind, Leaf)>,
     backends: Vec<(ServerKind, Leaf)>,
     provider: Arc<CryptoProvider>,
@@ -125,14 +128,18 @@ impl Pki {
             (ServerKind::WrongName, issue(params(&["other.test"], ServerAuth), Some(&servers))),
             (ServerKind::Expired, issue(expired(backend()), Some(&servers))),
         ];
+        let (a, b, mtls) = (server("a.test"), server("b.test"), server("mtls.test"));
+        let (authority_pem, authority) = (servers.1.pem(), servers.1.der().clone());
         Self {
-            a: server("a.test"),
-            b: server("b.test"),
-            mtls: server("mtls.test"),
-            authority_pem: servers.1.pem(),
-            authority: servers.1.der().clone(),
+            a,
+            b,
+            mtls,
+            authority_pem,
+            authority,
             client_authority_pem: visitors.1.pem(),
             client_authority: visitors.1.der().clone(),
+            servers,
+            strangers,
             clients,
             backends,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
@@ -153,6 +160,16 @@ impl Pki {
         }
     }
 
+    /// A further certificate for a name, as after a renewal.
+    pub fn renewed(&self, name: &str) -> Leaf {
+        issue(params(&[name], ExtendedKeyUsagePurpose::ServerAuth), Some(&self.servers))
+    }
+
+    /// The authority of [`ClientKind::OtherCa`], which is not that of `clients.pem`.
+    pub fn other_clients(&self) -> String {
+        self.strangers.1.pem()
+    }
+
     fn client(&self, kind: ClientKind) -> &Leaf {
         &self.clients.iter().find(|(other, _)| *other == kind).expect("every kind is made").1
     }
@@ -162,19 +179,20 @@ impl Pki {
     }
 
     /// A client that trusts the test authority.
-    pub fn client_config(&self, alpn: &[&str], sni: bool, certificate: Option<ClientKind>) -> rustls::ClientConfig {
+    pub fn client_config(&self, options: &TlsOptions) -> rustls::ClientConfig {
+        let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::DEFAULT_VERSIONS };
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.clone()).expect("a root");
         let builder = rustls::ClientConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("protocol versions")
             .with_root_certificates(roots);
-        let mut config = match certificate.map(|kind| self.client(kind)) {
+        let mut config = match options.certificate.map(|kind| self.client(kind)) {
             Some(leaf) => builder.with_client_auth_cert(vec![leaf.cert.clone()], leaf.key()).expect("a client key"),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config.enable_sni = sni;
+        config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.enable_sni = options.send_sni;
         config
     }
 

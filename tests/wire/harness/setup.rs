@@ -6,6 +6,8 @@ use super::{Backend, Client, Gateway, H2, TlsOptions};
 pub struct Stage {
     // Declared first, so that the gateway is gone before its backends are judged.
     pub gateway: Gateway,
+    /// The configuration that it was started with.
+    pub toml: String,
     pub b1: Backend,
     pub b2: Backend,
     pub b3: Backend,
@@ -39,6 +41,14 @@ impl Stage {
 
     pub async fn h2(&self) -> H2 {
         H2::connect(self).await
+    }
+
+    /// Reloads with a piece of the first configuration exchanged, and fails the test unless that is put in use.
+    pub async fn reload_with(&self, old: &str, new: &str) -> serde_json::Value {
+        assert!(self.toml.contains(old), "{old} is not in\n{}", self.toml);
+        let event = self.gateway.reload_with(&self.toml.replace(old, new)).await;
+        assert_eq!(event["message"], "reloaded", "{old} -> {new}");
+        event
     }
 
     /// Fails unless a fresh connection gets its own answer.
@@ -164,7 +174,7 @@ impl Setup {
             .replace("{P1}", &b1.address.port().to_string())
             .replace("{B2}", &b2.address.to_string())
             .replace("{B3}", &b3.address.to_string());
-        Stage { gateway: Gateway::start_with(&toml, self.descriptors), b1, b2, b3, introduction: Vec::new() }
+        Stage { gateway: Gateway::start_with(&toml, self.descriptors), toml, b1, b2, b3, introduction: Vec::new() }
     }
 
     fn toml(&self) -> String {
