@@ -6,11 +6,11 @@
 mod delivery;
 mod downstream;
 mod entry;
+pub mod live;
 mod outbound;
 mod plain;
 pub mod plan;
 mod record;
-pub mod registry;
 mod stalls;
 mod tools;
 mod tunnel;
