@@ -14,7 +14,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use portcullis::config;
 use portcullis::config::model::{AccessTarget, LogFormat};
-use portcullis::exchange::registry::{CloseOrder, Matches, TunnelRow, TunnelState, Which};
+use portcullis::exchange::live::{CloseOrder, Matches, TunnelRow, TunnelState, Which};
 use portcullis::lifecycle::Lifecycle;
 use portcullis::limits::Connections;
 use portcullis::listener::{Arrival, ArrivedSocket, LoadGuard};

@@ -704,8 +704,8 @@ fn what_later_releases_bring_is_promised_nowhere() {
     // And what README says is missing is refused in the words that it gives.
     let (output, code) = shell(
         root(),
-        "printf '[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"ws://127.0.0.1:1\"\\n[route.websocket]\\n\
-         close_removed = true\\n' | portcullis check --config /dev/stdin",
+        "printf '[admin]\\n[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"http://127.0.0.1:1\"\\n' \
+         | portcullis check --config /dev/stdin",
     );
     assert!(code == Some(2) && output.contains("is not in this release"), "{output}");
 }

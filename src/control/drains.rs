@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::pace::{Pace, Random};
 use super::tunnels::Tunnels;
 use crate::clock::{self, Instant};
-use crate::exchange::registry::{CloseOrder, Matches, TunnelRef, TunnelState};
+use crate::exchange::live::{CloseOrder, Matches, TunnelRef, TunnelState};
 use crate::snapshot::Snapshot;
 use crate::types::Name;
 use crate::upstream::{Definition, Server, State};

@@ -13,7 +13,7 @@ use super::{Closed, Drains, NoSuchServer, Tunnels};
 use crate::clock::{self, Instant};
 use crate::config;
 use crate::exchange::Way;
-use crate::exchange::registry::{CloseOrder, Matches, Page, Progress, TunnelRef, TunnelRow, TunnelState, Which};
+use crate::exchange::live::{CloseOrder, Matches, Page, Progress, TunnelRef, TunnelRow, TunnelState, Which};
 use crate::snapshot::Snapshot;
 use crate::telemetry::end::EndReason;
 use crate::types::{HttpVersion, Peer};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::model::Route;
-use crate::exchange::registry::{CloseOrder, Matches, Page, TunnelRef, TunnelRow, Which};
+use crate::exchange::live::{CloseOrder, Matches, Page, TunnelRef, TunnelRow, Which};
 use crate::snapshot::Snapshot;
 use crate::types::Name;
 use crate::worker::Command;

@@ -7,13 +7,13 @@
 mod delivery;
 mod downstream;
 mod entry;
+pub mod live;
 mod live_listener;
 mod outbound;
 mod plain;
 pub mod plan;
 mod promise;
 mod record;
-pub mod registry;
 mod stalls;
 mod tools;
 mod tunnel;

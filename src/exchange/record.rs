@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::registry::Registry;
+use super::live::LiveTunnels;
 use crate::clock::Instant;
 use crate::lifecycle::Phase;
 use crate::telemetry::access::{AccessEvent, AccessLog, AccessRecord};
@@ -40,7 +40,7 @@ pub struct Way {
 pub struct Place {
     way: Arc<Way>,
     access: Rc<AccessLog>,
-    registry: Rc<Registry>,
+    live: Rc<LiveTunnels>,
 }
 
 /// The places of one worker's tunnels.
@@ -50,7 +50,7 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn find(&self, way: Way, access: &Rc<AccessLog>, registry: &Rc<Registry>) -> Rc<Place> {
+    pub fn find(&self, way: Way, access: &Rc<AccessLog>, live: &Rc<LiveTunnels>) -> Rc<Place> {
         let mut places = self.places.borrow_mut();
         if let Some(place) = places.get(&way) {
             return place.clone();
@@ -60,7 +60,7 @@ impl Places {
             places.retain(|_, place| Rc::strong_count(place) > 1);
         }
         let way = Arc::new(way);
-        let place = Rc::new(Place { way: way.clone(), access: access.clone(), registry: registry.clone() });
+        let place = Rc::new(Place { way: way.clone(), access: access.clone(), live: live.clone() });
         places.insert(way, place.clone());
         place
     }
@@ -165,13 +165,13 @@ impl TunnelRecord {
             Peer::Tcp(address) => Some((address.ip().to_canonical(), address.port())),
             Peer::Unix => None,
         };
-        let number = place.registry.number();
+        let number = place.live.number();
         Self { place, words, number, connection, started, upstream_time, peer, cut: None, is_told: false }
     }
 
     /// Where its worker asks it.
-    pub fn registry(&self) -> &Registry {
-        &self.place.registry
+    pub fn live(&self) -> &LiveTunnels {
+        &self.place.live
     }
 
     pub fn number(&self) -> u64 {
@@ -261,7 +261,7 @@ impl TunnelRecord {
 impl Drop for TunnelRecord {
     fn drop(&mut self) {
         if !self.is_told {
-            let drained = (self.place.registry.phase() == Phase::Ended).then_some(EndReason::Drained);
+            let drained = (self.place.live.phase() == Phase::Ended).then_some(EndReason::Drained);
             self.tell(self.cut.or(drained).unwrap_or(EndReason::ClientClosed), None);
         }
     }

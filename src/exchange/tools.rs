@@ -16,9 +16,9 @@ use crate::transport::Scratch;
 use crate::types::{Name, Peer};
 use crate::upstream::{Definition, Group};
 
+use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
-use super::registry::Registry;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -30,7 +30,7 @@ pub struct Tools {
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
     /// The live tunnels.
-    pub registry: Rc<Registry>,
+    pub live: Rc<LiveTunnels>,
     places: Places,
     pub(super) numbers: Numbers,
 }
@@ -88,12 +88,12 @@ impl Generation {
 }
 
 impl Tools {
-    /// `phase`, `access`, `wheel` and `registry` are the worker's own.
+    /// `phase`, `access`, `wheel` and `live` are the worker's own.
     pub fn new(
         snapshot: Arc<Snapshot>,
         lifecycle: Lifecycle,
         phase: Rc<WorkerPhase>,
-        registry: Rc<Registry>,
+        live: Rc<LiveTunnels>,
         access: Rc<AccessLog>,
         wheel: Rc<Wheel>,
         numbers: Numbers,
@@ -109,7 +109,7 @@ impl Tools {
             wheel,
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
-            registry,
+            live,
             places: Places::default(),
             numbers,
         }
@@ -117,7 +117,7 @@ impl Tools {
 
     /// What all tunnels that go one way have in common.
     pub(super) fn place(&self, way: Way) -> Rc<Place> {
-        self.places.find(way, &self.access, &self.registry)
+        self.places.find(way, &self.access, &self.live)
     }
 
     /// The one line of a connection that did not get as far as HTTP.

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::live;
 use super::record::TunnelRecord;
-use super::registry;
 use super::tools::Tools;
 use crate::http::OpenRequest;
 use crate::lifecycle;
@@ -57,7 +57,7 @@ impl Tunnel {
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
         let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
-        let mut splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.registry.enter());
+        let mut splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.live.enter());
         if is_outlived {
             splice.obey(&Arc::new(CloseOrder::route_removed()));
         }
@@ -92,8 +92,8 @@ impl<T: Transport, H> Running<T, H> {
     /// Answers whoever asks this tunnel something: lists it, or begins to close it.
     fn answer(&mut self) {
         let (Some(place), Some(server)) = (self.splice.place(), self.share.state()) else { return };
-        if let Some(ask) = self.record.registry().asked(place) {
-            let row = registry::row(&self.record, place, self.splice.progress());
+        if let Some(ask) = self.record.live().asked(place) {
+            let row = live::row(&self.record, place, self.splice.progress());
             ask.answer(row, server, |order| self.splice.obey(order));
         }
     }

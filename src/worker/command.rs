@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::exchange::registry::{CloseOrder, Matches, Page, Registry, Which};
+use crate::exchange::live::{CloseOrder, LiveTunnels, Matches, Page, Which};
 
 /// One command.
 pub enum Command {
@@ -19,15 +19,15 @@ pub enum Command {
 }
 
 /// Carries out commands as they come, until nobody can send one any more.
-pub(super) async fn obey(mut commands: mpsc::Receiver<Command>, registry: Rc<Registry>) {
+pub(super) async fn obey(mut commands: mpsc::Receiver<Command>, live: Rc<LiveTunnels>) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::List { from, matches, reply } if !reply.is_closed() => {
                 // Whoever has gone meanwhile does not miss it.
-                let _ = reply.send(registry.list(from, &matches).await);
+                let _ = reply.send(live.list(from, &matches).await);
             }
             Command::Close { which, order, reply } if !reply.is_closed() => {
-                let _ = reply.send(registry.close(which, order).await);
+                let _ = reply.send(live.close(which, order).await);
             }
             Command::List { .. } | Command::Close { .. } => {}
         }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::{self, Wheel};
 use crate::connection;
-use crate::exchange::registry::Registry;
+use crate::exchange::live::LiveTunnels;
 use crate::exchange::{Numbers, Tools};
 use crate::lifecycle::{self, Lifecycle, Phase};
 use crate::listener::{Arrival, WorkerLoad, WorkerPort};
@@ -131,13 +131,13 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
     let (phase, follower) = lifecycle.follow();
     lifecycle::spawn_local("phase follower", follower);
     // Tunnels wait for the end among themselves: whoever looks for them finds nobody else.
-    let registry = Rc::new(Registry::new(number, phase.part(), numbers.clone()));
-    lifecycle::spawn_local("commands", command::obey(orders, registry.clone()));
+    let live = Rc::new(LiveTunnels::new(number, phase.part(), numbers.clone()));
+    lifecycle::spawn_local("commands", command::obey(orders, live.clone()));
     let (log, flusher) = access.worker();
     lifecycle::spawn_local("access log flusher", flusher);
     let (wheel, ticker) = Wheel::new();
     lifecycle::spawn_local("timer wheel", ticker.on_descriptor());
-    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), registry, log, wheel, numbers));
+    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), live, log, wheel, numbers));
     lifecycle::spawn_local("acceptor", async move {
         if let Ok(accepting) = accepting.await {
             accepting.await;

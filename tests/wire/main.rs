@@ -7,6 +7,7 @@
 
 mod balance;
 mod closes;
+mod drains;
 mod early;
 mod ejection;
 mod floods;

@@ -86,7 +86,7 @@ pub enum Which {
 }
 
 /// The live tunnels of one worker.
-pub struct Registry {
+pub struct LiveTunnels {
     worker: u32,
     phase: Rc<WorkerPhase>,
     numbers: Numbers,
@@ -126,7 +126,7 @@ impl Ask {
     }
 }
 
-impl Registry {
+impl LiveTunnels {
     /// `phase` is the worker's, for tunnels alone.
     pub fn new(worker: usize, phase: Rc<WorkerPhase>, numbers: Numbers) -> Self {
         Self { worker: worker as u32, phase, numbers, asks: RefCell::default(), open: Cell::new(0) }
@@ -241,16 +241,16 @@ impl Registry {
     }
 }
 
-impl fmt::Debug for Registry {
+impl fmt::Debug for LiveTunnels {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Registry").field("open", &self.open).finish_non_exhaustive()
+        out.debug_struct("LiveTunnels").field("open", &self.open).finish_non_exhaustive()
     }
 }
 
 /// What a tunnel says of itself; `place` is where it waits.
 pub(super) fn row(record: &TunnelRecord, place: u32, progress: Progress) -> TunnelRow {
     TunnelRow {
-        tunnel: TunnelRef { number: record.number(), worker: record.registry().worker, place },
+        tunnel: TunnelRef { number: record.number(), worker: record.live().worker, place },
         connection: record.connection(),
         way: record.way().clone(),
         peer: record.peer(),
@@ -273,7 +273,7 @@ mod tests {
     use crate::types::HttpVersion;
 
     struct Bench {
-        registry: Rc<Registry>,
+        live: Rc<LiveTunnels>,
         /// Turns that all tunnels have had.
         turns: Rc<Cell<usize>>,
         tasks: Vec<JoinHandle<()>>,
@@ -281,8 +281,8 @@ mod tests {
 
     fn bench(tunnels: usize) -> Bench {
         let (phase, _) = Lifecycle::new().follow();
-        let registry = Rc::new(Registry::new(3, phase, Numbers::new(0, 1)));
-        let mut bench = Bench { registry, turns: Rc::default(), tasks: Vec::new() };
+        let live = Rc::new(LiveTunnels::new(3, phase, Numbers::new(0, 1)));
+        let mut bench = Bench { live, turns: Rc::default(), tasks: Vec::new() };
         (0..tunnels).for_each(|_| bench.open());
         bench
     }
@@ -315,14 +315,14 @@ mod tests {
     impl Bench {
         /// A tunnel that ends when it is told to close.
         fn open(&mut self) {
-            let (registry, turns, server) = (self.registry.clone(), self.turns.clone(), State::default());
-            let mut stop = registry.enter();
+            let (live, turns, server) = (self.live.clone(), self.turns.clone(), State::default());
+            let mut stop = live.enter();
             let place = stop.place().expect("entered");
-            let tunnel = TunnelRef { number: registry.number(), worker: registry.worker, place };
+            let tunnel = TunnelRef { number: live.number(), worker: live.worker, place };
             self.tasks.push(tokio::task::spawn_local(poll_fn(move |cx| {
                 turns.set(turns.get() + 1);
                 let mut is_closed = false;
-                if let Some(ask) = registry.asked(place) {
+                if let Some(ask) = live.asked(place) {
                     ask.answer(row(tunnel), &server, |_| !std::mem::replace(&mut is_closed, true));
                 }
                 if is_closed { Poll::Ready(()) } else { stop.poll_ended(cx) }
@@ -333,7 +333,7 @@ mod tests {
         async fn list(&self, matches: &Matches) -> Vec<TunnelRef> {
             let (mut from, mut all) = (Some(0), Vec::new());
             while let Some(place) = from {
-                let page = self.registry.list(place, matches).await;
+                let page = self.live.list(place, matches).await;
                 assert!(page.rows.len() <= PAGE);
                 all.extend(page.rows.into_iter().map(|row| row.tunnel));
                 from = page.next;
@@ -367,7 +367,7 @@ mod tests {
         let odd: Matches = Arc::new(|row, _| row.tunnel.number % 2 == 1);
         assert_eq!(bench.list(&odd).await.len(), 1_500);
         assert_eq!(bench.turns.get() - before, 3_000);
-        assert!(bench.registry.asks.borrow().is_empty() && bench.registry.open.get() == 0);
+        assert!(bench.live.asks.borrow().is_empty() && bench.live.open.get() == 0);
     }
 
     #[tokio::test(flavor = "local")]
@@ -390,40 +390,40 @@ mod tests {
     async fn those_who_are_meant_are_closed_and_counted_and_nobody_else() {
         let bench = bench(1_000);
         let odd: Matches = Arc::new(|row, _| row.tunnel.number % 2 == 1);
-        assert_eq!(bench.registry.close(Which::All(odd.clone()), order()).await, 500);
+        assert_eq!(bench.live.close(Which::All(odd.clone()), order()).await, 500);
         assert_eq!((bench.open_tunnels(), bench.list(&odd).await), (500, vec![]));
-        assert_eq!(bench.registry.close(Which::All(odd), order()).await, 0);
+        assert_eq!(bench.live.close(Which::All(odd), order()).await, 0);
         let these = bench.list(&all()).await[..200].to_vec();
-        assert_eq!(bench.registry.close(Which::These(these.clone()), order()).await, 200);
+        assert_eq!(bench.live.close(Which::These(these.clone()), order()).await, 200);
         assert_eq!(bench.open_tunnels(), 300);
-        assert_eq!(bench.registry.close(Which::These(these), order()).await, 0);
+        assert_eq!(bench.live.close(Which::These(these), order()).await, 0);
     }
 
     #[tokio::test(flavor = "local")]
     async fn whoever_has_the_place_of_one_who_is_gone_is_not_closed_for_it() {
         let mut bench = bench(10);
         let gone = bench.list(&all()).await;
-        assert_eq!(bench.registry.close(Which::All(all()), order()).await, 10);
+        assert_eq!(bench.live.close(Which::All(all()), order()).await, 10);
         tokio::task::yield_now().await;
         (0..10).for_each(|_| bench.open());
-        assert_eq!(bench.registry.close(Which::These(gone), order()).await, 0);
+        assert_eq!(bench.live.close(Which::These(gone), order()).await, 0);
         assert_eq!(bench.list(&all()).await.len(), 10);
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn who_has_no_turn_or_is_gone_before_it_holds_nobody_up_for_long() {
         let bench = bench(3);
-        let (registry, from) = (bench.registry.clone(), clock::now());
+        let (live, from) = (bench.live.clone(), clock::now());
         // One that will never be polled, and one that is gone while it is asked.
-        let stuck = registry.enter();
-        let gone = registry.enter();
-        let listing = tokio::task::spawn_local(async move { registry.list(0, &all()).await.rows.len() });
+        let stuck = live.enter();
+        let gone = live.enter();
+        let listing = tokio::task::spawn_local(async move { live.list(0, &all()).await.rows.len() });
         tokio::task::yield_now().await;
         drop(gone);
         tokio::time::advance(TURN).await;
         assert_eq!(listing.await.expect("no panic"), 3);
         assert!(clock::now() - from < 2 * TURN);
-        assert_eq!(bench.registry.open.get(), 0);
+        assert_eq!(bench.live.open.get(), 0);
         drop(stuck);
     }
 }
