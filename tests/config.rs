@@ -367,7 +367,10 @@ fn relative_paths_start_at_the_file_that_names_them() {
     let tls = config.listeners[0].tls.as_ref().expect("TLS is set up");
     assert_eq!(*tls.default.certificates[0].cert, folder.path().join("c.pem"));
     assert_eq!(*tls.default.certificates[0].key, Path::new("/k.pem"));
-    assert_eq!(config.upstreams[0].servers[0].ca.as_ref().map(|ca| ca.value.clone()), Some(folder.path().join("sites/ca.pem")));
+    assert_eq!(
+        config.upstreams[0].servers[0].ca.as_ref().map(|ca| ca.value.clone()),
+        Some(folder.path().join("sites/ca.pem"))
+    );
     let names: Vec<_> = config.routes.iter().map(|route| route.name.to_string()).collect();
     assert_eq!(names, ["a/", "b/"], "files are read in the order of their names");
     assert_eq!(report.sources[config.routes[1].spot.file].path, folder.path().join("sites/b.toml"));
