@@ -215,7 +215,7 @@ fn failure_end(failure: &Failure) -> EndReason {
         Failure::Overloaded => EndReason::UpstreamOverloaded,
         Failure::QueueTimeout => EndReason::UpstreamQueueTimeout,
         Failure::Connect(_) => EndReason::UpstreamUnreachable,
-        Failure::ConnectTimeout => EndReason::UpstreamConnectTimeout,
+        Failure::ConnectTimeout(_) => EndReason::UpstreamConnectTimeout,
         Failure::Tls(_) => EndReason::UpstreamTls,
         Failure::Closed(_) => EndReason::UpstreamClosed,
         Failure::Protocol(_) => EndReason::UpstreamProtocol,
@@ -233,7 +233,7 @@ fn failure_status(failure: &Failure) -> StatusCode {
             StatusCode::BAD_GATEWAY
         }
         Failure::NoServer | Failure::Overloaded | Failure::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
-        Failure::ConnectTimeout | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Failure::ConnectTimeout(_) | Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::Timeout) => StatusCode::REQUEST_TIMEOUT,
         Failure::RequestBody(RequestBodyFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::RequestBody(RequestBodyFault::Broken) => StatusCode::BAD_REQUEST,

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock;
 use crate::config::Document;
 use crate::config::model::Config;
+use crate::control::{Drains, Tunnels};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
@@ -81,28 +82,34 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         .map_err(|error| RunError::System("start accepting", error))?;
     events::announce(&addresses);
 
+    let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
+    let drains = Drains::new(&snapshot);
     let control = Rc::new(Control {
         drain_timeout: Cell::new(config.server.drain_timeout),
         access: RefCell::new(access),
         events,
     });
     let max_connections = (config.server.max_connections, descriptors);
+    let name_servers = config.server.name_servers.clone();
     // What was read is in the snapshot, and that is another one after a reload.
     drop((config, addresses));
-    let inboxes = workers.iter().map(|worker| worker.port.inbox.clone()).collect();
     runtime.block_on(async {
-        let reloads = Reloads::default();
         let reloader = Reloader::new(Running {
+            // Until the very end: what drains may still have to connect.
+            upkeep: Upkeep::start(&snapshot.upstreams, name_servers.as_deref()),
             document,
-            upkeep: Upkeep::start(&snapshot.upstreams),
             snapshot,
-            inboxes,
+            inboxes: workers.iter().map(|worker| worker.port.inbox.clone()).collect(),
             acceptor: accepting.changes,
             connections,
             max_connections,
             control: control.clone(),
             lifecycle: lifecycle.clone(),
+            tunnels: tunnels.clone(),
+            drains: drains.clone(),
         });
+        let reloads = Reloads::default();
+        lifecycle::spawn_local("server drains", drains.run(tunnels));
         lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
         serve(signals, &control, &reloads, &lifecycle, &accepting.stop).await;
     });
@@ -114,8 +121,6 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         worker.join();
     }
     control.access.borrow().flush(LAST_WORDS);
-    // A name that is being looked up keeps nobody.
-    runtime.shutdown_background();
     Ok(())
 }
 

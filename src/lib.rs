@@ -16,6 +16,9 @@ pub mod gateway;
 // From one configuration in use to the next.
 pub mod reload;
 
+// What is done beside the workers.
+pub mod control;
+
 // What carries the stages: one thread each, and the configuration in use.
 pub mod worker;
 

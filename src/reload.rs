@@ -24,6 +24,7 @@ use crate::config::Document;
 use crate::config::model::{Config, ListenAddress, ListenerKey};
 use crate::config::report::{Problem, Report, Severity};
 use crate::config::written::Changes;
+use crate::control::{Drains, Tunnels};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
 use crate::listener::{self, Change, Door};
@@ -65,16 +66,18 @@ pub struct Running {
     pub document: Document,
     /// The one in use.
     pub snapshot: Arc<Snapshot>,
+    /// Of the snapshot's upstreams.
+    pub upkeep: Upkeep,
     /// As many as there are workers.
     pub inboxes: Vec<mpsc::UnboundedSender<Message>>,
     pub acceptor: mpsc::Sender<Change>,
-    /// Of the snapshot in use.
-    pub upkeep: Upkeep,
     pub connections: Connections,
     /// What `server.max_connections` says, and how many descriptors the process may have for that.
     pub max_connections: (Option<usize>, u64),
     pub control: Rc<Control>,
     pub lifecycle: Lifecycle,
+    pub tunnels: Tunnels,
+    pub drains: Drains,
 }
 
 /// Reloads a gateway.
@@ -169,9 +172,13 @@ impl Reloader {
         let running = &mut self.running;
         events::announce(&added);
         let changes = snapshot.since(&running.snapshot);
-        // Once a route may ask for it, the tunnels of those in `changes.routes.removed` are told here.
-        running.upkeep.change(&snapshot.upstreams);
-        running.snapshot = snapshot;
+        running.upkeep = Upkeep::start(&snapshot.upstreams, config.server.name_servers.as_deref());
+        running.drains.follow(&snapshot);
+        let before = std::mem::replace(&mut running.snapshot, snapshot);
+        let closed = running.tunnels.close_removed(&before, &running.snapshot).await.tunnels;
+        if closed > 0 {
+            tracing::info!(tunnels = closed, "closed with their routes");
+        }
         running.control.access.replace(access);
         running.control.events.follow(&config.log);
         running.control.drain_timeout.set(config.server.drain_timeout);

@@ -14,8 +14,9 @@ const LONGEST: usize = 450;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["gateway", "snapshot", EVERYTHING_BELOW]),
-    ("gateway", &["reload", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
-    ("reload", &["worker", "listener", "upstream", "snapshot", GROUND]),
+    ("gateway", &["reload", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("reload", &["control", "worker", "listener", "snapshot", "upstream", GROUND]),
+    ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),
     ("exchange", &["route", "upgrade", "upstream", "tunnel", "http", "tls", "fault", "snapshot", GROUND]),

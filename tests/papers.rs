@@ -41,6 +41,7 @@ const PAPERS: &[&str] = &[
     "docs/protocol.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/socket-io.md",
 ];
 
 /// Nothing here takes longer, however busy the machine.
@@ -167,8 +168,8 @@ fn every_command_in_the_papers_works() {
                     // Said in the words of `the_demo_of_the_readme_starts_and_stops`.
                     ["cargo", "run", "--release", "--", "demo"] | ["cargo", "build"] => true,
                     ["cargo", "bench", "--bench", bench, ..] => root().join(format!("benches/{bench}.rs")).exists(),
-                    ["benches/compare", rest @ ..] => {
-                        let program = paper("benches/compare");
+                    [bench @ ("benches/compare" | "benches/spread"), rest @ ..] => {
+                        let program = paper(bench);
                         let mut flags = rest.iter().filter(|word| word.starts_with("--"));
                         flags.all(|flag| program.contains(&format!("add_argument(\"{flag}\"")))
                     }
@@ -498,7 +499,7 @@ fn faults() -> Vec<Fault> {
         Fault::Tunnels(NoTunnel::Route),
         Fault::Tunnels(NoTunnel::Address),
         Fault::Upstream(Failure::Connect(std::io::Error::other("refused"))),
-        Fault::Upstream(Failure::ConnectTimeout),
+        Fault::Upstream(Failure::ConnectTimeout("10.0.0.1:80: timed out".to_owned())),
         Fault::Upstream(Failure::Tls(String::new())),
         Fault::Upstream(Failure::Malformed(String::new())),
         Fault::Upstream(Failure::Timeout),
@@ -688,7 +689,7 @@ fn promises(text: &str) -> String {
 #[test]
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
-    assert!(later.contains("close_removed"), "{later:?}");
+    assert!(later.contains("admin"), "{later:?}");
     let words = pattern(r"(?i)\b(metrics?|dashboard|hot swap)\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
@@ -703,8 +704,8 @@ fn what_later_releases_bring_is_promised_nowhere() {
     // And what README says is missing is refused in the words that it gives.
     let (output, code) = shell(
         root(),
-        "printf '[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"ws://127.0.0.1:1\"\\n[route.websocket]\\n\
-         close_removed = true\\n' | portcullis check --config /dev/stdin",
+        "printf '[admin]\\n[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"http://127.0.0.1:1\"\\n' \
+         | portcullis check --config /dev/stdin",
     );
     assert!(code == Some(2) && output.contains("is not in this release"), "{output}");
 }

@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use super::{Instant, now};
 
-/// What stamps are counted from. Early enough that a deadline before it does not occur.
-static BASE: LazyLock<Instant> = LazyLock::new(now);
+/// What stamps are counted from. Early enough that a deadline before it does not occur: by the real clock, since one that
+/// a test has paused and moved on may be far ahead of that of the next test.
+#[expect(clippy::disallowed_methods, reason = "part of the clock")]
+static BASE: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::from_std(std::time::Instant::now());
+    now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+});
 
 /// Whole seconds of the monotonic clock, counted from some moment at the start of the process.
 pub fn seconds() -> u64 {

@@ -65,6 +65,7 @@ pub static SERVER: Section = Section {
         key("drain_timeout", Value("\"30s\"")),
         key("max_connections", Value("100000")),
         key("trusted_proxies", Value("[]")),
+        key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),
         key("forwarded", Value("false")),
         key("include", Value("[]")),
     ],
@@ -230,8 +231,9 @@ pub static WEBSOCKET: Section = Section {
         key("on_excess", Value("\"delay\"")),
         key("max_tunnels", Value("\"none\"")),
         key("max_tunnels_per_address", Value("\"none\"")),
+        key("close_removed", Value("false")),
     ],
-    later: &["close_removed"],
+    later: &[],
 };
 
 pub static SUBPROTOCOLS: Section = Section {
@@ -249,6 +251,7 @@ pub static UPSTREAM: Section = Section {
         key("balance", Value("\"round-robin\"")),
         key("hash", Words("by the client's address, where `balance` is `\"hash\"`")),
         key("slow_start", Value("\"none\"")),
+        key("drain_rate", Value("\"none\"")),
         key("sticky", Words("a client may get another server with every request")),
         key("health", Words("servers are not checked")),
         key("ejection", Words("every key at its default")),
@@ -260,6 +263,7 @@ pub static UPSTREAM: Section = Section {
         key("max_connections", Value("\"none\"")),
         key("queue", Words("every key at its default")),
         key("connect_timeout", Value("\"5s\"")),
+        key("source", Words("the kernel's choice")),
         key("proxy_protocol", Words("servers get no PROXY header")),
         key("protocols", Value("[\"http/1.1\"]")),
         key("websocket_over_h2", Value("true")),
@@ -278,6 +282,7 @@ pub static UPSTREAM_SERVER: Section = Section {
         key("weight", Value("1")),
         key("backup", Value("false")),
         key("max_connections", Words("that of the upstream")),
+        key("resolve", Value("\"one\"")),
         key("tls_name", Words("the host in the URL")),
         key("ca", Words("the upstream's `ca`")),
         key("client_cert", Words("the upstream's `client_cert`")),

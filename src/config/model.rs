@@ -20,7 +20,8 @@ use crate::types::Name;
 
 pub use health::{Asked, Check, Ejection, Health, Panic};
 pub use upstream::{
-    Balance, Hash, HashBy, HostHeader, Queue, RetryBudget, SameSite, ServerAddress, Sticky, Upstream, UpstreamServer,
+    Balance, Hash, HashBy, HostHeader, Queue, Resolve, RetryBudget, SameSite, ServerAddress, Sticky, Upstream,
+    UpstreamServer,
 };
 
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct Server {
     pub max_connections: Option<usize>,
     /// Whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Peers,
+    /// Asked for the names of servers, in this order. `None`, the default: the system's.
+    pub name_servers: Option<Vec<SocketAddr>>,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
 }
@@ -285,6 +288,8 @@ pub struct WebSocketPolicy {
     /// How fast a client may send. `None`, the default: as fast as it can.
     pub rates: Option<Rates>,
     pub tunnels: TunnelCounts,
+    /// A reload that takes the route out closes its tunnels. Default false: they stay.
+    pub close_removed: bool,
     pub spot: Spot,
 }
 

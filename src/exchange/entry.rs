@@ -189,7 +189,7 @@ impl Entry {
     }
 
     /// The handshake has succeeded: one line now, one at the tunnel's end.
-    pub fn tunnel_opened(&self, status: StatusCode) -> (TunnelRecord, Option<OpenRequest>) {
+    pub fn tunnel_opened(&self, status: StatusCode, subprotocol: Option<Name>) -> (TunnelRecord, Option<OpenRequest>) {
         self.answered(status);
         self.write(AccessEvent::TunnelOpen, None);
         self.is_tunnel.set(true);
@@ -202,9 +202,10 @@ impl Entry {
             route: learned.route.clone(),
             upstream: learned.upstream.clone(),
             server: learned.server.clone(),
+            subprotocol,
         });
         let asker = Asker {
-            number: downstream.number,
+            connection: downstream.number,
             peer: downstream.peer.clone(),
             client: said.client,
             started: self.started,

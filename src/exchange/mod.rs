@@ -7,6 +7,7 @@
 mod delivery;
 mod downstream;
 mod entry;
+pub mod live;
 mod live_listener;
 mod outbound;
 mod plain;
@@ -34,6 +35,7 @@ pub use live_listener::{LiveListener, Serving};
 use outbound::Errand;
 use plan::{Asked, Found, Plan};
 pub use promise::{Promise, Standing};
+pub use record::Way;
 pub use tools::{Generation, Numbers, Tools};
 
 /// Answers one request. On HTTP/1.1 a 101 leaves its tunnel with the connection.

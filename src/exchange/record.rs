@@ -1,18 +1,20 @@
-//! What is kept of a tunnel for as long as it lives: what its closing line in the access log tells, and a list of live
-//! tunnels would.
+//! What is kept of a tunnel for as long as it lives: what its closing line in the access log tells, and the list of live
+//! tunnels does.
 //!
 //! There is one per tunnel, so it is small. What many have in common (where they came in, where they go) is one shared
 //! [`Place`]; words of the client's lie in one block, cut to what a line shows and without the values of the query, and
-//! are not kept at all where there is no access log.
+//! are not kept at all where there is no access log. A client is kept beside its peer only where it is another.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::live::LiveTunnels;
 use crate::clock::Instant;
-use crate::lifecycle::{Phase, WorkerPhase};
+use crate::lifecycle::Phase;
 use crate::telemetry::access::{AccessEvent, AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::tunnel::TunnelEnd;
@@ -22,7 +24,7 @@ use crate::types::{HttpVersion, Name, Peer};
 const LONGEST: usize = 2048 + 1;
 
 /// Where a tunnel came in and where it goes.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Way {
     pub listener: Name,
     pub version: HttpVersion,
@@ -30,23 +32,25 @@ pub struct Way {
     pub route: Option<Name>,
     pub upstream: Option<Name>,
     pub server: Option<Name>,
+    /// That the server chose.
+    pub subprotocol: Option<Name>,
 }
 
 /// A [`Way`] with what is needed at its end, shared by all tunnels that go it.
 pub struct Place {
-    way: Way,
+    way: Arc<Way>,
     access: Rc<AccessLog>,
-    phase: Rc<WorkerPhase>,
+    live: Rc<LiveTunnels>,
 }
 
 /// The places of one worker's tunnels.
 #[derive(Default)]
 pub struct Places {
-    places: RefCell<HashMap<Way, Rc<Place>>>,
+    places: RefCell<HashMap<Arc<Way>, Rc<Place>>>,
 }
 
 impl Places {
-    pub fn find(&self, way: Way, access: &Rc<AccessLog>, phase: &Rc<WorkerPhase>) -> Rc<Place> {
+    pub fn find(&self, way: Way, access: &Rc<AccessLog>, live: &Rc<LiveTunnels>) -> Rc<Place> {
         let mut places = self.places.borrow_mut();
         if let Some(place) = places.get(&way) {
             return place.clone();
@@ -55,7 +59,8 @@ impl Places {
             // Those of configurations that are gone.
             places.retain(|_, place| Rc::strong_count(place) > 1);
         }
-        let place = Rc::new(Place { way: way.clone(), access: access.clone(), phase: phase.clone() });
+        let way = Arc::new(way);
+        let place = Rc::new(Place { way: way.clone(), access: access.clone(), live: live.clone() });
         places.insert(way, place.clone());
         place
     }
@@ -70,9 +75,11 @@ enum Word {
     Query,
     Origin,
     UserAgent,
+    /// Its address, where it is not the peer's: 4 or 16 bytes.
+    Client,
 }
 
-const WORDS: usize = 6;
+const WORDS: usize = 7;
 
 /// Words in one block. Bytes: a word's presence and length (two bytes each), then all words.
 #[derive(Default)]
@@ -117,13 +124,14 @@ pub struct Said<'a> {
 pub struct TunnelRecord {
     place: Rc<Place>,
     words: Words,
-    /// Of the connection.
+    /// Its own, and the connection's.
     number: u64,
+    connection: u64,
     started: Instant,
     /// Until the server's answer, in microseconds.
     upstream_time: u32,
-    peer: Peer,
-    client: Option<IpAddr>,
+    /// `None`: on a unix socket.
+    peer: Option<(IpAddr, u16)>,
     /// Why it ends, where it does not say so itself.
     cut: Option<EndReason>,
     is_told: bool,
@@ -131,7 +139,7 @@ pub struct TunnelRecord {
 
 /// Who asked, and when.
 pub struct Asker {
-    pub number: u64,
+    pub connection: u64,
     pub peer: Peer,
     pub client: Option<IpAddr>,
     pub started: Instant,
@@ -140,15 +148,56 @@ pub struct Asker {
 
 impl TunnelRecord {
     pub fn new(place: Rc<Place>, asker: Asker, said: &Said<'_>) -> Self {
+        let Asker { connection, peer, client, started, upstream_time } = asker;
+        let other = client.filter(|client| peer.ip() != Some(*client)).map(address_bytes);
+        let client = other.as_deref();
         let words = if place.access.is_on() {
             let query = said.query.map(names_of);
-            Words::new([said.request_id, said.host, Some(said.path), query.as_deref(), said.origin, said.user_agent])
+            let &Said { request_id, host, path, origin, user_agent, .. } = said;
+            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client])
+        } else if client.is_some() {
+            Words::new([None, None, None, None, None, None, client])
         } else {
             Words::default()
         };
-        let Asker { number, peer, client, started, upstream_time } = asker;
         let upstream_time = u32::try_from(upstream_time.as_micros()).unwrap_or(u32::MAX);
-        Self { place, words, number, started, upstream_time, peer, client, cut: None, is_told: false }
+        let peer = match peer {
+            Peer::Tcp(address) => Some((address.ip().to_canonical(), address.port())),
+            Peer::Unix => None,
+        };
+        let number = place.live.number();
+        Self { place, words, number, connection, started, upstream_time, peer, cut: None, is_told: false }
+    }
+
+    /// Where its worker asks it.
+    pub fn live(&self) -> &LiveTunnels {
+        &self.place.live
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Of the connection that it came in on.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    pub fn way(&self) -> &Arc<Way> {
+        &self.place.way
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub fn peer(&self) -> Peer {
+        self.peer.map_or(Peer::Unix, |(ip, port)| Peer::Tcp(SocketAddr::new(ip, port)))
+    }
+
+    /// The client behind trusted proxies, or the peer.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.words.get(Word::Client).and_then(address_of).or(self.peer.map(|(ip, _)| ip))
     }
 
     /// Its connection is being cut before the tunnel runs.
@@ -175,10 +224,10 @@ impl TunnelRecord {
             event: AccessEvent::TunnelClose,
             time: None,
             request: word(Word::Request).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default(),
-            connection: self.number,
+            connection: self.connection,
             listener: way.listener.as_str(),
-            client: self.client,
-            peer: Some(&self.peer),
+            client: self.client(),
+            peer: Some(&self.peer()),
             host: word(Word::Host),
             method: if is_h1 { "GET" } else { "CONNECT" },
             path: word(Word::Path).unwrap_or_default(),
@@ -212,10 +261,22 @@ impl TunnelRecord {
 impl Drop for TunnelRecord {
     fn drop(&mut self) {
         if !self.is_told {
-            let drained = (self.place.phase.phase() == Phase::Ended).then_some(EndReason::Drained);
+            let drained = (self.place.live.phase() == Phase::Ended).then_some(EndReason::Drained);
             self.tell(self.cut.or(drained).unwrap_or(EndReason::ClientClosed), None);
         }
     }
+}
+
+fn address_bytes(address: IpAddr) -> Box<[u8]> {
+    match address {
+        IpAddr::V4(address) => Box::new(address.octets()),
+        IpAddr::V6(address) => Box::new(address.octets()),
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let long = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| long()).ok()
 }
 
 /// A query without its values: they may be secrets, and the log masks them.
@@ -244,7 +305,7 @@ mod tests {
 
     #[test]
     fn words_come_back_as_they_were_and_those_that_were_not_there_stay_away() {
-        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent")]);
+        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None]);
         assert_eq!(words.get(Word::Request), Some(&b"id"[..]));
         assert_eq!(words.get(Word::Host), None);
         assert_eq!(words.get(Word::Path), Some(&b"/path"[..]));
@@ -252,9 +313,19 @@ mod tests {
         assert_eq!(words.get(Word::Origin), None);
         assert_eq!(words.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(Words::default().get(Word::Path), None);
-        let long = Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent")]);
+        let long = Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01")]);
         assert_eq!(long.get(Word::Path).map(<[u8]>::len), Some(LONGEST));
         assert_eq!(long.get(Word::UserAgent), Some(&b"agent"[..]));
+        assert_eq!(long.get(Word::Client).and_then(address_of), Some(IpAddr::from([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn an_address_comes_back_from_its_bytes_whatever_its_kind() {
+        for text in ["192.0.2.7", "2001:db8::7", "::"] {
+            let address = text.parse().expect("an address");
+            assert_eq!(address_of(&address_bytes(address)), Some(address));
+        }
+        assert_eq!(address_of(b"12345"), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::transport::Scratch;
 use crate::types::{Name, Peer};
 use crate::upstream::{Definition, Group};
 
+use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
 
@@ -28,6 +29,8 @@ pub struct Tools {
     pub wheel: Rc<Wheel>,
     pub scratch: Rc<Scratch>,
     pub request_ids: RequestIds,
+    /// The live tunnels.
+    pub live: Rc<LiveTunnels>,
     places: Places,
     pub(super) numbers: Numbers,
 }
@@ -39,7 +42,8 @@ struct Current {
     listeners: Vec<Rc<LiveListener>>,
 }
 
-/// Numbers connections so that no two workers use the same: each counts in strides of the number of workers.
+/// Numbers connections, or tunnels, so that no two workers use the same: each counts in strides of the number of workers.
+#[derive(Clone)]
 pub struct Numbers {
     next: Cell<u64>,
     stride: u64,
@@ -84,11 +88,12 @@ impl Generation {
 }
 
 impl Tools {
-    /// `phase`, `access` and `wheel` are the worker's own.
+    /// `phase`, `access`, `wheel` and `live` are the worker's own.
     pub fn new(
         snapshot: Arc<Snapshot>,
         lifecycle: Lifecycle,
         phase: Rc<WorkerPhase>,
+        live: Rc<LiveTunnels>,
         access: Rc<AccessLog>,
         wheel: Rc<Wheel>,
         numbers: Numbers,
@@ -104,6 +109,7 @@ impl Tools {
             wheel,
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
+            live,
             places: Places::default(),
             numbers,
         }
@@ -111,7 +117,7 @@ impl Tools {
 
     /// What all tunnels that go one way have in common.
     pub(super) fn place(&self, way: Way) -> Rc<Place> {
-        self.places.find(way, &self.access, &self.phase)
+        self.places.find(way, &self.access, &self.live)
     }
 
     /// The one line of a connection that did not get as far as HTTP.

@@ -4,18 +4,21 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::live;
 use super::record::TunnelRecord;
 use super::tools::Tools;
 use crate::http::OpenRequest;
 use crate::lifecycle;
 use crate::limits::TunnelPermit;
+use crate::snapshot::Snapshot;
 use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
-use crate::tunnel::{self, Early, Splice, TunnelOptions, TunnelTools};
+use crate::tunnel::{self, CloseOrder, Early, Splice, TunnelOptions, TunnelTools};
 use crate::upstream::{TunnelShare, UpstreamStream};
 
 /// A tunnel whose client side is about to be ready.
@@ -32,6 +35,8 @@ pub struct Tunnel {
     pub(super) permit: Option<TunnelPermit>,
     /// Where the server does.
     pub(super) share: TunnelShare,
+    /// What it was opened under, where its route does not want to be outlived.
+    pub(super) opened_under: Option<Arc<Snapshot>>,
 }
 
 impl Tunnel {
@@ -46,13 +51,26 @@ impl Tunnel {
     }
 
     fn splice<T: Transport + 'static, H: 'static>(self, downstream: T, early: Bytes, held: H) {
+        let is_outlived = self.is_outlived();
         let Self { tools, record, open, upstream, early: from_upstream, options, share, .. } = self;
         drop(open);
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
         let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
-        let splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.phase.stop());
+        let mut splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.live.enter());
+        if is_outlived {
+            splice.obey(&Arc::new(CloseOrder::route_removed()));
+        }
         lifecycle::spawn_local("tunnel", Running { splice, record, share, held });
+    }
+
+    /// A reload has taken its route out while it was being opened, and the tunnels of that one have been closed.
+    fn is_outlived(&self) -> bool {
+        let Some(opened_under) = &self.opened_under else { return false };
+        let current = self.tools.generation();
+        let has_route =
+            || current.snapshot.routes.iter().any(|route| Some(&route.name) == self.record.way().route.as_ref());
+        !Arc::ptr_eq(opened_under, &current.snapshot) && !has_route()
     }
 
     /// Its connection is being cut.
@@ -65,10 +83,20 @@ impl Tunnel {
 struct Running<T, H> {
     splice: Splice<T, UpstreamStream>,
     record: TunnelRecord,
-    #[expect(dead_code, reason = "held until the end")]
     share: TunnelShare,
     #[expect(dead_code, reason = "held until the end")]
     held: H,
+}
+
+impl<T: Transport, H> Running<T, H> {
+    /// Answers whoever asks this tunnel something: lists it, or begins to close it.
+    fn answer(&mut self) {
+        let (Some(place), Some(server)) = (self.splice.place(), self.share.state()) else { return };
+        if let Some(ask) = self.record.live().asked(place) {
+            let row = live::row(&self.record, place, self.splice.progress());
+            ask.answer(row, server, |order| self.splice.obey(order));
+        }
+    }
 }
 
 impl<T: Transport, H> Unpin for Running<T, H> {}
@@ -77,6 +105,7 @@ impl<T: Transport, H> Future for Running<T, H> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.answer();
         let end = ready!(Pin::new(&mut self.splice).poll(cx));
         self.record.end(end);
         Poll::Ready(())

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, Response, StatusCode};
 
 use super::downstream::Downstream;
@@ -22,9 +23,12 @@ use crate::proto::frame::{Rsv, Rules};
 use crate::proto::spelling;
 use crate::proto::websocket::extension_names;
 use crate::tunnel::TunnelOptions;
-use crate::types::HttpVersion;
+use crate::types::{HttpVersion, Name};
 use crate::upgrade::{self, Handshake};
 use crate::upstream::{Failed, HandshakeAnswer, HandshakeOptions, Switched};
+
+/// Bytes of a subprotocol's name that lists show.
+const LONGEST_SUBPROTOCOL: usize = 64;
 
 /// Asks the upstream, and answers the client with what it said: a tunnel only where it really agreed.
 pub async fn open(
@@ -84,21 +88,34 @@ pub async fn open(
     let mut response = Response::new(AnswerBody::Empty);
     *response.headers_mut() = handshake.answer_headers(&agreed, answer.headers);
     let options = options(route.websocket.as_ref(), response.headers());
+    let subprotocol = subprotocol(response.headers());
     let status =
         if downstream.version == HttpVersion::Http1 { StatusCode::SWITCHING_PROTOCOLS } else { StatusCode::OK };
     *response.status_mut() = status;
     let tools = downstream.tools.clone();
+    let closes_removed = route.websocket.as_ref().is_some_and(|policy| policy.close_removed);
+    let opened_under = closes_removed.then(|| errand.generation.snapshot.clone());
     match downstream.version {
         HttpVersion::Http1 => {
             *response.extensions_mut() = spelling::websocket();
-            let (record, open) = entry.tunnel_opened(status);
-            downstream.put_tunnel(Tunnel { tools, record, open, upstream, early, options, permit, share });
+            let (record, open) = entry.tunnel_opened(status, subprotocol);
+            downstream.put_tunnel(Tunnel {
+                tools,
+                record,
+                open,
+                upstream,
+                early,
+                options,
+                permit,
+                share,
+                opened_under,
+            });
         }
         HttpVersion::Http2 => {
             let stream = stream.ok_or(Fault::Internal("the stream cannot become a tunnel"))?;
-            let (record, open) = entry.tunnel_opened(status);
+            let (record, open) = entry.tunnel_opened(status, subprotocol);
             let held = (downstream.hold_tunnel(), open, tools.lifecycle.guard());
-            let tunnel = Tunnel { tools, record, open: None, upstream, early, options, permit, share };
+            let tunnel = Tunnel { tools, record, open: None, upstream, early, options, permit, share, opened_under };
             lifecycle::spawn_local("h2 tunnel opening", async move {
                 if let Ok(stream) = stream.open().await {
                     tunnel.open(stream, Bytes::new(), held);
@@ -107,6 +124,12 @@ pub async fn open(
         }
     }
     Ok(response)
+}
+
+/// The one that was agreed on, for lists: what is longer is cut.
+fn subprotocol(answer: &HeaderMap) -> Option<Name> {
+    let name = answer.get(SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    Some(name[..name.floor_char_boundary(LONGEST_SUBPROTOCOL)].into())
 }
 
 /// `answer`: what the client is told, with the extensions that were agreed on.

@@ -216,6 +216,28 @@ impl WorkerPhase {
         Stop { worker: self.clone(), key: None }
     }
 
+    /// The places of up to `most` of those who wait, in order, from the place `from` on; and the place to go on from,
+    /// where that may not have been all.
+    pub fn places(&self, from: u32, most: usize) -> (Vec<u32>, Option<u32>) {
+        let waiting = self.waiting.borrow();
+        // Vacant places count for nothing, and a look at one costs nothing.
+        let end = u32::try_from(waiting.capacity()).unwrap_or(u32::MAX);
+        let mut places = (from..end).filter(|place| waiting.contains(*place as usize));
+        let found: Vec<_> = places.by_ref().take(most).collect();
+        (found, places.next())
+    }
+
+    /// Whether somebody waits at this place.
+    pub fn is_taken(&self, place: u32) -> bool {
+        self.waiting.borrow().contains(place as usize)
+    }
+
+    /// Wakes the one who waits there.
+    pub fn wake(&self, place: u32) {
+        let waker = self.waiting.borrow().get(place as usize).cloned();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     fn advance(&self, phase: Phase) {
         if phase.rank() > self.phase().rank() {
             self.phase.set(phase);
@@ -237,6 +259,18 @@ pub struct Stop {
 impl Stop {
     pub fn phase(&self) -> Phase {
         self.worker.phase()
+    }
+
+    /// Takes a place among those who wait before anybody polls, so that nobody overlooks who is about to begin.
+    pub fn enter(&mut self) {
+        if self.key.is_none() {
+            self.key = Some(self.worker.waiting.borrow_mut().insert(Waker::noop().clone()) as u32);
+        }
+    }
+
+    /// Where it waits; nobody else has this place until it is dropped.
+    pub fn place(&self) -> Option<u32> {
+        self.key
     }
 
     /// Ready once the process drains or has ended.
@@ -401,6 +435,33 @@ mod tests {
         drop(seen);
         assert!(worker.waiting.borrow().is_empty());
         assert!(size_of::<Stop>() <= 16);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn those_who_wait_are_found_at_their_places_page_by_page_and_can_be_woken_one_by_one() {
+        let (worker, _follower) = Lifecycle::new().follow();
+        let mut stops: Vec<_> = (0..5).map(|_| worker.stop()).collect();
+        assert_eq!(worker.places(0, 9), (vec![], None));
+        stops.iter_mut().for_each(Stop::enter);
+        drop(stops.remove(1));
+        assert_eq!(worker.places(0, 2), (vec![0, 2], Some(3)));
+        assert_eq!(worker.places(3, 2), (vec![3, 4], None));
+        assert!(!worker.is_taken(1) && worker.is_taken(4));
+        let mut last = stops.pop().expect("one of four");
+        let place = last.place().expect("entered");
+        let polls = Rc::new(Cell::new(0));
+        let counted = polls.clone();
+        let task = tokio::task::spawn_local(poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            last.poll_stopping(cx)
+        }));
+        for polled in 1..4 {
+            tokio::task::yield_now().await;
+            assert_eq!(polls.get(), polled);
+            worker.wake(place);
+        }
+        worker.wake(1);
+        task.abort();
     }
 
     #[tokio::test(flavor = "local")]

@@ -68,6 +68,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             drain_timeout: Duration::ZERO,
             max_connections: None,
             trusted_proxies: Peers::default(),
+            name_servers: None,
             forwarded: false,
         },
         log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },
@@ -246,6 +247,7 @@ fn a_websocket_route_without_hosts_beside_a_hosts_own_catch_all_is_warned_about(
             max_message_size: None,
             rates: None,
             tunnels: crate::config::model::TunnelCounts::default(),
+            close_removed: false,
             spot: spot(9),
         });
         config

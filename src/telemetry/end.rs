@@ -160,6 +160,11 @@ end_reasons! {
     RateExceeded = "rate-exceeded" by Downstream,
 
     // The gateway itself.
+    /// Its server drains, and the upstream says how fast.
+    ServerDrained = "server-drained" by Gateway,
+    /// A reload has taken the route out, and the route says that its tunnels go with it.
+    RouteRemoved = "route-removed" by Gateway,
+    ClosedByOperator = "closed-by-operator" by Gateway,
     /// Cut at the end of the drain.
     Drained = "drained" by Gateway,
     Internal = "internal-error" by Gateway,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer as FieldWriter, format};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -56,14 +56,14 @@ pub fn announce(addresses: &[String]) {
 /// What may change while the log is in use. Clones are the same switches.
 #[derive(Clone, Debug)]
 struct Switches {
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
     json: Arc<AtomicBool>,
 }
 
 impl Switches {
     fn set(&self, log: &Log) {
         // Fails only where the subscriber is gone.
-        let _ = self.level.reload(level(log.level));
+        let _ = self.level.reload(targets(level(log.level)));
         self.json.store(is_json(log.format), Ordering::Relaxed);
     }
 }
@@ -95,7 +95,7 @@ fn subscriber<W>(log: &Log, writer: W) -> (Box<dyn tracing::Subscriber + Send + 
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let (filter, level) = reload::Layer::new(level(log.level));
+    let (filter, level) = reload::Layer::new(targets(level(log.level)));
     let switches = Switches { level, json: Arc::new(AtomicBool::new(is_json(log.format))) };
     let shape = Shape {
         is_json: switches.json.clone(),
@@ -145,6 +145,14 @@ fn is_json(format: LogFormat) -> bool {
         LogFormat::Json => true,
         LogFormat::Text => false,
     }
+}
+
+/// The resolver has a line for every datagram that it does not believe, so that whoever sends some would write our log;
+/// what matters of its work is logged by those who ask it. It is heard where somebody looks into it.
+fn targets(level: LevelFilter) -> Targets {
+    let resolver = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let targets = ["hickory_net", "hickory_proto", "hickory_resolver"].map(|target| (target, resolver));
+    Targets::new().with_default(level).with_targets(targets)
 }
 
 fn level(level: LogLevel) -> LevelFilter {
@@ -254,6 +262,21 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
         assert_eq!(json["message"], "second");
         assert!(plain.ends_with("fourth") && serde_json::from_str::<serde_json::Value>(plain).is_err(), "{plain}");
+    }
+
+    #[test]
+    fn what_the_resolver_says_of_every_datagram_is_heard_only_by_those_who_look_into_it() {
+        for (level, heard) in [(LogLevel::Info, false), (LogLevel::Debug, true)] {
+            let collected = Collected::default();
+            let sink = collected.clone();
+            let (subscriber, _switches) = subscriber(&log(level, true), move || sink.clone());
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "hickory_net::udp::udp_client_stream", "ignoring response");
+                tracing::warn!("ours");
+            });
+            let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");
+            assert_eq!((text.contains("ignoring response"), text.contains("ours")), (heard, true), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `AsyncRead` and `AsyncWrite` for an enum of streams, by whichever it is.
 
-/// Implements both traits for an enum whose variants hold one stream each.
+/// Implements both traits for an enum whose variants begin with a stream.
 macro_rules! delegate_io {
     ($stream:ident { $($variant:ident),+ }) => {
         impl tokio::io::AsyncRead for $stream {
@@ -10,7 +10,7 @@ macro_rules! delegate_io {
                 buf: &mut tokio::io::ReadBuf<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_read(cx, buf),)+
+                    $(Self::$variant(stream, ..) => std::pin::Pin::new(stream).poll_read(cx, buf),)+
                 }
             }
         }
@@ -22,7 +22,7 @@ macro_rules! delegate_io {
                 bytes: &[u8],
             ) -> std::task::Poll<std::io::Result<usize>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_write(cx, bytes),)+
+                    $(Self::$variant(stream, ..) => std::pin::Pin::new(stream).poll_write(cx, bytes),)+
                 }
             }
 
@@ -32,13 +32,13 @@ macro_rules! delegate_io {
                 slices: &[std::io::IoSlice<'_>],
             ) -> std::task::Poll<std::io::Result<usize>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_write_vectored(cx, slices),)+
+                    $(Self::$variant(stream, ..) => std::pin::Pin::new(stream).poll_write_vectored(cx, slices),)+
                 }
             }
 
             fn is_write_vectored(&self) -> bool {
                 match self {
-                    $(Self::$variant(stream) => stream.is_write_vectored(),)+
+                    $(Self::$variant(stream, ..) => stream.is_write_vectored(),)+
                 }
             }
 
@@ -47,7 +47,7 @@ macro_rules! delegate_io {
                 cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_flush(cx),)+
+                    $(Self::$variant(stream, ..) => std::pin::Pin::new(stream).poll_flush(cx),)+
                 }
             }
 
@@ -56,7 +56,7 @@ macro_rules! delegate_io {
                 cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_shutdown(cx),)+
+                    $(Self::$variant(stream, ..) => std::pin::Pin::new(stream).poll_shutdown(cx),)+
                 }
             }
         }

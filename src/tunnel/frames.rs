@@ -4,11 +4,13 @@
 //! [`Lane::pass`], and frames of the gateway's own come from here. One box per tunnel, none where frames are opaque.
 //! When a Close is due is decided by the splice (see `closing`). RFC 6455 5.4, 5.5.1, 7.1.
 
+use std::sync::Arc;
+
 use super::closing::{Closing, STEP};
 use super::pace::Ahead;
 use super::probes::Probes;
 use super::random::random;
-use super::{FrameRecord, Way};
+use super::{CloseOrder, FrameRecord, Way};
 use crate::clock;
 use crate::proto::frame::{
     ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Rules, Sender, Tracker, Until, Verdict, Violation, Watch,
@@ -46,6 +48,8 @@ struct Notes {
     /// The first Close: its code, and the way that it went.
     close: Option<(Option<u16>, Closer)>,
     violation: Option<(Violation, Way)>,
+    /// Whose words a Close of ours has, if not the gateway's own.
+    order: Option<Arc<CloseOrder>>,
 }
 
 /// Who said the first Close.
@@ -95,6 +99,11 @@ impl Frames {
         if !watched.tracker.close_passed() {
             watched.wanted = Some(code);
         }
+    }
+
+    /// A Close with this order's code has its reason.
+    pub fn take_words(&mut self, order: &Arc<CloseOrder>) {
+        self.notes.order = Some(order.clone());
     }
 
     pub fn want_ping(&mut self, way: Way) {
@@ -150,9 +159,17 @@ impl Frames {
                 Closer::Peer(Way::Down) => Side::Upstream,
                 Closer::Gateway => Side::Gateway,
             }),
-            close_code: self.notes.close.and_then(|(code, _)| code),
+            close_code: self.close_code(),
             violation: self.notes.violation.map(|(violation, _)| violation),
             round_trip: self.probes.as_ref().and_then(|probes| probes.round_trip),
+        }
+    }
+
+    /// Of the first Close; of an order's, what the client is told.
+    fn close_code(&self) -> Option<u16> {
+        match (self.notes.close?, &self.notes.order) {
+            ((_, Closer::Gateway), Some(order)) => Some(order.code),
+            ((code, _), _) => code,
         }
     }
 
@@ -273,7 +290,9 @@ impl Lane<'_> {
             Ok(()) => {
                 self.watched.wanted = None;
                 self.notes.close.get_or_insert((Some(code), Closer::Gateway));
-                Some(close_frame(self.way, code))
+                let order = self.notes.order.as_ref().filter(|order| order.code == code);
+                let reason = order.map_or_else(|| usual_reason(code), |order| &order.reason);
+                Some(ControlFrame::close(code, reason, mask(self.way)))
             }
             Err(NoInjection::MidFrame) => None,
             Err(NoInjection::Closed) => {
@@ -341,16 +360,15 @@ impl Watch for Ear<'_> {
     }
 }
 
-fn close_frame(way: Way, code: u16) -> ControlFrame {
-    let reason = match code {
+fn usual_reason(code: u16) -> &'static str {
+    match code {
         1001 => "going away",
         1002 => "protocol error",
         1008 => "rate exceeded",
         1009 => "too big",
         1011 => "upstream gone",
         _ => "",
-    };
-    ControlFrame::close(code, reason, mask(way))
+    }
 }
 
 /// Frames to a server have a mask that nobody can foresee (RFC 6455 10.3).

@@ -13,6 +13,7 @@ mod bucket;
 mod closing;
 mod direction;
 mod frames;
+mod order;
 mod outlet;
 mod pace;
 mod piped;
@@ -32,6 +33,7 @@ use crate::telemetry::end::{EndReason, Side};
 use crate::transport::Scratch;
 
 pub use bucket::Bucket;
+pub use order::{BadClose, CloseOrder};
 pub use splice::{Splice, splice};
 
 /// The policy that a tunnel keeps of its route for as long as it lives.
@@ -104,6 +106,41 @@ pub struct FrameRecord {
     pub violation: Option<Violation>,
     /// From our last ping that was answered to its pong.
     pub round_trip: Option<Duration>,
+}
+
+/// A tunnel at one moment of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub state: TunnelState,
+    /// Client to server, as in [`TunnelEnd`].
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    /// Since its splice began.
+    pub age: Duration,
+    /// Since a byte last went on, or a direction last changed its state.
+    pub idle: Duration,
+    /// `None` where frames pass unread.
+    pub frames: Option<FrameRecord>,
+}
+
+/// How far a tunnel is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelState {
+    Open,
+    /// One side has ended what it sends, without a Close.
+    HalfClosed,
+    /// Somebody has said Close, or is about to.
+    Closing,
+}
+
+impl TunnelState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::HalfClosed => "half-closed",
+            Self::Closing => "closing",
+        }
+    }
 }
 
 /// Which direction.

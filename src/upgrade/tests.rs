@@ -59,6 +59,7 @@ fn policy(origins: &[&str]) -> WebSocketPolicy {
         max_message_size: None,
         rates: None,
         tunnels: crate::config::model::TunnelCounts::default(),
+        close_removed: false,
         spot: Spot::default(),
     }
 }

@@ -196,7 +196,7 @@ mod tests {
     /// What `pieces` are taken for, each of them read by itself.
     async fn read_pieces(pieces: &[&[u8]]) -> AnswerHead {
         let (near, mut far) = UnixStream::pair().expect("a pair");
-        let mut near = UpstreamStream::Clear(Socket::Unix(near));
+        let mut near = UpstreamStream::Clear(Socket::Unix(near), None);
         let writing = async {
             for piece in pieces {
                 far.write_all(piece).await.expect("taken");

@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::balance::{Ask, Lack};
 use super::failure::Failure;
 use super::group::{Group, Member, Picked, Tried};
+use super::places::Place;
 use super::queue::{Ticket, Wants};
 use super::send::Failed;
-use super::server::Place;
 use super::trail::Trail;
 use crate::clock::{self, Instant};
 
@@ -87,6 +87,12 @@ impl<'a> Attempts<'a> {
             picked = self.group.pick(ask, &self.tried);
         }
         let is_retry = !self.is_first();
+        if matches!(picked, Err(Lack::Server)) && !is_retry {
+            // Boxed: rare, and large.
+            let known = Box::pin(self.group.wait_for_names()).await;
+            known.map_err(|failure| Failed { failure, server: None })?;
+            picked = self.group.pick(ask, &self.tried);
+        }
         if is_retry && !matches!(picked, Err(Lack::Server)) && !self.has_budget() {
             return Err(self.give_up(Failure::NoServer));
         }

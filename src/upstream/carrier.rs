@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::group::{Asker, Group, Member, Picked};
 use super::http2::{Channel, Obtained, Opened, Opening, Slot};
 use super::server::Server;
+use crate::clock;
 use crate::proto::proxy_protocol::Sender;
 use crate::tls::Offer;
 
@@ -37,6 +38,7 @@ impl Group {
     /// For a request. `pooled`: on a connection that is open already, where there is one.
     pub(super) async fn carrier(&self, picked: &mut Picked, asker: Asker, pooled: bool) -> Result<Carrier, Failure> {
         let member = picked.member.clone();
+        self.leave_old_addresses(&member);
         if let Some(slot) = member.channels.take() {
             return Ok(Carrier::Http2(slot));
         }
@@ -60,6 +62,7 @@ impl Group {
         asker: Asker,
     ) -> Result<HandshakeCarrier, Failure> {
         let member = picked.member.clone();
+        self.leave_old_addresses(&member);
         let Definition { protocols, websocket_over_h2, .. } = *self.definition;
         let is_known_to_refuse = member.channels.speaks_http1() || member.channels.refuses_tunnels();
         let may_go_over_http2 = protocols.http2 && websocket_over_h2;
@@ -73,13 +76,14 @@ impl Group {
             let dialled = self.dial(&member.server, asker, Offer::Http1).await;
             return picked.share.dialled(dialled).map(HandshakeCarrier::Http1);
         }
-        let text = if may_go_over_http2 {
-            "the server opens no WebSockets over HTTP/2 (its settings are without ENABLE_CONNECT_PROTOCOL), and \
-             `protocols` does not allow HTTP/1.1"
-        } else {
-            "`websocket_over_h2` is off, and `protocols` does not allow HTTP/1.1"
-        };
-        Err(Failure::Protocol(text.to_owned()))
+        Err(no_way(websocket_over_h2))
+    }
+
+    /// A server that has moved gets no more streams where it was.
+    fn leave_old_addresses(&self, member: &Member) {
+        if self.definition.protocols.http2 {
+            member.channels.retire_unless(|destination| member.server.is_at(destination));
+        }
     }
 
     /// A stream, or where the server has chosen HTTP/1.1 a fresh connection.
@@ -114,19 +118,49 @@ impl Group {
     }
 }
 
-/// A connection of the kind that the server chooses. It may be shared, and so is nobody's: `check` refuses a PROXY header
-/// on it.
-async fn open(definition: &Arc<Definition>, server: &Arc<Server>) -> Result<Opened, Failure> {
-    let opening = async {
-        let stream = dial::dial(definition, server, Sender::Local, Offer::Protocols).await?;
-        if server.tls.is_none() || stream.has_chosen_http2() {
-            return Channel::open(stream).await.map(Opened::Http2);
+impl Definition {
+    /// Whether HTTP/2 is spoken on a connection that was offered what `protocols` say.
+    ///
+    /// # Errors
+    /// The server has chosen what they do not allow.
+    pub(super) fn is_http2(&self, server: &Server, stream: &UpstreamStream) -> Result<bool, Failure> {
+        if !self.protocols.http2 {
+            return Ok(false);
         }
-        if !definition.protocols.http1 {
+        let is_http2 = server.tls.is_none() || stream.has_chosen_http2();
+        if !is_http2 && !self.protocols.http1 {
             let text = "the server has not chosen HTTP/2 (ALPN), and `protocols` allows nothing else";
             return Err(Failure::Protocol(text.to_owned()));
         }
+        Ok(is_http2)
+    }
+}
+
+/// A handshake can go neither over HTTP/2 nor over HTTP/1.1.
+pub(super) fn no_way(websocket_over_h2: bool) -> Failure {
+    let text = if websocket_over_h2 {
+        "the server opens no WebSockets over HTTP/2 (its settings are without ENABLE_CONNECT_PROTOCOL), and `protocols` \
+         does not allow HTTP/1.1"
+    } else {
+        "`websocket_over_h2` is off, and `protocols` does not allow HTTP/1.1"
+    };
+    Failure::Protocol(text.to_owned())
+}
+
+/// A connection of the kind that the server chooses. It may be shared, and so is nobody's: `check` refuses a PROXY header
+/// on it.
+async fn open(definition: &Arc<Definition>, server: &Arc<Server>) -> Result<Opened, Failure> {
+    let deadline = clock::now() + definition.connect_timeout;
+    let opening = async {
+        let stream = dial::dial(definition, server, Sender::Local, Offer::Protocols, deadline).await?;
+        if definition.is_http2(server, &stream)? {
+            let destination = stream.destination();
+            let opening = Channel::open(stream, destination);
+            let late = "connected, but the server's HTTP/2 settings took too long";
+            let opened = tokio::time::timeout_at(deadline, opening).await;
+            return opened.unwrap_or(Err(Failure::ConnectTimeout(late.to_owned()))).map(Opened::Http2);
+        }
         Ok(Opened::Http1(stream))
     };
-    tokio::time::timeout(definition.connect_timeout, opening).await.unwrap_or(Err(Failure::ConnectTimeout))
+    opening.await
 }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -10,8 +11,8 @@ use hyper::client::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::dial::UpstreamStream;
+use super::places::Kept;
 use super::request_body::RequestBody;
-use super::server::Kept;
 use crate::clock::Instant;
 
 /// The head of an answer may be this large.
@@ -37,6 +38,11 @@ impl Connection {
     /// Bytes that the server has sent so far.
     pub(super) fn bytes_read(&self) -> u64 {
         self.watch.read.get()
+    }
+
+    /// Which of its addresses the server was reached at; `None`: at a unix socket, or not any more.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        self.watch.wire.upgrade()?.borrow().stream.destination()
     }
 
     /// Whether a request may be sent: nobody hung up, nothing unexpected has arrived.

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use super::balance::Balance;
 use super::budget::{Retries, RetryCounts};
+use super::entries::{Entries, Entry, Find, Progress, Search};
 use super::queue::QueueCounts;
 use super::roster::Roster;
 use super::server::{Server, ServerId, State};
+use super::source::Sources;
 use super::sticky::Sticky;
+use super::whereabouts::Nowhere;
 use crate::config::model::{self, Ejection, Health, HostHeader, Panic, Protocols};
 use crate::config::report::Report;
 use crate::proto::proxy_protocol::Version;
@@ -25,6 +28,8 @@ pub struct Definition {
     pub(super) sticky: Option<Sticky>,
     /// How long a server that came new or back takes to get its full weight.
     pub slow_start: Option<Duration>,
+    /// Tunnels that are closed in a second, of all its servers that drain. `None`: they stay.
+    pub drain_rate: Option<u32>,
     /// How servers are checked, if they are.
     pub health: Option<Health>,
     /// When live traffic takes a server out, if it does.
@@ -40,6 +45,10 @@ pub struct Definition {
     /// Who may wait where all servers have as much as they may.
     pub queue: model::Queue,
     pub connect_timeout: Duration,
+    /// The servers as configured, and what their names stand for.
+    pub(super) entries: Entries,
+    /// Local addresses to connect from.
+    pub(super) sources: Arc<Sources>,
     /// The PROXY header that each connection begins with. Such a connection is of one client, and is not pooled.
     pub(super) proxy_protocol: Option<Version>,
     pub(super) protocols: Protocols,
@@ -69,6 +78,7 @@ impl Definition {
             None => None,
         };
         let known = known_states(previous);
+        let sources = Sources::new(upstream.sources.iter().map(|source| source.value).collect());
         let queue = previous.map_or_else(Arc::default, |previous| previous.roster.queue().clone());
         let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
@@ -79,14 +89,20 @@ impl Definition {
                 }
                 state
             });
-            Arc::new(Server::build(upstream.name.as_str(), server, tls, state))
+            let built = Server::build(upstream.name.as_str(), server, tls, state, &sources);
+            Entry { server: Arc::new(built), search: Search::of(server) }
         });
+        let before = previous.map(|previous| &previous.entries);
+        let entries = Entries::new(upstream.name.clone(), sources.clone(), servers.collect(), before);
         Some(Self {
             name: upstream.name.clone(),
-            roster: Roster::new(servers.collect(), queue),
+            roster: Roster::new(entries.servers(), queue),
+            entries,
+            sources,
             balance: Balance::new(&upstream.balance),
             sticky,
             slow_start: upstream.slow_start,
+            drain_rate: upstream.drain_rate,
             health: upstream.health.clone(),
             ejection: upstream.ejection,
             panic: upstream.panic,
@@ -104,6 +120,31 @@ impl Definition {
             budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
             ejecting: AtomicBool::new(false),
         })
+    }
+
+    /// An entry's name stands for these servers now; they are returned as they stand in the roster.
+    pub(super) fn stand(&self, entry: usize, finds: Vec<Find>) -> Vec<Arc<Server>> {
+        let servers = self.entries.stand(entry, finds);
+        self.renew_roster();
+        self.entries.note(entry, Progress::Known);
+        servers
+    }
+
+    /// An entry's name stands for nothing.
+    pub(super) fn clear(&self, entry: usize, why: Nowhere) {
+        self.entries.stand(entry, Vec::new());
+        self.renew_roster();
+        self.entries.note(entry, Progress::Nowhere(why));
+    }
+
+    fn renew_roster(&self) {
+        let servers = self.entries.servers();
+        let (_, before) = self.roster.read();
+        let same =
+            servers.len() == before.len() && servers.iter().zip(&*before).all(|(one, other)| Arc::ptr_eq(one, other));
+        if !same {
+            self.roster.replace(servers);
+        }
     }
 
     /// What has become of those who waited for a place.

@@ -4,6 +4,8 @@ use std::{fmt, io};
 
 use rustix::io::Errno;
 
+use super::race::Unreachable;
+use super::whereabouts::Nowhere;
 use crate::types::RequestBodyFault;
 
 /// Why a server gave no answer that could be passed on.
@@ -17,7 +19,8 @@ pub enum Failure {
     QueueTimeout,
     /// Refused, unreachable, or the name does not resolve.
     Connect(io::Error),
-    ConnectTimeout,
+    /// Not connected in time; the text says which addresses said nothing.
+    ConnectTimeout(String),
     /// The TLS handshake failed; the text names the cause.
     Tls(String),
     /// The server does not speak what `protocols` asks for.
@@ -33,6 +36,24 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// No address of a server could be connected to.
+    pub(super) fn from_race(unreachable: Unreachable) -> Self {
+        if unreachable.timed_out() {
+            return Self::ConnectTimeout(unreachable.to_string());
+        }
+        Self::Connect(io::Error::other(unreachable))
+    }
+
+    /// A name stands for nothing.
+    pub(super) fn nowhere(why: Nowhere) -> Self {
+        Self::Connect(io::Error::new(io::ErrorKind::NotFound, why))
+    }
+
+    /// A name that nobody has found out about yet.
+    pub(super) fn unresolved() -> Self {
+        Self::nowhere(Nowhere("its name has not been resolved in time".into()))
+    }
+
     /// Sorts hyper's error into ours.
     pub(super) fn from_hyper(error: hyper::Error) -> Self {
         if let Some(fault) = find::<RequestBodyFault>(&error) {
@@ -52,8 +73,8 @@ impl Failure {
     /// The same, for others whom it concerns.
     pub(super) fn copy(&self) -> Self {
         match self {
-            Self::Connect(error) => Self::Connect(io::Error::new(error.kind(), error.to_string())),
-            Self::ConnectTimeout => Self::ConnectTimeout,
+            Self::Connect(error) => Self::Connect(copy(error)),
+            Self::ConnectTimeout(what) => Self::ConnectTimeout(what.clone()),
             Self::Tls(cause) => Self::Tls(cause.clone()),
             Self::Protocol(cause) => Self::Protocol(cause.clone()),
             Self::Closed(cause) => Self::Closed(cause.clone()),
@@ -68,18 +89,19 @@ impl Failure {
 
     /// Whether the next server may be asked although this one failed before anything was sent.
     pub(super) fn is_connect(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_) | Self::Protocol(_))
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout(_) | Self::Tls(_) | Self::Protocol(_))
     }
 
     /// Whether it may be held against the server: not what this machine lacks, nor what the client did.
     pub(super) fn is_the_servers(&self) -> bool {
         match self {
             Self::NoServer | Self::Overloaded | Self::QueueTimeout | Self::RequestBody(_) => false,
-            Self::Connect(error) => !matches!(
-                Errno::from_io_error(error),
-                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL)
-            ),
-            Self::ConnectTimeout
+            Self::Connect(error) => match error.get_ref() {
+                Some(inner) if inner.is::<Nowhere>() => false,
+                Some(inner) => inner.downcast_ref().is_none_or(Unreachable::is_the_servers),
+                None => !is_ours(error),
+            },
+            Self::ConnectTimeout(_)
             | Self::Tls(_)
             | Self::Protocol(_)
             | Self::Closed(_)
@@ -89,6 +111,27 @@ impl Failure {
     }
 }
 
+/// What it says, and whose it is, stay.
+fn copy(error: &io::Error) -> io::Error {
+    let inner = error.get_ref();
+    if let Some(nowhere) = inner.and_then(|inner| inner.downcast_ref::<Nowhere>()) {
+        return io::Error::new(error.kind(), nowhere.clone());
+    }
+    if let Some(unreachable) = inner.and_then(|inner| inner.downcast_ref::<Unreachable>()) {
+        return io::Error::new(error.kind(), unreachable.copy());
+    }
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Whether a connection failed because of what this machine lacks.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+        || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +139,7 @@ impl fmt::Display for Failure {
             Self::Overloaded => out.write_str("every server has its max_connections, and the queue is full"),
             Self::QueueTimeout => out.write_str("no place at a server within the queue's timeout"),
             Self::Connect(error) => write!(out, "cannot connect: {error}"),
-            Self::ConnectTimeout => out.write_str("cannot connect: timed out"),
+            Self::ConnectTimeout(what) => write!(out, "cannot connect in time: {what}"),
             Self::Tls(cause) => write!(out, "TLS handshake failed: {cause}"),
             Self::Protocol(cause) => out.write_str(cause),
             Self::Closed(cause) => write!(out, "closed before an answer: {cause}"),
@@ -131,4 +174,40 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock;
+    use crate::upstream::source::{Addresses, Sources};
+
+    async fn connecting(from: Vec<std::net::IpAddr>) -> Failure {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let nobody = listener.local_addr().expect("an address");
+        drop(listener);
+        let addresses = Addresses::new([nobody], &Sources::new(from));
+        let deadline = clock::now() + Duration::from_secs(10);
+        Failure::from_race(addresses.connect(deadline).await.expect_err("nobody listens"))
+    }
+
+    #[tokio::test]
+    async fn a_server_is_blamed_for_refusing_and_neither_for_a_lack_of_ports_nor_for_its_name() {
+        let refused = connecting(vec![]).await;
+        // From the block for documentation (RFC 5737): no machine has it.
+        let no_source = connecting(vec![[203, 0, 113, 77].into()]).await;
+        for (failure, is_the_servers) in [
+            (&refused, true),
+            (&no_source, false),
+            (&Failure::nowhere(Nowhere("no such name".into())), false),
+            (&Failure::unresolved(), false),
+            (&Failure::Connect(io::Error::from_raw_os_error(Errno::MFILE.raw_os_error())), false),
+        ] {
+            assert_eq!(failure.is_the_servers(), is_the_servers, "{failure}");
+            assert_eq!(failure.copy().is_the_servers(), is_the_servers, "a copy of: {failure}");
+            assert_eq!(failure.copy().to_string(), failure.to_string());
+        }
+    }
 }

@@ -15,8 +15,10 @@ use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
 use super::http2::Channels;
-use super::server::{Place, Server, ServerId, Standing};
+use super::places::Place;
+use super::server::{Server, ServerId, Standing};
 use super::share::Share;
+use crate::clock;
 use crate::config::model::{Ejection, HostHeader};
 use crate::proto::proxy_protocol::{Addresses, Sender};
 use crate::tls::Offer;
@@ -136,13 +138,27 @@ impl Group {
         Some(Picked { member, share })
     }
 
+    /// Where there is no server because names have not been resolved yet, waits for that as long as for a connection.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn wait_for_names(&self) -> Result<(), Failure> {
+        let entries = &self.definition.entries;
+        entries.doubt();
+        match tokio::time::timeout(self.definition.connect_timeout, entries.first_answer()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(nowhere)) => Err(Failure::nowhere(nowhere)),
+            Err(_) => Err(Failure::unresolved()),
+        }
+    }
+
     /// The server of that id, if it may get work.
     fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
-        let Server { weight, state, .. } = &*member.server;
-        let is_asked = matches!(state.standing(&self.definition), Standing::Up | Standing::Trial);
-        let is_fit = *weight > 0 && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let server = &*member.server;
+        let is_asked = matches!(server.state.standing(&self.definition), Standing::Up | Standing::Trial);
+        let is_fit = !server.drains() && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 
@@ -189,7 +205,8 @@ impl Group {
 
     /// Connects to one server for a client.
     pub(super) async fn dial(&self, server: &Server, asker: Asker, offer: Offer) -> Result<UpstreamStream, Failure> {
-        dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer).await
+        let deadline = clock::now() + self.definition.connect_timeout;
+        dial::dial(&self.definition, server, Sender::Client(asker.addresses), offer, deadline).await
     }
 
     /// What of a request's head depends on the server that it goes to.

@@ -16,9 +16,10 @@ use super::balance::Ask;
 use super::definition::Definition;
 use super::failure::Failure;
 use super::group::{Group, Picked};
+use super::places::Place;
 use super::queue::Wants;
 use super::send::Failed;
-use super::server::{Place, Server};
+use super::server::Server;
 use super::share::Share;
 use super::trail::Trail;
 use crate::clock;
@@ -235,7 +236,7 @@ fn connected(group: &Rc<Group>, server: &Arc<Server>, is_reached: bool) {
     if is_reached {
         share.reached();
     } else {
-        share.unreachable(&Failure::ConnectTimeout);
+        share.unreachable(&Failure::ConnectTimeout(String::new()));
     }
 }
 
@@ -247,7 +248,7 @@ fn a_place_at_a_server_that_is_out_is_handed_to_nobody_while_another_is_worth_wa
         let mut one = Request::to(&group).place().await.expect("room");
         let other = Request::to(&group).place().await.expect("room");
         let (mut places, _tasks) = queued(&group, 2).await;
-        one.share.unreachable(&Failure::ConnectTimeout);
+        one.share.unreachable(&Failure::ConnectTimeout(String::new()));
         let dead = one.member.server.clone();
         drop(one);
         tokio::task::yield_now().await;
@@ -258,7 +259,7 @@ fn a_place_at_a_server_that_is_out_is_handed_to_nobody_while_another_is_worth_wa
         let mut place = place.expect("a place");
         assert_eq!((number, place.member.server.id), (0, servers(&definition)[1].id));
         // With all of them out, trying beats refusing.
-        place.share.unreachable(&Failure::ConnectTimeout);
+        place.share.unreachable(&Failure::ConnectTimeout(String::new()));
         let picked = places.recv().await.expect("a task").1.expect("a place");
         assert!(Arc::ptr_eq(&picked.member.server, &dead));
     });
@@ -311,7 +312,7 @@ fn a_retry_waits_for_servers_that_it_has_not_been_to_and_needs_the_budget() {
         let trail = Trail::default();
         let mut attempts = Attempts::new(&group, &trail);
         let picked = attempts.next(&ask).await.expect("room");
-        attempts.failed(&picked.member, Failure::ConnectTimeout).expect("one more");
+        attempts.failed(&picked.member, Failure::ConnectTimeout(String::new())).expect("one more");
         drop(picked);
         // The one that it was at has room, the other has none.
         let start = clock::now();
@@ -326,10 +327,10 @@ fn a_retry_waits_for_servers_that_it_has_not_been_to_and_needs_the_budget() {
             let trail = Trail::default();
             let mut attempts = Attempts::new(&group, &trail);
             let picked = attempts.next(&ask).await.expect("room");
-            attempts.failed(&picked.member, Failure::ConnectTimeout).expect("one more");
+            attempts.failed(&picked.member, Failure::ConnectTimeout(String::new())).expect("one more");
             outcomes.push((attempts.next(&ask).await.map(|_| ()).map_err(|failed| failed.failure), trail.retries()));
         }
-        let refused = outcomes.iter().filter(|outcome| matches!(outcome, (Err(Failure::ConnectTimeout), 0))).count();
+        let refused = outcomes.iter().filter(|outcome| matches!(outcome, (Err(Failure::ConnectTimeout(_)), 0))).count();
         let retried = outcomes.iter().filter(|outcome| matches!(outcome, (Ok(()), 1))).count();
         assert_eq!((retried, refused), (1, 2), "{outcomes:?}");
         assert_eq!(definition.retry_counts().refused, 2);

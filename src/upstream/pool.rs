@@ -2,9 +2,9 @@
 //!
 //! A connection goes back only when its answer ended well and its request was sent whole. It is taken out only after
 //! a look at the socket itself: whatever arrived while it was idle (an end, a stray answer) makes it unusable, and the
-//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]. A server with a limit
-//! has, over all workers, at most as many idle ones beside those in use. Where connections begin with a PROXY header, each
-//! is of one client, and serves one request.
+//! runtime's own notice of it may still be on its way. Idle ones are closed after [`MAX_IDLE`]; those to a server that
+//! drains or has left its upstream, with the next sweep. A server with a limit has, over all workers, at most as many idle
+//! ones beside those in use. Where connections begin with a PROXY header, each is of one client, and serves one request.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -55,6 +55,7 @@ impl Lease {
         }
         let mut idle = self.member.idle.borrow_mut();
         if idle.len() < MAX_IDLE_PER_SERVER
+            && !self.member.server.drains()
             && let Some(kept) = self.member.server.try_keep()
             && let Some(mut connection) = self.connection.take()
         {
@@ -75,11 +76,11 @@ impl Drop for Lease {
 }
 
 impl Group {
-    /// An idle connection that is still clean.
+    /// An idle connection that is still clean, and leads to where the server is now.
     pub(super) fn checkout(&self, member: &Member) -> Option<Connection> {
         let mut idle = member.idle.borrow_mut();
         while let Some(Idle { connection, .. }) = idle.pop() {
-            if connection.is_clean() {
+            if connection.is_clean() && member.server.is_at(connection.destination()) {
                 return Some(connection);
             }
         }
@@ -126,14 +127,16 @@ impl Group {
         });
     }
 
-    /// Closes what has been idle for too long or has died; how many are left.
+    /// Closes what has been idle for too long, has died or has no future; how many are left.
     fn sweep(&self) -> usize {
         let expired = clock::now().checked_sub(MAX_IDLE);
         let mut left = 0;
+        // A server that has left is in the list no more, and takes its connections with it.
         for member in &*self.members() {
             let mut idle = member.idle.borrow_mut();
+            let drains = member.server.drains();
             idle.retain(|idle| {
-                !idle.connection.sender.is_closed() && expired.is_none_or(|expired| idle.since > expired)
+                !drains && !idle.connection.sender.is_closed() && expired.is_none_or(|expired| idle.since > expired)
             });
             left += idle.len();
         }

@@ -19,7 +19,8 @@ use smallvec::SmallVec;
 
 use super::balance::{self, Candidate};
 use super::definition::Definition;
-use super::server::{Live, Place, ServerId, State};
+use super::places::{Live, Place};
+use super::server::{ServerId, State};
 use crate::clock::{self, Instant};
 
 /// The queue of one upstream. Outlives snapshots, like the counts of its servers.

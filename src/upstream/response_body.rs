@@ -101,7 +101,7 @@ impl Source {
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| error.to_string())))
             }
             Self::Http2(stream) => {
-                let frame = ready!(stream.0.poll_frame(cx));
+                let frame = ready!(Pin::new(&mut stream.0).poll_frame(cx));
                 if frame.is_none() {
                     stream.1.completed();
                 }

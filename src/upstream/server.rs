@@ -5,20 +5,25 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
+use tokio::sync::Notify;
 
 use super::balance::Candidate;
 use super::circuit::{Breaker, Gate};
 use super::definition::Definition;
 use super::health::{CheckCounts, Checks, LastCheck};
+use super::places::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::queue::Queue;
+use super::source::{Addresses, Sources};
+use super::whereabouts::{Location, Resolved, Whereabouts};
 use crate::clock::{self, AtomicInstant, Instant};
-use crate::config::model::{self, ServerAddress};
+use crate::config::model::{self, Resolve, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
 use crate::tls::ClientTls;
 use crate::types::Name;
@@ -43,10 +48,10 @@ impl ServerId {
 /// One server of one snapshot.
 pub struct Server {
     pub id: ServerId,
-    pub address: ServerAddress,
+    pub location: Location,
     /// TLS, and with which name; or none.
     pub(super) tls: Option<(Arc<str>, ClientTls)>,
-    /// As written, for logs.
+    /// For logs: as written, or with what its name stands for.
     pub url: Name,
     /// What `host = "upstream"` sends.
     pub host: HeaderValue,
@@ -59,6 +64,8 @@ pub struct Server {
     /// Requests and tunnels that it may have at a time, over all workers. `None`: as many as come.
     pub max_connections: Option<u32>,
     pub state: Arc<State>,
+    /// Told when the server could not be reached: what its name stands for may have changed.
+    pub(super) doubt: Arc<Notify>,
 }
 
 impl Server {
@@ -67,6 +74,7 @@ impl Server {
         server: &model::UpstreamServer,
         tls: Option<ClientTls>,
         state: Arc<State>,
+        sources: &Arc<Sources>,
     ) -> Self {
         let default_port = if server.tls_name.is_some() { 443 } else { 80 };
         let host = match &server.address {
@@ -75,13 +83,20 @@ impl Server {
                 std::net::IpAddr::V6(ip) => format!("[{ip}]"),
             },
             ServerAddress::Ip(address) => address.to_string(),
-            ServerAddress::Name(name, port) if *port == default_port => name.to_string(),
-            ServerAddress::Name(name, port) => format!("{name}:{port}"),
+            ServerAddress::Name(name, port) => match (server.resolve, name.trim_end_matches('.')) {
+                (Resolve::Service, name) => name.splitn(3, '.').last().unwrap_or(name).to_owned(),
+                (_, name) if *port == default_port => name.to_owned(),
+                (_, name) => format!("{name}:{port}"),
+            },
             ServerAddress::Unix(_) => "localhost".to_owned(),
         };
         Self {
             id: ServerId::of(upstream, server.url.as_str()),
-            address: server.address.clone(),
+            location: match &server.address {
+                ServerAddress::Ip(address) => Location::Fixed(Addresses::new([*address], sources)),
+                ServerAddress::Unix(path) => Location::Unix(path.clone()),
+                ServerAddress::Name(..) => Location::Named,
+            },
             tls: server.tls_name.as_ref().map(|name| name.value.clone()).zip(tls),
             url: server.url.clone(),
             authority: match server.address {
@@ -96,12 +111,19 @@ impl Server {
             backup: server.backup,
             max_connections: server.max_connections,
             state,
+            doubt: Arc::default(),
         }
     }
 
     /// A place for one more request; `None`: it has as many as it may.
     pub(super) fn try_enter(&self) -> Option<Place> {
         self.state.try_enter(self.max_connections)
+    }
+
+    /// A tunnel's place, for tests that have no tunnel.
+    #[cfg(test)]
+    pub fn enter_tunnel(&self) -> super::places::TunnelShare {
+        self.try_enter().expect("room").become_tunnel()
     }
 
     /// Room in the pool for one more connection that is not in use; `None`: close it.
@@ -114,7 +136,7 @@ impl Server {
         let live = self.state.live();
         Candidate {
             id: self.id,
-            weight: u64::from(self.weight) * u64::from(self.state.warmth(upstream.slow_start)),
+            weight: u64::from(self.share_of_work()) * u64::from(self.state.warmth(upstream.slow_start)),
             live,
             backup: self.backup,
             standing: self.state.standing(upstream),
@@ -122,31 +144,30 @@ impl Server {
             turn,
         }
     }
+
+    /// Whether a connection to that address is still one to the server, whatever has become of its name.
+    pub(super) fn is_at(&self, destination: Option<SocketAddr>) -> bool {
+        match (&self.location, destination) {
+            (Location::Named, Some(destination)) => self.state.whereabouts().is_at(destination),
+            _ => true,
+        }
+    }
+
+    /// Its share of new work at this moment; 0: it drains.
+    pub fn share_of_work(&self) -> u32 {
+        if self.state.drains.load(Ordering::Relaxed) { 0 } else { self.weight }
+    }
+
+    /// It finishes what it has, and gets nothing new.
+    pub fn drains(&self) -> bool {
+        self.share_of_work() == 0
+    }
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Server").field("url", &self.url).field("state", &self.state).finish_non_exhaustive()
     }
-}
-
-/// What one thing counts in [`State::live`].
-#[derive(Clone, Copy)]
-pub(super) struct Live(u64);
-
-const REQUEST: Live = Live(1);
-const TUNNEL: Live = Live(1 << 32);
-
-fn requests(live: u64) -> u32 {
-    live as u32
-}
-
-fn tunnels(live: u64) -> u32 {
-    (live >> 32) as u32
-}
-
-fn total(live: u64) -> u32 {
-    requests(live).saturating_add(tunnels(live))
 }
 
 /// How a server stands towards new work.
@@ -160,7 +181,7 @@ pub enum Standing {
     OnTrial,
     /// Live traffic has taken it out.
     Ejected,
-    /// It fails its checks.
+    /// It fails its checks, or its name stands for nothing.
     Down,
 }
 
@@ -169,13 +190,19 @@ pub enum Standing {
 pub struct State {
     /// Requests and handshakes under way, from their pick to the end of their answer, in the lower half; tunnels in the
     /// upper one. One number, so that a limit holds for their sum at every moment.
-    live: AtomicU64,
+    pub(super) live: AtomicU64,
     /// Connections that wait in a pool for their next request.
-    idle: AtomicU32,
+    pub(super) idle: AtomicU32,
     /// Who waits for a place at a server of its upstream.
     queue: OnceLock<Arc<Queue>>,
     /// Taking part since then; `None`: since the start.
     up_since: AtomicInstant,
+    /// Of a server whose location is [`Location::Named`].
+    whereabouts: OnceLock<Box<Whereabouts>>,
+    /// Its name stands for nothing.
+    is_nowhere: AtomicBool,
+    /// An operator has asked it to drain, whatever its weight.
+    drains: AtomicBool,
     /// When it last went out or came back; `None`: never yet.
     changed: AtomicInstant,
     ejections: AtomicU64,
@@ -213,6 +240,14 @@ impl State {
         tunnels(self.live.load(Ordering::Relaxed))
     }
 
+    /// Lets it drain, or take work again, whatever its weight; the latter as one that has come back.
+    pub fn set_drains(&self, drains: bool) {
+        if self.drains.swap(drains, Ordering::Relaxed) && !drains {
+            self.note_arrival();
+            self.call_waiting();
+        }
+    }
+
     /// Connections that are kept open for the next request.
     pub fn idle(&self) -> u32 {
         self.idle.load(Ordering::Relaxed)
@@ -239,7 +274,7 @@ impl State {
     }
 
     /// A request or tunnel has ended: its place goes to the first who waits for it, or to nobody.
-    fn leave(self: &Arc<Self>, what: Live) {
+    pub(super) fn leave(self: &Arc<Self>, what: Live) {
         let queue = self.queue.get();
         if let Some(queue) = queue.filter(|queue| !queue.is_empty()) {
             return queue.pass_on(self, what);
@@ -278,8 +313,25 @@ impl State {
         }
     }
 
+    /// What is known of its name.
+    pub(super) fn whereabouts(&self) -> &Whereabouts {
+        self.whereabouts.get_or_init(Box::default)
+    }
+
+    /// Its name has been resolved, or stands for nothing.
+    pub(super) fn locate(&self, resolved: Resolved) {
+        let is_nowhere = matches!(resolved, Resolved::Nowhere(_));
+        self.whereabouts().publish(resolved);
+        if self.is_nowhere.swap(is_nowhere, Ordering::Relaxed) && !is_nowhere {
+            self.call_waiting();
+        }
+    }
+
     /// How it stands towards work of an upstream; what that upstream does not ask about does not count.
     pub(super) fn standing(&self, upstream: &Definition) -> Standing {
+        if self.is_nowhere.load(Ordering::Relaxed) {
+            return Standing::Down;
+        }
         if upstream.health.is_some() && self.checks.is_down() {
             return Standing::Down;
         }
@@ -329,64 +381,6 @@ impl State {
         let warmth = elapsed.saturating_mul(1000) / ramp.as_millis().max(1);
         // A first tenth at once: something has to come for it to warm up.
         u32::try_from(warmth).unwrap_or(1000).clamp(100, 1000)
-    }
-}
-
-/// One request's place in the count of its server.
-#[derive(Debug)]
-pub(super) struct Place {
-    /// `None` once the place has become a tunnel's.
-    state: Option<Arc<State>>,
-}
-
-impl Place {
-    /// The request has become a tunnel.
-    pub fn become_tunnel(&mut self) -> TunnelShare {
-        let state = self.state.take();
-        if let Some(state) = &state {
-            state.live.fetch_add(TUNNEL.0 - REQUEST.0, Ordering::SeqCst);
-        }
-        TunnelShare { state }
-    }
-
-    /// Whether it is a place at that server.
-    pub(super) fn is_at(&self, server: &Server) -> bool {
-        self.state.as_ref().is_some_and(|state| Arc::ptr_eq(state, &server.state))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
-            state.leave(REQUEST);
-        }
-    }
-}
-
-/// One tunnel's place in the count of its server.
-#[derive(Debug)]
-pub struct TunnelShare {
-    /// Never `None`; of the size of a reference, as an idle tunnel wants it.
-    state: Option<Arc<State>>,
-}
-
-impl Drop for TunnelShare {
-    fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
-            state.leave(TUNNEL);
-        }
-    }
-}
-
-/// A connection's place in the count of those that are not in use.
-#[derive(Debug)]
-pub(super) struct Kept {
-    state: Arc<State>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.state.idle.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -18,7 +18,8 @@ use http::StatusCode;
 use super::circuit::{Cause, Change, Circuit, Gate, Ticket};
 use super::failure::Failure;
 use super::group::{Group, Member};
-use super::server::{Place, Server, State, TunnelShare};
+use super::places::{Place, TunnelShare};
+use super::server::{Server, State};
 use crate::clock::{self, Instant};
 use crate::config::model::Ejection;
 

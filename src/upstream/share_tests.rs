@@ -174,7 +174,7 @@ async fn whoever_found_no_room_is_ejected_by_its_next_failure_once_there_is_some
 async fn servers_that_cannot_be_reached_are_out_at_once_and_beyond_the_floor_and_leave_no_room_for_others() {
     let [one, other] = workers(3, "");
     to(&one, 0).unreachable(&refused());
-    to(&other, 1).unreachable(&Failure::ConnectTimeout);
+    to(&other, 1).unreachable(&Failure::ConnectTimeout(String::new()));
     assert_eq!([0, 1].map(|number| standing(&one, number)), [Standing::Ejected; 2]);
     fail(&one, 2, 10);
     assert_eq!(standing(&one, 2), Standing::Up, "two of three are out");

@@ -41,6 +41,8 @@ pub(super) struct Sticky {
     /// The key is this process's own.
     is_random: bool,
     attributes: String,
+    /// Pages of other sites send it too.
+    crosses_sites: bool,
     /// It ends by itself, and so has to be given anew.
     has_age: bool,
 }
@@ -71,8 +73,15 @@ impl Sticky {
         if let Some(age) = sticky.max_age {
             attributes.push_str(&format!("; Max-Age={}", age.as_secs().max(1)));
         }
-        let (cookie, upstream, has_age) = ((&*sticky.cookie).into(), upstream.into(), sticky.max_age.is_some());
-        Some(Self { cookie, upstream, keys, is_random: sticky.secret.is_none(), attributes, has_age })
+        Some(Self {
+            cookie: (&*sticky.cookie).into(),
+            upstream: upstream.into(),
+            keys,
+            is_random: sticky.secret.is_none(),
+            attributes,
+            crosses_sites: sticky.same_site == SameSite::None,
+            has_age: sticky.max_age.is_some(),
+        })
     }
 
     /// The server that a client says it is with, if the gateway has told it so.
@@ -106,7 +115,13 @@ impl Sticky {
         let mut value = [0; ID + TAG];
         value[..ID].copy_from_slice(&id);
         value[ID..].copy_from_slice(&tag[..TAG]);
-        let secure = if secure { "; Secure" } else { "" };
+        // Browsers that block third-party cookies take one that is kept apart for each site that embeds this one, which
+        // costs nothing here: it is a place, not a person. Others ignore the word, and none takes it without `Secure`.
+        let secure = match (secure, self.crosses_sites) {
+            (true, true) => "; Secure; Partitioned",
+            (true, false) => "; Secure",
+            (false, _) => "",
+        };
         let text = format!("{}={}{}{secure}", self.cookie, URL_SAFE_NO_PAD.encode(value), self.attributes);
         if let Ok(line) = HeaderValue::from_str(&text) {
             answer.append(SET_COOKIE, line);

@@ -4,6 +4,8 @@
 //! wheel, access log. Everything it is told comes through one inbox, in order: an arrival is served by the configuration
 //! that stood before it. Ends when the process has ended.
 
+mod command;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -17,17 +19,20 @@ use tokio::sync::oneshot;
 
 use crate::clock::{self, Wheel};
 use crate::connection;
+use crate::exchange::live::LiveTunnels;
 use crate::exchange::{Numbers, Tools};
 use crate::lifecycle::{self, Lifecycle, Phase};
 use crate::listener::{Arrival, WorkerLoad, WorkerPort};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 
+pub use command::Command;
+
 /// How long those who are cut may take to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Names of servers that one worker looks up at once; further ones wait, within their connect timeout.
-const NAME_LOOKUPS: usize = 16;
+/// Commands that wait for their turn; who has one more waits with it.
+const COMMANDS: usize = 16;
 
 /// The accept loop, as a worker may be given it.
 pub type Accepting = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -56,6 +61,8 @@ pub struct NextConfiguration {
 /// A worker that has been started.
 pub struct Worker {
     pub port: WorkerPort<Message>,
+    /// Questions and orders about its tunnels.
+    pub commands: mpsc::Sender<Command>,
     accepting: Option<oneshot::Sender<Accepting>>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -70,15 +77,18 @@ impl Worker {
         access: AccessLogHandle,
     ) -> io::Result<Self> {
         let (sender, inbox) = mpsc::unbounded_channel();
+        let (commands, orders) = mpsc::channel(COMMANDS);
         let (accepting, told) = oneshot::channel();
         let thread = lifecycle::thread(&format!("worker-{number}"), move || {
-            if let Err(error) = run(Numbers::new(number, workers), snapshot, &lifecycle, &access, inbox, told) {
+            let numbers = Numbers::new(number, workers);
+            let given = Given { number, numbers, snapshot, inbox, orders, accepting: told };
+            if let Err(error) = run(given, &lifecycle, &access) {
                 tracing::error!(worker = number, %error, "a worker could not start");
                 lifecycle.end();
             }
         })?;
         let port = WorkerPort { load: Arc::new(WorkerLoad::default()), inbox: sender };
-        Ok(Self { port, accepting: Some(accepting), thread })
+        Ok(Self { port, commands, accepting: Some(accepting), thread })
     }
 
     /// Lets the worker's own thread run the accept loop, beside its connections.
@@ -91,44 +101,43 @@ impl Worker {
 
     /// Waits for its thread. The process must have been told to end.
     pub fn join(self) {
-        let Self { port, accepting, thread } = self;
-        drop((port, accepting));
+        let Self { port, commands, accepting, thread } = self;
+        drop((port, commands, accepting));
         // A panic has been reported by the thread itself.
         let _ = thread.join();
     }
 }
 
-fn run(
+/// What a worker's thread begins with.
+struct Given {
+    number: usize,
     numbers: Numbers,
     snapshot: Arc<Snapshot>,
-    lifecycle: &Lifecycle,
-    access: &AccessLogHandle,
     inbox: UnboundedReceiver<Message>,
+    orders: mpsc::Receiver<Command>,
     accepting: oneshot::Receiver<Accepting>,
-) -> io::Result<()> {
+}
+
+fn run(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(NAME_LOOKUPS)
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(numbers, snapshot, lifecycle, access, inbox, accepting));
+    runtime.block_on(serve(given, lifecycle, access));
     Ok(())
 }
 
-async fn serve(
-    numbers: Numbers,
-    snapshot: Arc<Snapshot>,
-    lifecycle: &Lifecycle,
-    access: &AccessLogHandle,
-    inbox: UnboundedReceiver<Message>,
-    accepting: oneshot::Receiver<Accepting>,
-) {
+async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
+    let Given { number, numbers, snapshot, inbox, orders, accepting } = given;
     let (phase, follower) = lifecycle.follow();
     lifecycle::spawn_local("phase follower", follower);
+    // Tunnels wait for the end among themselves: whoever looks for them finds nobody else.
+    let live = Rc::new(LiveTunnels::new(number, phase.part(), numbers.clone()));
+    lifecycle::spawn_local("commands", command::obey(orders, live.clone()));
     let (log, flusher) = access.worker();
     lifecycle::spawn_local("access log flusher", flusher);
     let (wheel, ticker) = Wheel::new();
     lifecycle::spawn_local("timer wheel", ticker.on_descriptor());
-    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), log, wheel, numbers));
+    let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), live, log, wheel, numbers));
     lifecycle::spawn_local("acceptor", async move {
         if let Ok(accepting) = accepting.await {
             accepting.await;

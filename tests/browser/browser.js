@@ -22,33 +22,63 @@ function trustingHome(ca) {
   return home;
 }
 
-/** Runs `scenario(context)` in a browser of its own and ends the process with what came of it. */
-async function main(ca, options, scenario) {
+/** Runs `scenario(home)` with such a home and ends the process with what came of it. */
+async function atHome(ca, scenario) {
   const home = trustingHome(ca);
   let code = 1;
   try {
-    const context = await chromium.launchPersistentContext(path.join(home, 'profile'), {
-      executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-      headless: true,
-      args: FLAGS,
-      env: { ...process.env, HOME: home, XDG_DATA_HOME: path.join(home, 'share'), XDG_CONFIG_HOME: home, XDG_CACHE_HOME: home },
-      ...options,
-    });
-    context.setDefaultTimeout(PATIENCE);
-    // Pages without a server count as public, and those must ask before they talk to this machine.
-    await context.grantPermissions(['local-network-access']);
-    try {
-      await scenario(context);
-      code = 0;
-    } finally {
-      await context.close();
-    }
+    await scenario(home);
+    code = 0;
   } catch (error) {
     console.error(error);
   } finally {
     fs.rmSync(home, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   }
   process.exit(code);
+}
+
+function launching(home) {
+  return {
+    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    headless: true,
+    args: FLAGS,
+    env: { ...process.env, HOME: home, XDG_DATA_HOME: path.join(home, 'share'), XDG_CONFIG_HOME: home, XDG_CACHE_HOME: home },
+  };
+}
+
+async function prepare(context) {
+  context.setDefaultTimeout(PATIENCE);
+  // Pages without a server count as public, and those must ask before they talk to this machine.
+  await context.grantPermissions(['local-network-access']);
+}
+
+/** Runs `scenario(context)` in a browser of its own and ends the process with what came of it. */
+function main(ca, options, scenario) {
+  return atHome(ca, async (home) => {
+    const context = await chromium.launchPersistentContext(path.join(home, 'profile'), { ...launching(home), ...options });
+    try {
+      await prepare(context);
+      await scenario(context);
+    } finally {
+      await context.close();
+    }
+  });
+}
+
+/** The same with `scenario(person)`, where each `await person()` is a context with cookies and connections of its own. */
+function people(ca, scenario) {
+  return atHome(ca, async (home) => {
+    const browser = await chromium.launch(launching(home));
+    try {
+      await scenario(async () => {
+        const context = await browser.newContext();
+        await prepare(context);
+        return context;
+      });
+    } finally {
+      await browser.close();
+    }
+  });
 }
 
 /** An empty page of this origin, without a server: only the origin matters. */
@@ -91,4 +121,4 @@ function deferred() {
   return made;
 }
 
-module.exports = { main, pageOf, watchHandshakes, PATIENCE };
+module.exports = { main, people, pageOf, watchHandshakes, PATIENCE };

@@ -11,13 +11,15 @@
 #[path = "../interop/harness/mod.rs"]
 mod harness;
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use harness::gateway::{announced_port, gateway_binary};
+use harness::three::Three;
 use harness::{ALLOWED, Gateway, Process, Tap, certificates, field, installed_file, program, root};
 
 /// A script of this folder: the gateway's port, the CA, and what else it wants to know.
-fn script(file: &str, port: u16, ca: &std::path::Path, more: &[&str]) -> Command {
+fn script(file: &str, port: u16, ca: &std::path::Path, more: &[impl AsRef<OsStr>]) -> Command {
     // Asked for here so that a missing one is named at once.
     let chromium = program("chromium");
     program("certutil");
@@ -27,6 +29,9 @@ fn script(file: &str, port: u16, ca: &std::path::Path, more: &[&str]) -> Command
     command.env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
     command
 }
+
+/// More to say to a script.
+const NOTHING: &[&str] = &[];
 
 fn lines(facts: &str) -> Vec<&str> {
     facts.lines().collect()
@@ -104,7 +109,7 @@ fn socketio_in_the_browser_polls_and_upgrades() {
                 "[[route]]\npath = \"/socket.io\"\nupstream = \"http://127.0.0.1:{port}\"\nwebsocket = {{ origins = [{ALLOWED:?}] }}\n"
             ),
         );
-        let facts = harness::succeed(script("socketio.js", gateway.port, &certificates().ca, &[]));
+        let facts = harness::succeed(script("socketio.js", gateway.port, &certificates().ca, NOTHING));
         assert_eq!(
             lines(&facts),
             [
@@ -117,6 +122,42 @@ fn socketio_in_the_browser_polls_and_upgrades() {
         );
     }
     server.lines.wait("an upgrade at the server", |line| line.ends_with("upgraded to websocket").then_some(()));
+}
+
+/// Every tunnel of theirs goes over the one version of HTTP.
+fn socketio_sessions_outlive_other_servers(protocols: &str, spoken: &str, other: &str) {
+    let mut three =
+        Three::start(&format!("protocols = {protocols}"), "least-connections", Some(", path = \"/socket.io\""));
+    let crowd = script("socketio_three.js", three.gateway.port, &certificates().ca, &three.victim());
+    three.outlived_by(&format!("Socket.IO in Chromium, {spoken}"), crowd);
+    assert!(three.tunnels_over(spoken) > 30 && three.tunnels_over(other) == 0);
+}
+
+#[test]
+fn socketio_sessions_stay_on_their_server_and_outlive_the_others_over_http1() {
+    socketio_sessions_outlive_other_servers("[\"http/1.1\"]", "h1", "h2");
+}
+
+#[test]
+fn socketio_sessions_stay_on_their_server_and_outlive_the_others_over_http2() {
+    socketio_sessions_outlive_other_servers("[\"h2\", \"http/1.1\"]", "h2", "h1");
+}
+
+#[test]
+fn socketio_sessions_of_other_hosts_and_of_many_tabs_stay_on_their_server() {
+    let three = Three::start("", "round-robin", Some(", same_site = \"none\""));
+    let facts = harness::succeed_within(
+        harness::LONG_PATIENCE,
+        script("socketio_elsewhere.js", three.gateway.port, &certificates().ca, NOTHING),
+    );
+    assert_eq!(
+        lines(&facts),
+        [
+            "pages of another host stay with their server",
+            "pages of another site stay with their server",
+            "tabs that open at once all work, and the next ones stay with one server"
+        ]
+    );
 }
 
 #[test]

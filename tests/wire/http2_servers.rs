@@ -366,6 +366,51 @@ async fn h2u_07_an_answer_that_is_reset_never_ends_cleanly() {
     }
 }
 
+/// Every stream gets these fields, then this as its whole body.
+fn answering_raw(fields: &'static [(&'static str, &'static str)], body: &'static str) -> Backend {
+    Backend::scripted(move |peer: Peer| async move {
+        let mut raw = RawH2::accept(peer, &[]).await;
+        while let Some(stream) = raw.next_headers().await {
+            raw.headers(stream, fields, false).await;
+            raw.frame(0, 1, stream, body.as_bytes()).await;
+        }
+        Ok(())
+    })
+}
+
+#[tokio::test]
+async fn h2u_07_a_length_that_lies_is_never_a_whole_answer() {
+    for body in ["hell", "hello!", ""] {
+        let stage = clear(answering_raw(&[(":status", "200"), ("content-length", "5")], body)).start();
+        for way in Way::H1 {
+            let mut client = way.client(&stage).await;
+            client.send(Request::get("/n").to_h1()).await;
+            let got = client.try_answer("GET").await;
+            assert!(got.as_ref().map_or(true, |answer| answer.status == 502), "{way:?} {body:?}: {got:?}");
+        }
+        let got = stage.h2().await.try_ask(&Request::get("/n")).await;
+        assert!(got.as_ref().map_or(true, |answer| answer.status == 502), "{body:?}: {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn h2u_07_fields_that_would_frame_an_http_1_answer_are_malformed_and_reach_nobody() {
+    for field in [
+        ("transfer-encoding", "chunked"),
+        ("connection", "close"),
+        ("upgrade", "websocket"),
+        ("X-Upper", "1"),
+        ("x", "a\r\nSet-Cookie: evil=1"),
+        ("content-length", "1, 2"),
+    ] {
+        let fields: &'static [_] = vec![(":status", "200"), field].leak();
+        let stage = clear(answering_raw(fields, "hello")).start();
+        for way in Way::ALL {
+            way.ask(&stage, &Request::get("/n")).await.assert_refused(502, "upstream-malformed");
+        }
+    }
+}
+
 #[tokio::test]
 async fn h2u_08_a_client_that_leaves_resets_its_stream_and_nothing_else() {
     let reset = Arc::new(AtomicUsize::new(0));

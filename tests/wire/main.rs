@@ -7,6 +7,7 @@
 
 mod balance;
 mod closes;
+mod drains;
 mod early;
 mod ejection;
 mod floods;
@@ -16,10 +17,12 @@ mod headers;
 mod health;
 mod hostile;
 mod http2;
+mod http2_checks;
 mod http2_servers;
 mod http2_tunnels;
 mod interim;
 mod limits;
+mod names;
 mod operations;
 mod origin;
 mod overload;
@@ -34,6 +37,7 @@ mod reload_tls;
 mod response;
 mod rows;
 mod smuggling;
+mod sources;
 mod stalls;
 mod sticky;
 mod streaming;

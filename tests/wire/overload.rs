@@ -173,7 +173,7 @@ async fn h2(stage: &Stage) -> H2 {
     h2
 }
 
-/// The access log without what [`h2`] leaves there, once it has so many lines.
+/// The access log without what is asked for the order's sake, once it has so many lines.
 async fn logged(stage: &Stage, count: usize) -> Vec<serde_json::Value> {
     let lines = || {
         let lines = stage.gateway.access_log().into_iter();
@@ -185,8 +185,10 @@ async fn logged(stage: &Stage, count: usize) -> Vec<serde_json::Value> {
 
 /// Waits until those who came before have their places in the queue, and nobody else has room there. One line of log.
 async fn queue_is_full(stage: &Stage) {
-    let answer = Way::Clear.ask(stage, &Request::get("/n/refused")).await;
-    answer.assert_refused(503, "upstream-overloaded");
+    let mut client = stage.clear().await;
+    // Whatever had arrived before this one has been taken care of when it is answered.
+    assert_eq!(client.ask(&Request::get("/denied")).await.status, 403);
+    client.ask(&Request::get("/n/refused")).await.assert_refused(503, "upstream-overloaded");
 }
 
 /// A gateway before one server that has room for one, which somebody has.
@@ -301,6 +303,7 @@ async fn lim_32_whoever_finds_the_queue_full_is_503_at_once_and_reaches_no_serve
         for _ in 0..size {
             waiting.push(Pending::request(way, &stage, &Request::get("/n")).await);
         }
+        queue_is_full(&stage).await;
         let start = Instant::now();
         for _ in 0..3 {
             let answer = way.ask(&stage, &Request::new("POST", "/n").body("hello")).await;

@@ -55,6 +55,20 @@ async fn stk_01_a_handshake_gives_the_cookie_as_well() {
     }
 }
 
+/// Browsers that block cookies of third parties take those that say to keep apart what other sites would see of them.
+#[tokio::test]
+async fn stk_01_a_cookie_for_pages_of_other_sites_is_kept_apart_for_each_of_them() {
+    let stage = three(Setup::new(), PLAIN, "sticky = { cookie = \"pcl\", same_site = \"none\" }");
+    for way in Way::ALL {
+        let attributes = "Path=/; HttpOnly; SameSite=None";
+        // `Partitioned` says nothing without `Secure`.
+        let wanted =
+            if way == Way::Clear { attributes.to_owned() } else { format!("{attributes}; Secure; Partitioned") };
+        assert_eq!(given(&way.ask(&stage, &Request::get("/three/n")).await).1, wanted, "{way:?}");
+        assert_eq!(given(&way.open(&stage, &handshake()).await.0).1, wanted, "{way:?}");
+    }
+}
+
 #[tokio::test]
 async fn stk_01_gateways_with_one_secret_agree_and_a_restart_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");

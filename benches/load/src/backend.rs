@@ -1,10 +1,10 @@
 //! The server behind every proxy of a comparison: one thread, one small task per connection, one read buffer for all.
 //! It listens on as many addresses as there are proxies, so that none of them runs out of ports because of another.
 //!
-//! `/1k` and `/1m` answer GET; an upgrade on `/echo` echoes, on `/sink` reads and forgets, on `/pump?SIZE` sends frames
+//! `/1k` and `/1m` answer GET, `/tunnels` with how many there are; an upgrade on `/echo` echoes, on `/sink` reads and forgets, on `/pump?SIZE` sends frames
 //! of that size as fast as they are taken, on `/fanout` gets each message that an upgrade on `/fanout/source` sends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +29,7 @@ thread_local! {
 #[derive(Default)]
 struct Hub {
     subscribers: RefCell<Vec<mpsc::Sender<Rc<[u8]>>>>,
+    tunnels: Cell<usize>,
 }
 
 pub fn run(args: &mut Args) -> Result<(), Problem> {
@@ -116,10 +117,18 @@ async fn serve(mut socket: TcpStream, hub: &Hub, bodies: &[Vec<u8>; 2]) -> io::R
                 // The head is no longer needed, and a tunnel may stay for long.
                 drop((head, std::mem::take(&mut input)));
                 socket.write_all(answer.as_bytes()).await?;
-                return tunnel(&mut socket, &path, hub).await;
+                hub.tunnels.set(hub.tunnels.get() + 1);
+                let end = tunnel(&mut socket, &path, hub).await;
+                hub.tunnels.set(hub.tunnels.get() - 1);
+                return end;
             }
             (None, "/1k") => socket.write_all(&bodies[0]).await?,
             (None, "/1m") => socket.write_all(&bodies[1]).await?,
+            (None, "/tunnels") => {
+                let count = hub.tunnels.get().to_string();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", count.len());
+                socket.write_all((head + &count).as_bytes()).await?;
+            }
             (None, _) => socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await?,
         }
     }

@@ -64,6 +64,11 @@ impl Dial {
         Ok(Self { target, tls, host: name, h2 })
     }
 
+    /// In the clear, over HTTP/1.1.
+    pub fn clear(target: SocketAddr) -> Self {
+        Self { target, tls: None, host: "localhost".to_owned(), h2: false }
+    }
+
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -129,6 +134,14 @@ impl Stream {
     /// Whether ALPN says so.
     pub fn speaks_h2(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
+    /// One small message there and back, through a tunnel to an echo.
+    pub async fn one_message(&mut self) -> io::Result<()> {
+        self.write_all(&ws::masked(ws::BINARY, &[b'x'; 64])).await?;
+        self.flush().await?;
+        self.read_exact(&mut [0; 66]).await?;
+        Ok(())
     }
 }
 

@@ -41,6 +41,11 @@ pub fn pss(pids: &[u32]) -> u64 {
     sum
 }
 
+/// Descriptors that a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 /// The highest memory that is seen between two moments, looked at ten times a second.
 pub struct Peak {
     seen: Rc<Cell<u64>>,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 
 use crate::cli::check::count;
-use crate::config::model::{self, Balance, HashBy};
+use crate::config::model::{self, Balance, HashBy, Resolve};
 use crate::upstream::{Ask, Definition, Foreseen, How};
 
 /// Nothing where there is nothing to choose.
@@ -18,7 +18,15 @@ pub(super) fn lines(
 ) -> Vec<(&'static str, String)> {
     let path = onward.split('?').next().unwrap_or_default();
     let mut lines = Vec::new();
+    let many = |server: &&model::UpstreamServer| server.resolve != Resolve::One && server.weight > 0;
+    let names: Vec<_> = configured.servers.iter().filter(many).map(|server| server.url.as_str()).collect();
     match upstream.foresee(&Ask { client, headers, path, home: None }) {
+        // Nobody is asked here for what names stand for.
+        None if !names.is_empty() => lines.push(("server", format!("one that {} stands for", names.join(" or ")))),
+        Some(foreseen) if !names.is_empty() => {
+            let more = format!("not counting those that {} stands for", names.join(" or "));
+            lines.push(("server", format!("{}, {more}", reason(configured, &foreseen))));
+        }
         None => lines.push(("server", "none: all of them have weight 0".to_owned())),
         Some(foreseen) if configured.servers.len() > 1 => lines.push(("server", reason(configured, &foreseen))),
         Some(_) => {}

@@ -1,6 +1,6 @@
 //! Upstreams as the file describes them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// How long a server that comes new or back takes to get its full weight. `None`: no time.
     pub slow_start: Option<Duration>,
+    /// Tunnels that are closed in a second, of all its servers that drain. `None`, the default: they stay.
+    pub drain_rate: Option<u32>,
     /// Whether a client stays with its server. Default not.
     pub sticky: Option<Sticky>,
     /// How servers are checked. `None`, the default: not at all.
@@ -43,6 +45,8 @@ pub struct Upstream {
     pub queue: Queue,
     /// Default 5 s, TLS handshake included.
     pub connect_timeout: Duration,
+    /// Local addresses to connect from, in turn. Empty, the default: the kernel's choice.
+    pub sources: Vec<Located<IpAddr>>,
     /// The PROXY header that each connection to a server begins with. Default none.
     pub proxy_protocol: Option<Version>,
     /// What may be spoken with the servers. With those behind TLS ALPN chooses; with clear ones `http2` means prior
@@ -57,6 +61,8 @@ pub struct Upstream {
 #[derive(Clone, Debug)]
 pub struct UpstreamServer {
     pub address: ServerAddress,
+    /// What its name stands for. Default one server; no effect without a name.
+    pub resolve: Resolve,
     /// TLS to the server, with the name that is verified and, unless it is an address, sent as SNI. IPv6 without
     /// brackets.
     pub tls_name: Option<Located<Arc<str>>>,
@@ -152,9 +158,20 @@ pub enum HashBy {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     Ip(SocketAddr),
-    /// Resolved when a connection is made.
+    /// Kept resolved; ends in a dot where it must not be searched for. The port says nothing for a service.
     Name(Arc<str>, u16),
     Unix(PathBuf),
+}
+
+/// What the name of a server stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolve {
+    /// One server; its addresses are ways to it.
+    One,
+    /// As many servers as it has addresses.
+    Each,
+    /// The servers of a service (SRV records).
+    Service,
 }
 
 /// Which Host goes upstream.

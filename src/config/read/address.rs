@@ -146,6 +146,43 @@ fn unix_path(path: &str) -> Result<String, Fault> {
     Ok(path.to_owned())
 }
 
+/// An entry of `nameservers`: an address, and a port where it is not 53.
+pub fn name_server(text: &str) -> Result<SocketAddr, Fault> {
+    let address = text.parse().or_else(|_| text.parse().map(|address| SocketAddr::new(address, 53)));
+    match address {
+        Ok(address) if is_a_host(address.ip()) && address.port() != 0 => Ok(address),
+        _ => Err(Fault::new("bad-address", format!("`{text}` is not the address of a name server"))
+            .help("write \"10.0.0.53\", \"10.0.0.53:5353\", \"2001:db8::53\" or \"[2001:db8::53]:5353\"")),
+    }
+}
+
+/// An entry of `source`: an address of this machine, without a port.
+pub fn source(text: &str) -> Result<IpAddr, Fault> {
+    let bad =
+        |help: String| Err(Fault::new("bad-address", format!("`{text}` is not an address to connect from")).help(help));
+    match text.parse::<IpAddr>() {
+        Ok(address) if is_a_host(address) => Ok(address),
+        Ok(_) => bad("write an address of this machine; without `source` the kernel chooses one".into()),
+        Err(_) => match text.parse::<SocketAddr>() {
+            Ok(address) => bad(format!("write \"{}\": each connection has a port of its own", address.ip())),
+            Err(_) => bad("write an address of this machine: \"10.0.0.5\", \"2001:db8::5\"".into()),
+        },
+    }
+}
+
+/// One host's, as against no host's or many hosts'.
+fn is_a_host(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
+}
+
+/// What a service (`_ws._tcp.chat.internal`) is one of, without its two first labels.
+pub fn service_domain(name: &str) -> Option<&str> {
+    let (service, rest) = name.split_once('.')?;
+    let (protocol, domain) = rest.split_once('.')?;
+    let is_label = |label: &str| label.len() > 1 && label.starts_with('_');
+    (is_label(service) && is_label(protocol) && !domain.is_empty() && !domain.starts_with('_')).then_some(domain)
+}
+
 /// An entry of `trusted_proxies`: a network, or one address.
 pub fn network(text: &str) -> Result<IpNet, Fault> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -167,7 +204,7 @@ pub fn network(text: &str) -> Result<IpNet, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Listen, Place, listen, network, upstream};
+    use super::{Kind, Listen, Place, listen, name_server, network, service_domain, source, upstream};
     use crate::config::read::names::Host;
 
     #[test]
@@ -224,6 +261,39 @@ mod tests {
             "ws://é",
         ] {
             assert!(upstream(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_an_address_and_its_port_is_53_unless_it_says_so() {
+        for (text, want) in [
+            ("10.0.0.53", "10.0.0.53:53"),
+            ("10.0.0.53:5353", "10.0.0.53:5353"),
+            ("2001:db8::53", "[2001:db8::53]:53"),
+            ("[2001:db8::53]:5353", "[2001:db8::53]:5353"),
+        ] {
+            assert_eq!(name_server(text).map(|address| address.to_string()), Ok(want.into()));
+        }
+        for text in ["", "dns.example", "10.0.0.53:", "10.0.0.53:0", "0.0.0.0", "224.0.0.251", "::", "[::1]"] {
+            assert!(name_server(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_an_address_of_one_host_and_has_no_port() {
+        assert_eq!(source("10.0.0.5"), Ok([10, 0, 0, 5].into()));
+        assert!(source("::1").is_ok());
+        for text in ["", "10.0.0.5:80", "[::1]", "10.0.0.0/24", "0.0.0.0", "::", "255.255.255.255", "ff02::1", "eth0"] {
+            assert!(source(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_service_has_two_labels_in_front_of_its_domain() {
+        assert_eq!(service_domain("_ws._tcp.chat.internal"), Some("chat.internal"));
+        assert_eq!(service_domain("_ws._tcp.chat"), Some("chat"));
+        for text in ["chat.internal", "_ws.chat.internal", "_ws._tcp", "_ws._tcp._x.y", "_._tcp.a", "ws._tcp.a"] {
+            assert_eq!(service_domain(text), None, "{text}");
         }
     }
 

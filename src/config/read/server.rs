@@ -1,9 +1,11 @@
 //! `[server]` and `[log]`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::address;
 use super::common;
 use super::suggest::nearest;
 use super::tree::{Cx, Table, integer, refuse_duplicates};
@@ -20,6 +22,7 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
         drain_timeout: table.duration(cx, "drain_timeout", defaults.drain_timeout),
         max_connections: table.integer(cx, "max_connections", 1..=CONNECTIONS).map(|number| number.value as usize),
         trusted_proxies: trusted_proxies(cx, &mut table),
+        name_servers: name_servers(cx, &mut table),
         forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
     };
     if let Some(patterns) = table.strings(cx, "include") {
@@ -37,6 +40,7 @@ pub fn default_server() -> Server {
         drain_timeout: Duration::from_secs(30),
         max_connections: None,
         trusted_proxies: Peers::default(),
+        name_servers: None,
         forwarded: false,
     }
 }
@@ -61,6 +65,20 @@ fn workers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<usize> {
 fn trusted_proxies(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Peers {
     let Some(list) = table.strings(cx, "trusted_proxies") else { return Peers::default() };
     common::peers(cx, list.value, "anyone can claim any client address and host")
+}
+
+fn name_servers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Vec<SocketAddr>> {
+    let list = table.strings(cx, "nameservers")?;
+    let mut servers = Vec::new();
+    for text in &list.value {
+        servers.extend(cx.check(text, address::name_server(text)));
+    }
+    refuse_duplicates(cx, &servers, "the name server", ToString::to_string);
+    if list.value.is_empty() {
+        cx.error("empty-list", &list.spot, "`nameservers` is empty")
+            .help("leave the key out to ask the system's name servers");
+    }
+    Some(servers.into_iter().map(|server| server.value).collect())
 }
 
 pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {

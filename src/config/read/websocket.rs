@@ -31,6 +31,7 @@ pub fn policy(cx: &mut Cx<'_>, mut table: Table<'_>, has_hosts: bool) -> WebSock
         max_message_size: None,
         rates: None,
         tunnels: tunnels(cx, &mut table),
+        close_removed: table.boolean(cx, "close_removed", false).value,
         spot,
     };
     let max_frame_size = frame_limit(cx, &mut table, "max_frame_size", policy.checked_frames);

@@ -10,6 +10,9 @@ use super::header::{CLOSE, FIN, MASK, PING, PONG};
 /// RFC 6455 5.5.
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
+/// What the code of a Close leaves of it.
+pub const MAX_CLOSE_REASON: usize = MAX_CONTROL_PAYLOAD - 2;
+
 /// Two bytes, four of mask, and the payload.
 pub const MAX_CONTROL_FRAME: usize = 6 + MAX_CONTROL_PAYLOAD;
 
@@ -30,7 +33,7 @@ impl ControlFrame {
         debug_assert!(close_code_may_be_sent(code), "{code} is not to be sent");
         let code = if close_code_may_be_sent(code) { code } else { 1011 };
         let mut payload = [0; MAX_CONTROL_PAYLOAD];
-        let reason = &reason[..reason.floor_char_boundary(MAX_CONTROL_PAYLOAD - 2)];
+        let reason = &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON)];
         let size = 2 + reason.len();
         payload[..2].copy_from_slice(&code.to_be_bytes());
         payload[2..size].copy_from_slice(reason.as_bytes());

@@ -22,7 +22,9 @@ mod tracker;
 
 use std::fmt;
 
-pub use control::{ControlFrame, MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, PayloadTooLong, close_code_may_be_sent};
+pub use control::{
+    ControlFrame, MAX_CLOSE_REASON, MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, PayloadTooLong, close_code_may_be_sent,
+};
 pub use header::{MAX_HEADER, MIN_CLIENT_FRAME};
 pub use pings::{PING_PAYLOAD, Pings, Pong};
 pub use tracker::{End, NoInjection, SMALL_FRAGMENT, Step, Tracker, Until, Verdict, Watch};

@@ -3,7 +3,7 @@ use tokio::io::AsyncReadExt;
 
 use super::*;
 use crate::config::model::{
-    Balance, HostHeader, Protocols, Queue, RetryBudget, ServerAddress, Upstream, UpstreamServer,
+    Balance, HostHeader, Protocols, Queue, Resolve, RetryBudget, ServerAddress, Upstream, UpstreamServer,
 };
 use crate::types::Name;
 
@@ -12,6 +12,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         name: Name::from("backend"),
         servers: vec![UpstreamServer {
             address: ServerAddress::Ip(([127, 0, 0, 1], 9).into()),
+            resolve: Resolve::One,
             tls_name: Some(located(tls_name.into())),
             url: Name::from("https://127.0.0.1:9"),
             weight: 1,
@@ -23,6 +24,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         }],
         balance: Balance::RoundRobin,
         slow_start: None,
+        drain_rate: None,
         sticky: None,
         health: None,
         ejection: None,
@@ -36,6 +38,7 @@ fn upstream(ca: Option<Located<PathBuf>>, client_certificate: Option<Certificate
         retry_budget: RetryBudget { percent: 20, min_per_second: 10 },
         queue: Queue { size: 100, timeout: PATIENCE },
         connect_timeout: PATIENCE,
+        sources: vec![],
         proxy_protocol: None,
         spot: Spot::default(),
     }

@@ -1,6 +1,7 @@
 //! The splice over scripted transports (paused clock), and over loopback sockets (real clock, bounded by patience).
 
 mod checked;
+mod ordered;
 mod paced;
 mod piped;
 mod script;

@@ -1,5 +1,6 @@
 //! One check of one server: a fresh connection, a question, and whether the answer will do.
 //!
+//! What is spoken is what requests and handshakes are spoken in (`streams` where that is HTTP/2).
 //! By TCP the connection itself is the question, with its TLS handshake where the server has TLS. By HTTP the status
 //! decides, and where the file wants it a text within the first [`MOST_OF_BODY`] bytes of the body. By WebSocket a
 //! handshake is made and its 101 held to what a tunnel's is; a Close follows, but how the server takes that is not
@@ -13,13 +14,14 @@ use bytes::Bytes;
 use http::header::{
     CONNECTION, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
 };
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response, request};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::streams::Single;
 use crate::clock::{self, Instant};
 use crate::config::model::{self, Check, Health};
 use crate::proto::frame::{ControlFrame, End, Rules, Sender, Tracker, Until};
@@ -28,6 +30,7 @@ use crate::proto::spelling;
 use crate::proto::websocket::{Asked, BadUpgrade, accept_for, check_101, new_key};
 use crate::tls::Offer;
 use crate::upstream::answer_head::{self, AnswerHead, Glance};
+use crate::upstream::carrier;
 use crate::upstream::connection::client_builder;
 use crate::upstream::definition::Definition;
 use crate::upstream::dial::{self, UpstreamStream};
@@ -66,7 +69,7 @@ pub(super) enum CheckFailure {
     /// The body does not hold the text, as far as it was read.
     Body,
     /// The body broke off before it did.
-    BodyBroken(hyper::Error),
+    BodyBroken(String),
     NotSwitched(u16),
     BadUpgrade(BadUpgrade),
 }
@@ -109,17 +112,14 @@ pub(super) async fn ask(upstream: &Definition, server: &Server, health: &Health)
     let began = clock::now();
     let stage = Cell::new(Stage::Connecting);
     let asking = async {
-        let stream = dial::dial(upstream, server, proxy_protocol::Sender::Local, Offer::Http1)
-            .await
-            .map_err(CheckFailure::Upstream)?;
-        stage.set(Stage::Asked);
+        let asking = Asking { upstream, server, stage: &stage };
         match &health.check {
-            Check::Tcp => Ok(Left::Stream(stream)),
+            Check::Tcp => asking.connect(Offer::Protocols).await.map(Left::Stream),
             Check::Http { asked, status, body } => {
-                ask_http(stream, &stage, head(server, asked), status, body.as_deref()).await?;
+                asking.http(head(server, asked), status, body.as_deref()).await?;
                 Ok(Left::Nothing)
             }
-            Check::WebSocket { asked } => ask_websocket(stream, head(server, asked)).await,
+            Check::WebSocket { asked } => asking.websocket(head(server, asked)).await,
         }
     };
     // Boxed: what is held between two checks is small.
@@ -134,7 +134,7 @@ pub(super) async fn ask(upstream: &Definition, server: &Server, health: &Health)
 }
 
 /// The head of a check, without what belongs to its kind.
-fn head(server: &Server, asked: &model::Asked) -> http::request::Parts {
+fn head(server: &Server, asked: &model::Asked) -> request::Parts {
     let (mut head, ()) = Request::new(()).into_parts();
     head.uri = asked.target.clone().into();
     head.headers.insert(HOST, asked.host.clone().unwrap_or_else(|| server.host.clone()));
@@ -145,42 +145,118 @@ fn head(server: &Server, asked: &model::Asked) -> http::request::Parts {
     head
 }
 
-async fn ask_http(
-    stream: UpstreamStream,
-    stage: &Cell<Stage>,
-    mut head: http::request::Parts,
-    wanted: &[u16],
-    text: Option<&str>,
-) -> Result<(), CheckFailure> {
-    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let refused = |error| CheckFailure::Upstream(Failure::from_hyper(error));
-    let (mut sender, connection) = client_builder().handshake(TokioIo::new(stream)).await.map_err(refused)?;
-    let exchange = async {
-        let answer = sender.send_request(Request::from_parts(head, RequestBody::Empty)).await.map_err(refused)?;
+/// One check under way.
+struct Asking<'a> {
+    upstream: &'a Definition,
+    server: &'a Server,
+    stage: &'a Cell<Stage>,
+}
+
+impl Asking<'_> {
+    async fn connect(&self, offer: Offer) -> Result<UpstreamStream, CheckFailure> {
+        let deadline = clock::now() + self.upstream.connect_timeout;
+        let stream = dial::dial(self.upstream, self.server, proxy_protocol::Sender::Local, offer, deadline).await;
+        stream.map_err(CheckFailure::Upstream)
+    }
+
+    /// In the HTTP that requests are spoken in.
+    async fn http(&self, mut head: request::Parts, wanted: &[u16], text: Option<&str>) -> Result<(), CheckFailure> {
+        let stream = self.connect(Offer::Protocols).await?;
+        if self.upstream.is_http2(self.server, &stream).map_err(CheckFailure::Upstream)? {
+            let connection = Single::open(stream).await?;
+            self.stage.set(Stage::Asked);
+            let answer = connection.get(self.server, head).await?;
+            return self.judge(answer, wanted, text).await;
+        }
+        self.stage.set(Stage::Asked);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let refused = |error| CheckFailure::Upstream(Failure::from_hyper(error));
+        let (mut sender, connection) = client_builder().handshake(TokioIo::new(stream)).await.map_err(refused)?;
+        let exchange = async {
+            let answer = sender.send_request(Request::from_parts(head, RequestBody::Empty)).await.map_err(refused)?;
+            self.judge(answer, wanted, text).await
+        };
+        let (mut exchange, connection) = (std::pin::pin!(exchange), std::pin::pin!(connection));
+        tokio::select! {
+            biased;
+            result = &mut exchange => result,
+            // What has come of the answer by then is there to be read.
+            _ = connection => exchange.await,
+        }
+    }
+
+    async fn judge<B>(&self, answer: Response<B>, wanted: &[u16], text: Option<&str>) -> Result<(), CheckFailure>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: fmt::Display,
+    {
         let status = answer.status().as_u16();
         if !wanted.contains(&status) {
             return Err(CheckFailure::Status(status));
         }
-        stage.set(Stage::Body);
+        self.stage.set(Stage::Body);
         match text {
             Some(text) => holds(answer.into_body(), text).await,
             None => Ok(()),
         }
-    };
-    let (mut exchange, connection) = (std::pin::pin!(exchange), std::pin::pin!(connection));
-    tokio::select! {
-        biased;
-        result = &mut exchange => result,
-        // What has come of the answer by then is there to be read.
-        _ = connection => exchange.await,
+    }
+
+    /// By the way that a client's handshake would go.
+    async fn websocket(&self, head: request::Parts) -> Result<Left, CheckFailure> {
+        let Definition { protocols, websocket_over_h2, .. } = *self.upstream;
+        if protocols.http2 && websocket_over_h2 {
+            let stream = self.connect(Offer::Protocols).await?;
+            if !self.upstream.is_http2(self.server, &stream).map_err(CheckFailure::Upstream)? {
+                return self.upgrade(stream, head).await;
+            }
+            let connection = Single::open(stream).await?;
+            if connection.opens_tunnels() {
+                self.stage.set(Stage::Asked);
+                let mut head = head;
+                head.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                let stream = connection.shake(self.server, head).await?;
+                return Ok(Left::WebSocket(UpstreamStream::Http2(Box::new(stream)), Bytes::new()));
+            }
+        }
+        if !protocols.http1 {
+            return Err(CheckFailure::Upstream(carrier::no_way(websocket_over_h2)));
+        }
+        let stream = self.connect(Offer::Http1).await?;
+        self.upgrade(stream, head).await
+    }
+
+    async fn upgrade(&self, mut stream: UpstreamStream, mut head: request::Parts) -> Result<Left, CheckFailure> {
+        self.stage.set(Stage::Asked);
+        let key = new_key();
+        handshake_fields(&mut head.headers, &key);
+        // As for a client's handshake: a server may answer and close without having read everything.
+        let _ = handshake::send(&mut stream, &spelling::write_request(&head)).await;
+        match answer_head::read(&mut stream).await {
+            AnswerHead::Switched(answer, early) => {
+                let asked = Asked { accept: &accept_for(&key), subprotocols: &[], extensions: &[] };
+                check_101(&asked, answer.status, answer.version, &answer.headers).map_err(CheckFailure::BadUpgrade)?;
+                Ok(Left::WebSocket(stream, early))
+            }
+            AnswerHead::Other(unjudged) => Err(match unjudged.glance() {
+                Glance::Status(status) => CheckFailure::NotSwitched(status),
+                Glance::Nothing(cause) => CheckFailure::Closed(cause),
+                Glance::Malformed => CheckFailure::Malformed,
+            }),
+        }
     }
 }
 
-async fn holds(mut body: Incoming, text: &str) -> Result<(), CheckFailure> {
+async fn holds<B>(mut body: B, text: &str) -> Result<(), CheckFailure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
     let finder = memmem::Finder::new(text);
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(CheckFailure::BodyBroken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| CheckFailure::BodyBroken(error.to_string()))?.into_data() else {
+            continue;
+        };
         // The text may have begun in what came before.
         let from = read.len().saturating_sub(text.len());
         let room = MOST_OF_BODY - read.len();
@@ -193,25 +269,6 @@ async fn holds(mut body: Incoming, text: &str) -> Result<(), CheckFailure> {
         }
     }
     Err(CheckFailure::Body)
-}
-
-async fn ask_websocket(mut stream: UpstreamStream, mut head: http::request::Parts) -> Result<Left, CheckFailure> {
-    let key = new_key();
-    handshake_fields(&mut head.headers, &key);
-    // As for a client's handshake: a server may answer and close without having read everything.
-    let _ = handshake::send(&mut stream, &spelling::write_request(&head)).await;
-    match answer_head::read(&mut stream).await {
-        AnswerHead::Switched(answer, early) => {
-            let asked = Asked { accept: &accept_for(&key), subprotocols: &[], extensions: &[] };
-            check_101(&asked, answer.status, answer.version, &answer.headers).map_err(CheckFailure::BadUpgrade)?;
-            Ok(Left::WebSocket(stream, early))
-        }
-        AnswerHead::Other(unjudged) => Err(match unjudged.glance() {
-            Glance::Status(status) => CheckFailure::NotSwitched(status),
-            Glance::Nothing(cause) => CheckFailure::Closed(cause),
-            Glance::Malformed => CheckFailure::Malformed,
-        }),
-    }
 }
 
 fn handshake_fields(headers: &mut HeaderMap, key: &str) {

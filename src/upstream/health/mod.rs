@@ -8,6 +8,7 @@
 
 mod ask;
 mod record;
+mod streams;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -63,6 +64,8 @@ pub(in crate::upstream) struct Channel {
     /// Why we ourselves have given it up.
     pub(super) cause: Cell<Option<&'static str>>,
     owner: RefCell<Weak<Channels>>,
+    /// Where the connection leads to; `None`: to a unix socket.
+    pub(super) destination: Option<SocketAddr>,
 }
 
 /// The right to one stream. Given back on drop.
@@ -79,7 +82,7 @@ impl Channel {
     ///
     /// # Errors
     /// No byte of a request has been sent.
-    pub(in crate::upstream) async fn open<S>(stream: S) -> Result<Rc<Self>, Failure>
+    pub(in crate::upstream) async fn open<S>(stream: S, destination: Option<SocketAddr>) -> Result<Rc<Self>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -112,6 +115,7 @@ impl Channel {
             is_suspect: Cell::new(false),
             cause: Cell::new(None),
             owner: RefCell::default(),
+            destination,
         });
         lifecycle::spawn_local("upstream h2 connection", Driver::new(connection, ping, channel.clone()));
         Ok(channel)
@@ -128,7 +132,7 @@ impl Channel {
     }
 
     /// Whether the server opens tunnels (RFC 8441 3).
-    pub(super) fn opens_tunnels(&self) -> bool {
+    pub(in crate::upstream) fn opens_tunnels(&self) -> bool {
         self.sender.borrow().as_ref().is_some_and(SendRequest::is_extended_connect_protocol_enabled)
     }
 
@@ -145,7 +149,7 @@ impl Channel {
     }
 
     /// One more stream, if there is room for it.
-    pub(super) fn take(self: &Rc<Self>) -> Option<Slot> {
+    pub(in crate::upstream) fn take(self: &Rc<Self>) -> Option<Slot> {
         if self.is_suspect.get() || !self.is_usable() || self.streams.get() >= self.limit() {
             return None;
         }
@@ -154,8 +158,12 @@ impl Channel {
     }
 
     /// No more streams; the connection closes when those that are open have ended.
-    pub(super) fn retire(&self) {
-        drop(self.sender.borrow_mut().take());
+    pub(in crate::upstream) fn retire(&self) {
+        let sender = self.sender.borrow_mut().take();
+        if sender.is_some() && self.streams.get() == 0 {
+            self.idle_since.set(clock::now());
+        }
+        drop(sender);
         self.wake_driver();
     }
 

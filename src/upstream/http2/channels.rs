@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -75,6 +76,12 @@ impl Channels {
         open.iter().find_map(Channel::take)
     }
 
+    /// Connections to where the server is not any more give out no further streams.
+    pub(in crate::upstream) fn retire_unless(&self, is_there: impl Fn(Option<SocketAddr>) -> bool) {
+        let open = self.open.borrow();
+        open.iter().filter(|channel| !is_there(channel.destination)).for_each(|channel| channel.retire());
+    }
+
     /// Whether the server has lately chosen HTTP/1.1.
     pub(in crate::upstream) fn speaks_http1(&self) -> bool {
         is_recent(&self.no_http2)
@@ -114,7 +121,9 @@ impl Channels {
                 }
             }
         };
-        tokio::time::timeout(patience, waiting).await.unwrap_or(Err(Failure::ConnectTimeout))
+        tokio::time::timeout(patience, waiting)
+            .await
+            .unwrap_or_else(|_| Err(Failure::ConnectTimeout("no HTTP/2 stream was free".to_owned())))
     }
 
     /// Takes a connection that was opened elsewhere; what the server speaks is known from then on.
@@ -149,6 +158,7 @@ impl Channels {
             drop(guard);
             match opened {
                 Ok(Opened::Http2(channel)) if channel.limit() == 0 => {
+                    channel.retire();
                     let failure = Failure::Protocol("the server allows no HTTP/2 streams".to_owned());
                     channels.fail(&failure);
                 }

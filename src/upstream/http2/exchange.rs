@@ -14,7 +14,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::ResponseFuture;
 use http::{Response, request};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 
 use super::channel::{Processed, Slot};
 use super::head::{self, Origin};
@@ -138,29 +138,32 @@ impl Download {
         let left = if inlet.is_end_stream() { Some(0) } else { fields::content_length(&parts.headers).ok().flatten() };
         Response::from_parts(parts, Self { inlet, slot, sending, left })
     }
+}
 
-    pub(in crate::upstream) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, String>>> {
-        let frame = std::task::ready!(self.inlet.poll_frame(cx, self.slot.lap()));
+impl Body for Download {
+    type Data = Bytes;
+    type Error = String;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(this.inlet.poll_frame(cx, this.slot.lap()));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
+                if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);
                 }
                 Some(Ok(frame))
             }
-            Some(Err(error)) => Some(Err(self.slot.judge(&error).0.to_string())),
+            Some(Err(error)) => Some(Err(this.slot.judge(&error).0.to_string())),
             None => None,
         })
     }
 
-    pub(in crate::upstream) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         self.inlet.is_end_stream()
     }
 
-    pub(in crate::upstream) fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

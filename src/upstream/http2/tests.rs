@@ -40,7 +40,7 @@ async fn channel<F: Future<Output = ()> + 'static>(
     let mut builder = Builder::new();
     build(&mut builder);
     tokio::task::spawn_local(async move { serve(builder.handshake(far).await.expect("a preface")).await });
-    Channel::open(near).await.expect("HTTP/2")
+    Channel::open(near, None).await.expect("HTTP/2")
 }
 
 /// Answers each stream in a task of its own, until the connection ends.
@@ -71,7 +71,7 @@ async fn ask(channel: &Rc<Channel>) -> Result<Response<Download>, Broken> {
 async fn collect(response: Response<Download>) -> Result<(Vec<u8>, Option<HeaderMap>), String> {
     let mut download = response.into_body();
     let (mut all, mut trailers) = (Vec::new(), None);
-    while let Some(frame) = poll_fn(|cx| download.poll_frame(cx)).await {
+    while let Some(frame) = download.frame().await {
         match frame?.into_data() {
             Ok(data) => all.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().ok(),
@@ -271,7 +271,7 @@ async fn a_stream_that_a_goaway_leaves_out_has_not_been_processed() {
         far.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0").await.expect("taken");
         while frame(&mut far).await != (7, 0, 0) {}
     });
-    let channel = Channel::open(near).await.expect("HTTP/2");
+    let channel = Channel::open(near, None).await.expect("HTTP/2");
     let asking = tokio::time::timeout(Duration::from_millis(200), ask(&channel));
     let (first, second) = tokio::join!(asking, ask(&channel));
     assert!(first.is_err(), "the first one is still waited for");
@@ -469,7 +469,7 @@ async fn resets_and_a_lost_connection_are_no_good_ends_of_a_tunnel() {
             *keep.borrow_mut() = Some((request, respond.send_response(ok(), false).expect("open")));
         }
     });
-    let channel = Channel::open(near).await.expect("HTTP/2");
+    let channel = Channel::open(near, None).await.expect("HTTP/2");
     let mut tunnel = open(&channel).await;
     serving.abort();
     let error = tunnel.read(&mut [0; 8]).await.expect_err("a lost connection");
@@ -484,11 +484,11 @@ async fn what_is_no_http2_server_is_found_out_before_a_request_is_sent() {
         far.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await.expect("taken");
         far
     };
-    let (opened, _far) = tokio::join!(Channel::open(near), writing);
+    let (opened, _far) = tokio::join!(Channel::open(near, None), writing);
     assert!(matches!(opened.err(), Some(Failure::Protocol(_))));
     let (near, far) = pair();
     drop(far);
-    assert!(matches!(Channel::open(near).await.err(), Some(Failure::Connect(_))));
+    assert!(matches!(Channel::open(near, None).await.err(), Some(Failure::Connect(_))));
 }
 
 /// Like [`Channels::obtain`] with connections to servers that allow so many streams; counts the connections.
@@ -583,7 +583,7 @@ async fn a_server_that_is_silent_is_asked_and_then_given_up() {
         std::future::pending::<()>().await;
         drop(server);
     });
-    let channel = Channel::open(near).await.expect("HTTP/2");
+    let channel = Channel::open(near, None).await.expect("HTTP/2");
     let mut tunnel = open(&channel).await;
     let mut buffer = [0; 8];
     let quiet = tokio::time::timeout(Duration::from_secs(300), tunnel.read(&mut buffer)).await;

@@ -7,6 +7,7 @@
 
 pub mod gateway;
 mod tap;
+pub mod three;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -22,6 +23,9 @@ pub use tap::Tap;
 
 /// How long anything may take that is expected to happen. One number, for slow machines.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// For what consists of many steps, with a browser among them.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
 /// The name under which clients reach the gateway.
 pub const NAME: &str = "gate.test";
@@ -136,7 +140,16 @@ impl Lines {
 
     /// The first line for which `wanted` has a value, waited for until [`PATIENCE`] or the program's output ends.
     pub fn wait<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_within(PATIENCE, what, wanted)
+    }
+
+    /// The same for what takes long.
+    pub fn wait_long<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        self.wait_within(LONG_PATIENCE, what, wanted)
+    }
+
+    fn wait_within<T>(&self, patience: Duration, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + patience;
         let mut printed = self.lock();
         loop {
             if let Some(found) = printed.lines.iter().find_map(|line| wanted(line)) {
@@ -211,11 +224,16 @@ impl Process {
     }
 
     /// Asks it to stop and waits for its exit code.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub fn terminate(self) -> Option<i32> {
         if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
             // Gone already is as good.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
+        self.finish()
+    }
+
+    /// Waits for its end; its exit code.
+    pub fn finish(mut self) -> Option<i32> {
         eventually(&format!("{} stops", self.name), || self.child.try_wait().ok().flatten()).code()
     }
 }

@@ -21,6 +21,7 @@ use super::{End, Fields, Frame, Head, OpCode, ServerKind, Stream, pki};
 struct Log {
     records: Mutex<Vec<Arc<Record>>>,
     heads: Heads,
+    peers: Mutex<Vec<std::net::IpAddr>>,
     failures: Mutex<Vec<String>>,
     failed_tls: AtomicUsize,
     introductions: Mutex<Vec<Vec<u8>>>,
@@ -59,6 +60,12 @@ impl Backend {
         Self::start(script, Some(TlsAcceptor::from(Arc::new(pki().backend_config(kind)))), false)
     }
 
+    /// The standard behaviour on the same port of another address of this machine.
+    pub fn beside(&self, address: &str) -> Self {
+        let address = SocketAddr::new(address.parse().expect("an address"), self.address.port());
+        Self::start_at(address, async |mut peer: Peer| peer.serve().await, None, false)
+    }
+
     /// Over TLS, with what ALPN may choose.
     pub fn tls_alpn<S>(kind: ServerKind, alpn: &[&str], script: S) -> Self
     where
@@ -70,7 +77,11 @@ impl Backend {
     }
 
     fn start<S: Script>(script: S, tls: Option<TlsAcceptor>, introduced: bool) -> Self {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        Self::start_at(([127, 0, 0, 1], 0).into(), script, tls, introduced)
+    }
+
+    fn start_at<S: Script>(address: SocketAddr, script: S, tls: Option<TlsAcceptor>, introduced: bool) -> Self {
+        let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a socket option");
         let address = listener.local_addr().expect("an address");
         let listener = TcpListener::from_std(listener).expect("inside a runtime");
@@ -87,6 +98,11 @@ impl Backend {
 
     pub fn records(&self) -> Vec<Arc<Record>> {
         self.log.records.lock().expect("a whole log").clone()
+    }
+
+    /// Where each connection came from.
+    pub fn peers(&self) -> Vec<std::net::IpAddr> {
+        self.log.peers.lock().expect("a whole log").clone()
     }
 
     /// How many connections were made.
@@ -168,8 +184,9 @@ async fn accept<S: Script>(
     tls: Option<TlsAcceptor>,
     introduced: bool,
 ) {
-    while let Ok((mut socket, _)) = listener.accept().await {
+    while let Ok((mut socket, peer)) = listener.accept().await {
         let (log, script, tls) = (log.clone(), script.clone(), tls.clone());
+        log.peers.lock().expect("a whole log").push(peer.ip());
         let record = Arc::new(Record::new(log.heads.clone()));
         let number = {
             let mut records = log.records.lock().expect("a whole log");

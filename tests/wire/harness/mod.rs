@@ -7,6 +7,7 @@
 mod backend;
 mod client;
 mod cluster;
+mod dns;
 mod frames;
 mod gateway;
 mod h2;
@@ -26,6 +27,7 @@ pub use self::h2::{H2, H2Stream, send_all, whole};
 pub use backend::{Backend, Peer, accept_for};
 pub use client::{Client, TlsOptions};
 pub use cluster::Cluster;
+pub use dns::{NameServer, Says};
 pub use frames::{Frame, OpCode};
 pub use gateway::Gateway;
 pub use h2server::{Exchange, H2Server};

@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Common, open, tunnels};
 use crate::args::{Args, Problem};
 use crate::dial::Stream;
+use crate::h2;
 use crate::measure::{Peak, cpu, pss};
-use crate::{h2, ws};
 
 /// What a connection does before it rests.
 #[derive(Clone, Copy, PartialEq)]
@@ -95,7 +95,7 @@ async fn rest(common: &Common, kind: Kind, count: usize) -> Result<Vec<Stream>, 
     if kind == Kind::Tunnel {
         let mut streams = tunnels(common, count, "/echo").await?;
         for stream in &mut streams {
-            one_message(stream).await?;
+            stream.one_message().await?;
         }
         return Ok(streams);
     }
@@ -121,14 +121,6 @@ async fn rest(common: &Common, kind: Kind, count: usize) -> Result<Vec<Stream>, 
     Ok(streams)
 }
 
-/// One small message there and back.
-async fn one_message(stream: &mut Stream) -> Result<(), Problem> {
-    stream.write_all(&ws::masked(ws::BINARY, &[b'x'; 64])).await?;
-    stream.flush().await?;
-    stream.read_exact(&mut [0; 66]).await?;
-    Ok(())
-}
-
 /// HTTP/2 connections: what one with a tunnel costs, and what each further tunnel on it does, up to 10 and up to 100.
 /// The levels are numbers of connections; a quarter of the last one gets 100 tunnels.
 async fn multiplexed(common: &Common, levels: &[usize], settle: Duration) -> Result<Value, Problem> {
@@ -148,7 +140,7 @@ async fn multiplexed(common: &Common, levels: &[usize], settle: Duration) -> Res
                 let mut opened = Vec::with_capacity(on_each);
                 for _ in 0..on_each {
                     let mut tunnel = session.tunnel("/echo").await.map_err(|problem| problem.to_string())?;
-                    one_message(&mut tunnel).await.map_err(|problem| problem.to_string())?;
+                    tunnel.one_message().await.map_err(|problem| problem.to_string())?;
                     opened.push(tunnel);
                 }
                 Ok::<_, String>(opened)

@@ -8,16 +8,19 @@ mod protocols;
 mod servers;
 mod sticky;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use super::address;
 use super::tls::pair;
-use super::tree::{Cx, Table};
+use super::tree::{Cx, Table, refuse_duplicates};
 use crate::config::model::{Balance, Check, Ejection, HostHeader, Panic, ServerAddress, Upstream, UpstreamServer};
 use crate::config::report::{Located, Spot};
 use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
+const DRAIN_RATES: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     let mut upstream = plain(name, table.spot.clone());
@@ -28,6 +31,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.balance = balance::read(cx, &mut table);
     upstream.sticky = sticky::read(cx, &mut table);
     upstream.slow_start = table.duration_or_none(cx, "slow_start");
+    upstream.drain_rate = table.integer_or_none(cx, "drain_rate", DRAIN_RATES).map(|rate| rate.value);
     upstream.health = health::read(cx, &mut table, &upstream);
     upstream.ejection = ejection::read(cx, &mut table);
     upstream.panic = table.word(cx, "panic", &[("all", Panic::All), ("refuse", Panic::Refuse)]).unwrap_or_default();
@@ -36,20 +40,21 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     upstream.retries = table.integer(cx, "retries", RETRIES).map_or(upstream.retries, |number| number.value);
     limits::read(cx, &mut table, &mut upstream);
     upstream.connect_timeout = table.duration(cx, "connect_timeout", upstream.connect_timeout);
+    upstream.sources = sources(cx, &mut table, &upstream.servers);
     upstream.proxy_protocol = table.word(cx, "proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
     upstream.protocols = protocols::read(cx, &mut table, &upstream.servers);
-    let asks_http = upstream.health.as_ref().is_some_and(|health| !matches!(health.check, Check::Tcp));
-    if asks_http && !upstream.protocols.http1 {
-        let message = "checks speak HTTP/1.1, and `protocols` does not allow that with these servers";
-        cx.error("conflicting-keys", &table.key_spot("health"), message)
-            .help("write health = { tcp = true }, or add \"http/1.1\" to `protocols`");
-    }
     if upstream.proxy_protocol.is_some() && upstream.protocols.http2 {
         let message = "`proxy_protocol` names one client for a connection, and HTTP/2 shares connections among many";
         cx.error("conflicting-keys", &table.key_spot("proxy_protocol"), message)
             .help("write protocols = [\"http/1.1\"], or remove `proxy_protocol`");
     }
     upstream.websocket_over_h2 = protocols::websocket_over_h2(cx, &mut table, upstream.protocols);
+    let asks_websocket = upstream.health.as_ref().is_some_and(|health| matches!(health.check, Check::WebSocket { .. }));
+    if asks_websocket && !upstream.protocols.http1 && !upstream.websocket_over_h2.value {
+        let message = "every check would fail: a WebSocket can be opened neither over HTTP/2 nor over HTTP/1.1";
+        cx.error("no-websocket", &table.key_spot("health"), message)
+            .help("remove `websocket_over_h2 = false`, or write health = { tcp = true }");
+    }
     tls(cx, &mut table, &mut upstream.servers);
     table.close(cx);
     upstream
@@ -96,6 +101,7 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         servers: Vec::new(),
         balance: Balance::RoundRobin,
         slow_start: None,
+        drain_rate: None,
         sticky: None,
         health: None,
         ejection: Some(Ejection::default()),
@@ -107,9 +113,43 @@ fn plain(name: &str, spot: Spot) -> Upstream {
         retry_budget: limits::RETRY_BUDGET,
         queue: limits::QUEUE,
         connect_timeout: Duration::from_secs(5),
+        sources: Vec::new(),
         proxy_protocol: None,
         spot,
     }
+}
+
+fn sources(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &[UpstreamServer]) -> Vec<Located<IpAddr>> {
+    let spot = table.key_spot("source");
+    let Some(list) = table.strings(cx, "source") else { return Vec::new() };
+    if list.value.is_empty() {
+        cx.error("empty-list", &list.spot, "`source` is empty").help("leave the key out to let the kernel choose");
+    }
+    let mut sources = Vec::new();
+    for text in &list.value {
+        sources.extend(cx.check(text, address::source(text)));
+    }
+    refuse_duplicates(cx, &sources, "the address", ToString::to_string);
+    if !servers.is_empty() && servers.iter().all(|server| matches!(server.address, ServerAddress::Unix(_))) {
+        cx.error("no-effect", &spot, "`source` has no effect: all servers are unix sockets").help("remove this key");
+    }
+    for server in servers {
+        let ServerAddress::Ip(address) = &server.address else { continue };
+        if sources.len() == list.value.len()
+            && !sources.is_empty()
+            && !sources.iter().any(|source| source.value.is_ipv6() == address.is_ipv6())
+        {
+            let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+            cx.error(
+                "no-source",
+                &spot,
+                format!("no address in `source` can reach this server: it has an {family} address"),
+            )
+            .help(format!("add an {family} address of this machine"))
+            .also(&server.spot, "the server");
+        }
+    }
+    sources
 }
 
 fn host(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &[UpstreamServer]) -> HostHeader {

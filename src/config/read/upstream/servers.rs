@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 use crate::config::keys;
-use crate::config::model::{CertificateFiles, ServerAddress, UpstreamServer};
+use crate::config::model::{CertificateFiles, Resolve, ServerAddress, UpstreamServer};
 use crate::config::read::address::{self, Kind, Place};
 use crate::config::read::common::unix;
 use crate::config::read::names::{self, Host};
@@ -77,16 +77,54 @@ fn entry(cx: &mut Cx<'_>, mut entry: Table<'_>, max_connections: Option<u32>) ->
     }
     let weight = entry.integer(cx, "weight", WEIGHTS).map(|weight| weight.value);
     let backup = entry.boolean(cx, "backup", false).value;
+    let words = [("one", Resolve::One), ("each", Resolve::Each), ("srv", Resolve::Service)];
+    let resolve = entry.word(cx, "resolve", &words).map(|resolve| (resolve, entry.key_spot("resolve")));
     let own = entry.integer_or_none(cx, "max_connections", limits::CONNECTIONS).map(|max| max.value);
     let max_connections = if entry.has("max_connections") { own } else { max_connections };
     let tls = ServerTls::read(cx, &mut entry);
     entry.close(cx);
-    let (kind, mut server) = server(cx, &url?)?;
+    let url = url?;
+    let (kind, mut server) = server(cx, &url)?;
+    if let Some((resolve, spot)) = resolve {
+        server.resolve = resolve;
+        check_resolve(cx, &mut server, &url, &spot);
+    }
     tls.apply(cx, kind, &mut server);
     server.weight = weight.unwrap_or(server.weight);
     server.backup = backup;
     server.max_connections = max_connections;
     Some((kind, server))
+}
+
+/// What `resolve` says has to fit to the URL.
+fn check_resolve(cx: &mut Cx<'_>, server: &mut UpstreamServer, url: &Located<String>, spot: &Spot) {
+    let ServerAddress::Name(name, _) = &server.address else {
+        if server.resolve != Resolve::One {
+            cx.error("no-effect", spot, "`resolve` has no effect: this server has no name to resolve")
+                .help("remove this key")
+                .also(&url.spot, "it says where it is");
+        }
+        return;
+    };
+    if server.resolve != Resolve::Service {
+        return;
+    }
+    let authority = url.split_once("://").map_or("", |(_, authority)| authority);
+    if let Ok((host, Some(_))) = names::split_port(authority) {
+        cx.error("service-with-port", &url.spot, "the records of a service say which ports its servers have")
+            .help(format!("leave the port out: \"{}\"", url.replace(authority, host)));
+    }
+    match address::service_domain(name) {
+        // The records are not to be trusted with whom the certificate has to name (RFC 6125 1.8).
+        Some(domain) => {
+            let domain = Arc::from(domain.trim_end_matches('.'));
+            server.tls_name = server.tls_name.take().map(|name| Located::new(domain, name.spot));
+        }
+        None => {
+            cx.error("no-service", &url.spot, format!("`{name}` is not the name of a service"))
+                .help("write _SERVICE._PROTOCOL in front of the domain, as in \"ws://_ws._tcp.chat.internal\"");
+        }
+    }
 }
 
 /// What an entry says of TLS with its server.
@@ -140,7 +178,12 @@ pub(super) fn server(cx: &mut Cx<'_>, text: &Located<String>) -> Option<(Kind, U
     let (kind, place) = parsed.value;
     let (address, name) = match place {
         Place::Unix(path) => (ServerAddress::Unix(unix(cx, path, &text.spot)?), None),
-        Place::Host(Host::Name(name), port) => (ServerAddress::Name(Arc::from(name.as_str()), port), Some(name)),
+        Place::Host(Host::Name(name), port) => {
+            // Whoever writes a dot at the end means the name as a whole.
+            let authority = text.split_once("://").and_then(|(_, authority)| names::split_port(authority).ok());
+            let dot = if authority.is_some_and(|(host, _)| host.ends_with('.')) { "." } else { "" };
+            (ServerAddress::Name(format!("{name}{dot}").into(), port), Some(name))
+        }
         Place::Host(Host::V4(ip), port) => (ServerAddress::Ip((ip, port).into()), Some(ip.to_string())),
         Place::Host(Host::V6(ip), port) => (ServerAddress::Ip((ip, port).into()), Some(ip.to_string())),
     };
@@ -148,6 +191,7 @@ pub(super) fn server(cx: &mut Cx<'_>, text: &Located<String>) -> Option<(Kind, U
     let url = Name::new(text.as_str());
     let server = UpstreamServer {
         address,
+        resolve: Resolve::One,
         tls_name,
         url,
         weight: 1,

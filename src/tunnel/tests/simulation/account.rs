@@ -9,6 +9,7 @@ use std::io::Cursor;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
 
+use super::plan::{ORDER_CODE, ORDER_REASON};
 use super::side::Side;
 use super::traffic::What;
 
@@ -161,8 +162,9 @@ impl Account {
         } else {
             let [a, b, reason @ ..] = &payload[..] else { panic!("{}: got a Close without code", sink.name()) };
             let code = u16::from_be_bytes([*a, *b]);
-            assert!(reason.is_ascii(), "{}: got a reason that is no text", sink.name());
-            let allowed = matches!(code, 1001 | 1002 | 1009) || code == 1011 && sink.tongue.client;
+            assert!(std::str::from_utf8(reason).is_ok(), "{}: got a reason that is no text", sink.name());
+            let is_ordered = code == ORDER_CODE && reason == ORDER_REASON.as_bytes();
+            let allowed = matches!(code, 1001 | 1002 | 1009) || (code == 1011 || is_ordered) && sink.tongue.client;
             assert!(allowed, "{}: got {code} from the gateway", sink.name());
             self.closed = Some(Closed::Ours(code));
             self.heard.push_back((self.at, Heard::Close(Some(code))));

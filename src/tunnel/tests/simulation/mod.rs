@@ -26,7 +26,7 @@ use side::Log;
 const SEEDS: u64 = 100_000;
 
 /// In how many ways a tunnel can end.
-const REASONS: usize = 14;
+const REASONS: usize = 15;
 
 /// So many failures are enough to look at.
 const MOST_FAILURES: usize = 10;

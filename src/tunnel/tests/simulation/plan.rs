@@ -10,6 +10,11 @@ use crate::config::model::{OnExcess, Rates};
 use crate::proto::frame::{Rsv, Rules};
 use crate::tunnel::TunnelOptions;
 
+/// What an order to close says: a code that is nobody else's, and as much as fits behind it.
+pub(super) const ORDER_CODE: u16 = 4321;
+pub(super) const ORDER_REASON: &str = "Ende, ganz gewiß: das Tor wird nun geschlossen, und wer noch etwas zu sagen hat, \
+    der sage es an einem anderen Tor…";
+
 /// One end: how it speaks, how it behaves, what it says.
 type Party = (Tongue, Habits, Vec<Unit>);
 
@@ -21,6 +26,8 @@ pub(super) struct Plan {
     pub early: (usize, usize),
     /// The process may end while the tunnel is open.
     pub drains: bool,
+    /// Somebody may order it to close.
+    pub is_ordered: bool,
     pub chance: Chance,
 }
 
@@ -40,7 +47,8 @@ impl Plan {
         let server = end(false);
         let mut early = || if chance.one_in(3) { chance.skewed(20_000) } else { 0 };
         let early = (early(), early());
-        Self { options, client, server, early, drains: chance.one_in(6), chance: chance.fork() }
+        let (drains, is_ordered) = (chance.one_in(6), chance.one_in(4));
+        Self { options, client, server, early, drains, is_ordered, chance: chance.fork() }
     }
 }
 

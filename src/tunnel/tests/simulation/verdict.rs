@@ -2,6 +2,7 @@
 //! who had everything, and the record says what happened.
 
 use super::account::{Account, Closed};
+use super::plan::ORDER_CODE;
 use super::side::{Found, Placed, Side, is_mere_end};
 use super::traffic::What;
 use super::world::{Outcome, World};
@@ -152,8 +153,15 @@ fn check_closes(end: &TunnelEnd, up: &Way<'_>, down: &Way<'_>) {
         let is_fit = match code {
             1001 => matches!(
                 end.reason,
-                IdleTimeout | HalfCloseTimeout | MaxLifetime | Drained | DeadPeerDownstream | DeadPeerUpstream
+                IdleTimeout
+                    | HalfCloseTimeout
+                    | MaxLifetime
+                    | Drained
+                    | DeadPeerDownstream
+                    | DeadPeerUpstream
+                    | ServerDrained
             ),
+            ORDER_CODE => end.reason == ServerDrained,
             // If both sides were at fault, each hears of the other's.
             1002 | 1009 => is_violation(end.reason).is_some(),
             // The server was gone, or was given up; whatever then cut the rest short.
@@ -185,12 +193,14 @@ fn check_reason(end: &TunnelEnd, world: &World) {
         }
         MaxLifetime => (options.max_lifetime.is_some(), options.max_lifetime.map(|age| age * 9 / 10)),
         Drained => (world.drained.is_some(), None),
+        ServerDrained => (world.ordered.is_some(), None),
         DeadPeerDownstream => (options.ping_interval.is_some(), options.ping_interval.map(|time| time * 2)),
         DeadPeerUpstream => {
             (options.ping_interval.is_some() && options.ping_upstream, options.ping_interval.map(|time| time * 2))
         }
         reason => (is_violation(reason).is_some(), None),
     };
-    assert!(is_true, "{:?} is not what happened", end.reason);
+    let is_obeyed = world.ordered.is_none() || matches!(end.reason, ServerDrained | Drained);
+    assert!(is_true && is_obeyed, "{:?} is not what happened", end.reason);
     assert!(least.is_none_or(|least| duration >= least), "{:?} after no more than {duration:?}", end.reason);
 }

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use super::account::{Account, Closed, Heard};
 use super::chance::Chance;
-use super::plan::Plan;
+use super::plan::{ORDER_CODE, ORDER_REASON, Plan};
 use super::side::{Found, Log, Side, Socket};
 use crate::clock::{self, Instant, TICK, Wheel};
 use crate::lifecycle::Lifecycle;
+use crate::telemetry::end::EndReason;
 use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
-use crate::tunnel::{Early, Splice, TunnelEnd, TunnelOptions, TunnelTools, splice};
+use crate::tunnel::{CloseOrder, Early, Splice, TunnelEnd, TunnelOptions, TunnelState, TunnelTools, splice};
 
 /// More turns than any run needs.
 const MOST_TURNS: u32 = 400_000;
@@ -50,6 +51,8 @@ pub(super) struct World {
     pub down: Account,
     /// When the process was told to end, if it was.
     pub drained: Option<Instant>,
+    /// When it has begun to obey an order to close, if it has.
+    pub ordered: Option<Instant>,
     pub opened: Instant,
     chance: Chance,
     log: Log,
@@ -60,6 +63,7 @@ pub(super) struct World {
     /// Wakes that have been followed by a poll.
     served: u64,
     may_drain: bool,
+    may_order: bool,
     turns: u32,
     idle_turns: u32,
     /// When something went on, as far as that keeps a tunnel alive, and how far everything was then.
@@ -82,7 +86,7 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
     let (phase, follower) = lifecycle.follow();
     let (wheel, _) = Wheel::new();
     let tools = TunnelTools { scratch: Rc::new(Scratch::new()), wheel };
-    let Plan { options, client, server, early, drains, mut chance } = plan;
+    let Plan { options, client, server, early, drains, is_ordered, mut chance } = plan;
     let side = |chance: &mut Chance, (tongue, habits, queue)| {
         let side = Side::new(chance.fork(), tongue, habits, queue, log.clone());
         log.tell(|| format!("{} {habits:?}", side.borrow().name()));
@@ -103,6 +107,7 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
         up: Account::default(),
         down: Account::default(),
         drained: None,
+        ordered: None,
         opened: now,
         chance,
         log,
@@ -112,6 +117,7 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
         wakes: Arc::default(),
         served: 0,
         may_drain: drains,
+        may_order: is_ordered,
         turns: 0,
         idle_turns: 0,
         moved_at: now,
@@ -141,6 +147,7 @@ impl World {
                 continue;
             }
             self.tell_drain();
+            self.tell_order(tunnel);
             let acts = if self.chance.one_in(12) { self.spend_time() } else { self.act() };
             if acts || self.is_woken() {
                 continue;
@@ -215,6 +222,20 @@ impl World {
         self.drained = Some(clock::now());
         self.lifecycle.end();
         let _ = self.follower.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }
+
+    fn tell_order<D: Transport, U: Transport>(&mut self, tunnel: &mut Splice<D, U>) {
+        if !self.may_order || !self.chance.one_in(40) {
+            return;
+        }
+        self.may_order = false;
+        let order = CloseOrder::new(ORDER_CODE, ORDER_REASON, EndReason::ServerDrained).expect("a good order");
+        let is_taken = tunnel.obey(&Arc::new(order.clone()));
+        assert!(!tunnel.obey(&Arc::new(order)), "an order is obeyed once");
+        assert_eq!(tunnel.progress().state, TunnelState::Closing);
+        self.log.tell(|| format!("somebody orders it to close: {is_taken}"));
+        self.ordered = is_taken.then(clock::now);
+        self.wakes.wake_by_ref();
     }
 
     /// One of the peers does something, if one can.
@@ -351,6 +372,9 @@ impl World {
         }
         if let Some(since) = self.closing_since {
             assert!(now <= since + last_words + slack, "a tunnel that does not part");
+        }
+        if let Some(since) = self.ordered {
+            assert!(now <= since + words + slack, "a tunnel that outlives its order");
         }
         if let Some(since) = self.drained {
             assert!(now <= since + words + slack, "a tunnel that outlives its process");

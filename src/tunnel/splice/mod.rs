@@ -1,5 +1,7 @@
 //! The future that polls both directions, watches the clock and decides when a tunnel is over.
 
+mod outside;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -63,6 +65,7 @@ pub fn splice<D: Transport, U: Transport>(
         last_activity: opened,
         deadline: None,
         cause: None,
+        condemned: None,
     }
 }
 
@@ -106,6 +109,8 @@ pub struct Splice<D = Box<dyn Transport>, U = Box<dyn Transport>> {
     deadline: Option<Entry>,
     /// What began the end.
     cause: Option<EndReason>,
+    /// To be cut in the next turn, for this reason.
+    condemned: Option<EndReason>,
 }
 
 impl<D, U> fmt::Debug for Splice<D, U> {
@@ -121,6 +126,9 @@ impl<D: Transport, U: Transport> Future for Splice<D, U> {
         let this = &mut *self;
         if this.stop.poll_ended(cx).is_ready() && !this.part(EndReason::Drained) {
             return Poll::Ready(this.cut(cx, EndReason::Drained));
+        }
+        if let Some(reason) = this.condemned {
+            return Poll::Ready(this.cut(cx, reason));
         }
         let before = (this.up.flow, this.down.flow, this.limit());
         let resume = this.resume();
@@ -242,6 +250,11 @@ impl<D: Transport, U: Transport> Splice<D, U> {
     /// The gateway ends the tunnel for this reason: Close to both sides, where somebody can still hear it. False where
     /// there is nothing but to cut.
     fn part(&mut self, reason: EndReason) -> bool {
+        self.part_with(reason, if reason == EndReason::DeadPeerUpstream { SERVER_GONE } else { GOING_AWAY })
+    }
+
+    /// The same with another code for the client.
+    fn part_with(&mut self, reason: EndReason, code: u16) -> bool {
         let Some(frames) = &mut self.frames else { return false };
         if frames.closing != Closing::Open {
             return true;
@@ -253,7 +266,7 @@ impl<D: Transport, U: Transport> Splice<D, U> {
             return false;
         }
         frames.want_close(Way::Up, GOING_AWAY);
-        frames.want_close(Way::Down, if reason == EndReason::DeadPeerUpstream { SERVER_GONE } else { GOING_AWAY });
+        frames.want_close(Way::Down, code);
         frames.closing = Closing::Parting { answers: true, until: clock::now() + STEP };
         self.cause = Some(reason);
         self.deadline = None;

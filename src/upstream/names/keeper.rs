@@ -1,0 +1,170 @@
+//! Keepers: one task for each name, which asks, tells the workers, and asks again.
+//!
+//! Besides its own time a keeper asks when a server could not be reached, since what moved did so before its TTL was
+//! over; never more often than [`SHORTEST`]. Dropping [`Keepers`] ends them; what they have found out stays.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::follow::Follow;
+use super::resolver::{Answer, Family, Resolver, Service};
+use super::system::Files;
+use super::{book::Known, services};
+use crate::lifecycle::{self, Held};
+use crate::types::Name;
+use crate::upstream::definition::Definition;
+use crate::upstream::entries::{Find, Search};
+use crate::upstream::server::{ServerId, State};
+use crate::upstream::source::{Addresses, Sources};
+use crate::upstream::whereabouts::{Nowhere, Resolved};
+
+/// The keepers of a snapshot's names.
+#[derive(Debug)]
+#[must_use = "dropping them ends them"]
+pub struct Keepers {
+    #[expect(dead_code, reason = "held until the end")]
+    all: Vec<Held>,
+}
+
+/// Keeps every name of these upstreams resolved, asking `name_servers` instead of the system's if there are any.
+///
+/// # Panics
+/// Outside of a local runtime, which is a mistake in the program.
+pub fn keep(upstreams: &[Arc<Definition>], name_servers: Option<&[SocketAddr]>) -> Keepers {
+    let mut all = Vec::new();
+    let mut resolver = None;
+    for definition in upstreams {
+        for (index, entry) in definition.entries.list().iter().enumerate() {
+            if entry.search == Search::Nothing {
+                continue;
+            }
+            let resolver =
+                resolver.get_or_insert_with(|| Resolver::new(Files::default(), name_servers.map(<[_]>::to_vec)));
+            all.push(start(definition, index, resolver));
+        }
+    }
+    Keepers { all }
+}
+
+fn start(definition: &Arc<Definition>, index: usize, resolver: &Resolver) -> Held {
+    let (definition, resolver) = (definition.clone(), resolver.clone());
+    lifecycle::spawn_held("name keeper", async move {
+        let entry = &definition.entries.list()[index];
+        match &entry.search {
+            Search::Nothing => {}
+            Search::Addresses(host, port) => {
+                let server = One { host: host.to_string(), port: *port, state: entry.server.state.clone() };
+                let follow = Follow::new(&definition.name, host, &entry.server.doubt);
+                server.keep(&follow, &definition.sources, &resolver).await;
+            }
+            Search::Each(host, port) => keep_each(&definition, index, host, *port, &resolver).await,
+            Search::Services(service) => keep_services(&definition, index, service, &resolver).await,
+        }
+    })
+}
+
+/// One server with a name.
+struct One {
+    host: String,
+    port: u16,
+    state: Arc<State>,
+}
+
+impl One {
+    async fn keep(&self, follow: &Follow<'_>, sources: &Arc<Sources>, resolver: &Resolver) {
+        let ask = async |known: &Known<IpAddr>| complete(resolver.addresses(&self.host).await?, known);
+        let tell = |known: &Known<IpAddr>| {
+            let place = match known {
+                Known::Asking => return,
+                Known::Nothing(why) => Resolved::Nowhere(Nowhere(why.to_string().into())),
+                Known::Good(addresses) => {
+                    let list = addresses.iter().map(|address| SocketAddr::new(*address, self.port));
+                    let addresses = Addresses::new(list, sources);
+                    if let Resolved::At(before) = self.state.whereabouts().now() {
+                        addresses.remember_of(&before);
+                    }
+                    Resolved::At(Arc::new(addresses))
+                }
+            };
+            self.state.locate(place);
+        };
+        follow.run(ask, tell).await;
+    }
+}
+
+async fn keep_each(definition: &Definition, index: usize, host: &str, port: u16, resolver: &Resolver) {
+    let follow = Follow::new(&definition.name, host, &definition.entries.list()[index].server.doubt);
+    let ask = async |known: &Known<IpAddr>| complete(resolver.addresses(host).await?, known);
+    let tell = |known: &Known<IpAddr>| match known {
+        Known::Asking => {}
+        Known::Nothing(why) => definition.clear(index, Nowhere(why.to_string().into())),
+        Known::Good(addresses) => {
+            let mut addresses = addresses.clone();
+            // Which of them the name server names first says nothing here.
+            addresses.sort();
+            let finds = addresses.into_iter().map(|address| Find::Address(SocketAddr::new(address, port)));
+            definition.stand(index, finds.collect());
+        }
+    };
+    follow.run(ask, tell).await;
+}
+
+async fn keep_services(definition: &Definition, index: usize, service: &str, resolver: &Resolver) {
+    let doubt = &definition.entries.list()[index].server.doubt;
+    let follow = Follow::new(&definition.name, service, doubt);
+    // Each target has a keeper of its own.
+    let targets = RefCell::new(HashMap::<ServerId, Held>::new());
+    let ask = async |_: &Known<Service>| resolver.services(service).await;
+    let tell = |known: &Known<Service>| match known {
+        Known::Asking => {}
+        Known::Nothing(why) => {
+            definition.clear(index, Nowhere(why.to_string().into()));
+            targets.borrow_mut().clear();
+        }
+        Known::Good(services) => {
+            let finds = services::finds(services);
+            let servers = definition.stand(index, finds.clone());
+            let mut targets = targets.borrow_mut();
+            targets.retain(|id, _| servers.iter().any(|server| server.id == *id));
+            for (server, find) in servers.iter().zip(finds) {
+                let Find::Target { host, port, .. } = find else { continue };
+                let target = Target { host, port, state: server.state.clone(), doubt: doubt.clone() };
+                targets.entry(server.id).or_insert_with(|| target.start(definition, resolver));
+            }
+        }
+    };
+    follow.run(ask, tell).await;
+}
+
+/// A server that a service names.
+struct Target {
+    host: String,
+    port: u16,
+    state: Arc<State>,
+    doubt: Arc<Notify>,
+}
+
+impl Target {
+    fn start(self, definition: &Definition, resolver: &Resolver) -> Held {
+        let Self { host, port, state, doubt } = self;
+        let (upstream, sources, resolver): (Name, _, _) =
+            (definition.name.clone(), definition.sources.clone(), resolver.clone());
+        lifecycle::spawn_held("name keeper", async move {
+            // Whole as it is: it is not searched for.
+            let server = One { host: format!("{host}."), port, state };
+            server.keep(&Follow::new(&upstream, &host, &doubt), &sources, &resolver).await;
+        })
+    }
+}
+
+/// Where only one family could be asked, what was known of the other still holds.
+fn complete(mut answer: Answer<IpAddr>, known: &Known<IpAddr>) -> Result<Answer<IpAddr>, super::resolver::Unresolved> {
+    if let (Some(missing), Known::Good(before)) = (answer.partial, known) {
+        answer.records.extend(before.iter().filter(|address| Family::of(address) == missing));
+    }
+    Ok(answer)
+}
