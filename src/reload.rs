@@ -172,7 +172,7 @@ impl Reloader {
         let running = &mut self.running;
         events::announce(&added);
         let changes = snapshot.since(&running.snapshot);
-        running.upkeep = Upkeep::start(&snapshot.upstreams, config.server.name_servers.as_deref());
+        running.upkeep.follow(&snapshot.upstreams, config.server.name_servers.as_deref());
         running.drains.follow(&snapshot);
         let before = std::mem::replace(&mut running.snapshot, snapshot);
         let closed = running.tunnels.close_removed(&before, &running.snapshot).await.tunnels;

@@ -130,6 +130,12 @@ impl Entries {
         standing.iter().flat_map(|entry| &entry.servers).filter(|server| seen.insert(server.id)).cloned().collect()
     }
 
+    /// What stands behind an entry, with the servers that it stands for.
+    pub fn standing(&self, index: usize) -> (Vec<Find>, Vec<Arc<Server>>) {
+        let standing = &self.standing.lock().unwrap_or_else(PoisonError::into_inner)[index];
+        (standing.finds.clone(), standing.servers.clone())
+    }
+
     /// Puts servers behind an entry; those of it that stand there now.
     pub fn stand(&self, index: usize, finds: Vec<Find>) -> Vec<Arc<Server>> {
         let is_first = matches!(self.progress.borrow()[index], Progress::Asking);

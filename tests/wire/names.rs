@@ -182,6 +182,41 @@ async fn nam_05_the_last_good_answer_holds_while_the_name_servers_fail() {
     eventually("a good answer again", || events(&stage, "resolved again, as before") == 1).await;
 }
 
+/// What is known of a name is known of it under the next configuration as well, whoever may not be asked just now.
+#[tokio::test]
+async fn nam_05_a_reload_while_the_name_servers_fail_forgets_no_answer() {
+    for (resolve, name) in [("one", "chat.test"), ("each", "chat.test"), ("srv", "_ws._tcp.chat.test")] {
+        for says in [Says::Failure, Says::Denied] {
+            let dns = NameServer::start().await;
+            dns.say("chat.test", Says::addresses(300, &["127.0.0.1"]));
+            let b1 = Backend::standard();
+            dns.say("_ws._tcp.chat.test", Says::services(300, &[(10, 1, b1.address.port(), "chat.test")]));
+            let port = if resolve == "srv" { "" } else { ":{P1}" };
+            let server = format!("{{ url = \"http://{name}{port}\", resolve = \"{resolve}\" }}");
+            let stage = Setup::new().server(&dns.toml()).b1(b1).upstream_servers(&server).start();
+            let serves = async || Way::Clear.tunnel(&stage, &Handshake::to("/ws")).await.echo("x").await;
+            serves().await;
+            dns.say("chat.test", says.clone());
+            dns.say("_ws._tcp.chat.test", says.clone());
+            let asked = || dns.asked(name, RecordType::A) + dns.asked(name, RecordType::SRV);
+            let before = asked();
+            stage.reload_with("denied\\n", "x").await;
+            serves().await;
+            assert_eq!(asked(), before, "{resolve} {says:?}: an upstream that is the same asks nothing anew");
+            stage.reload_with("[upstream.b1]\n", "[upstream.b1]\nretries = 0\n").await;
+            // The first question has been answered when there is a second one.
+            eventually("questions that fail", || asked() >= before + 2).await;
+            serves().await;
+            dns.say("chat.test", Says::addresses(300, &["127.0.0.1"]));
+            let port = stage.b1.address.port();
+            dns.say("_ws._tcp.chat.test", Says::services(300, &[(10, 1, port, "chat.test")]));
+            let before = asked();
+            eventually("a good answer again", || asked() > before).await;
+            serves().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn nam_06_with_each_every_address_is_a_server_of_its_own() {
     let dns = NameServer::start().await;

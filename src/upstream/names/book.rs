@@ -70,8 +70,10 @@ pub enum News<T> {
 }
 
 impl<T: Clone + Ord> Book<T> {
-    pub fn new() -> Self {
-        Self { known: Known::Asking, failures: 0, denied_since: None }
+    /// `known`: what others rely on already, from before a reload. [`Known::Good`] of nothing is a good answer of which
+    /// nobody has kept what it was.
+    pub fn new(known: Known<T>) -> Self {
+        Self { known, failures: 0, denied_since: None }
     }
 
     /// What is known now.
@@ -93,6 +95,7 @@ impl<T: Clone + Ord> Book<T> {
         let ask_again_in = spread(answer.ttl.clamp(SHORTEST, LONGEST), chance);
         let records = answer.records;
         let news = match &self.known {
+            Known::Good(before) if before.is_empty() => Some(News::Resolved(records.clone())),
             Known::Good(before) if same(before, &records) => recovered.then_some(News::Recovered),
             Known::Good(_) => Some(News::Changed(records.clone())),
             Known::Asking | Known::Nothing(_) => Some(News::Resolved(records.clone())),

@@ -26,14 +26,14 @@ impl<'a> Follow<'a> {
         Self { upstream, name, doubt }
     }
 
-    /// Never ends. `ask` is told what is known, and `tell` whenever that changes.
-    pub async fn run<T, A, P>(&self, ask: A, tell: P)
+    /// Never ends. `ask` is told what is known, which is `known` at first, and `tell` whenever that changes.
+    pub async fn run<T, A, P>(&self, known: Known<T>, ask: A, tell: P)
     where
         T: Clone + Ord + Display,
         A: AsyncFn(&Known<T>) -> Result<Answer<T>, Unresolved>,
         P: Fn(&Known<T>),
     {
-        let mut book = Book::new();
+        let mut book = Book::new(known);
         let mut cut = false;
         loop {
             let asked_at = clock::now();

@@ -1,4 +1,5 @@
-//! Keepers: one task for each name, which asks, tells the workers, and asks again.
+//! Keepers: one task for each name, which asks, tells the workers, and asks again. It begins with what is known of the
+//! name from another configuration.
 //!
 //! Besides its own time a keeper asks when a server could not be reached, since what moved did so before its TTL was
 //! over; never more often than [`SHORTEST`]. Dropping [`Keepers`] ends them; what they have found out stays.
@@ -18,11 +19,11 @@ use crate::lifecycle::{self, Held};
 use crate::types::Name;
 use crate::upstream::definition::Definition;
 use crate::upstream::entries::{Find, Search};
-use crate::upstream::server::{ServerId, State};
+use crate::upstream::server::{Server, ServerId, State};
 use crate::upstream::source::{Addresses, Sources};
 use crate::upstream::whereabouts::{Nowhere, Resolved};
 
-/// The keepers of a snapshot's names.
+/// The keepers of an upstream's names.
 #[derive(Debug)]
 #[must_use = "dropping them ends them"]
 pub struct Keepers {
@@ -30,24 +31,39 @@ pub struct Keepers {
     all: Vec<Held>,
 }
 
-/// Keeps every name of these upstreams resolved, asking `name_servers` instead of the system's if there are any.
+/// Whom keepers ask.
+#[derive(Default)]
+pub struct Oracle {
+    /// Instead of the system's, if there are any.
+    name_servers: Option<Vec<SocketAddr>>,
+    /// Made for the first who asks.
+    resolver: Option<Resolver>,
+}
+
+impl Oracle {
+    pub fn new(name_servers: Option<&[SocketAddr]>) -> Self {
+        Self { name_servers: name_servers.map(<[_]>::to_vec), resolver: None }
+    }
+
+    /// The same, if those are still the ones to ask.
+    pub fn renewed(self, name_servers: Option<&[SocketAddr]>) -> Self {
+        if self.name_servers.as_deref() == name_servers { self } else { Self::new(name_servers) }
+    }
+
+    fn resolver(&mut self) -> &Resolver {
+        let name_servers = &self.name_servers;
+        self.resolver.get_or_insert_with(|| Resolver::new(Files::default(), name_servers.clone()))
+    }
+}
+
+/// Keeps every name of an upstream resolved.
 ///
 /// # Panics
 /// Outside of a local runtime, which is a mistake in the program.
-pub fn keep(upstreams: &[Arc<Definition>], name_servers: Option<&[SocketAddr]>) -> Keepers {
-    let mut all = Vec::new();
-    let mut resolver = None;
-    for definition in upstreams {
-        for (index, entry) in definition.entries.list().iter().enumerate() {
-            if entry.search == Search::Nothing {
-                continue;
-            }
-            let resolver =
-                resolver.get_or_insert_with(|| Resolver::new(Files::default(), name_servers.map(<[_]>::to_vec)));
-            all.push(start(definition, index, resolver));
-        }
-    }
-    Keepers { all }
+pub fn keep(upstream: &Arc<Definition>, oracle: &mut Oracle) -> Keepers {
+    let entries = upstream.entries.list().iter().enumerate();
+    let names = entries.filter(|(_, entry)| entry.search != Search::Nothing);
+    Keepers { all: names.map(|(index, _)| start(upstream, index, oracle.resolver())).collect() }
 }
 
 fn start(definition: &Arc<Definition>, index: usize, resolver: &Resolver) -> Held {
@@ -92,7 +108,11 @@ impl One {
             };
             self.state.locate(place);
         };
-        follow.run(ask, tell).await;
+        let known = match self.state.whereabouts().now() {
+            Resolved::At(addresses) => Known::Good(addresses.list().iter().map(SocketAddr::ip).collect()),
+            Resolved::Asking | Resolved::Nowhere(_) => Known::Asking,
+        };
+        follow.run(known, ask, tell).await;
     }
 }
 
@@ -110,7 +130,13 @@ async fn keep_each(definition: &Definition, index: usize, host: &str, port: u16,
             definition.stand(index, finds.collect());
         }
     };
-    follow.run(ask, tell).await;
+    let (finds, _) = definition.entries.standing(index);
+    let addresses = finds.iter().filter_map(|find| match find {
+        Find::Address(address) => Some(address.ip()),
+        Find::Target { .. } => None,
+    });
+    let known = if finds.is_empty() { Known::Asking } else { Known::Good(addresses.collect()) };
+    follow.run(known, ask, tell).await;
 }
 
 async fn keep_services(definition: &Definition, index: usize, service: &str, resolver: &Resolver) {
@@ -118,6 +144,18 @@ async fn keep_services(definition: &Definition, index: usize, service: &str, res
     let follow = Follow::new(&definition.name, service, doubt);
     // Each target has a keeper of its own.
     let targets = RefCell::new(HashMap::<ServerId, Held>::new());
+    let aim = |servers: &[Arc<Server>], finds: Vec<Find>| {
+        let mut targets = targets.borrow_mut();
+        targets.retain(|id, _| servers.iter().any(|server| server.id == *id));
+        for (server, find) in servers.iter().zip(finds) {
+            let Find::Target { host, port, .. } = find else { continue };
+            let target = Target { host, port, state: server.state.clone(), doubt: doubt.clone() };
+            targets.entry(server.id).or_insert_with(|| target.start(definition, resolver));
+        }
+    };
+    let (finds, servers) = definition.entries.standing(index);
+    let known = if finds.is_empty() { Known::Asking } else { Known::Good(Vec::new()) };
+    aim(&servers, finds);
     let ask = async |_: &Known<Service>| resolver.services(service).await;
     let tell = |known: &Known<Service>| match known {
         Known::Asking => {}
@@ -127,17 +165,10 @@ async fn keep_services(definition: &Definition, index: usize, service: &str, res
         }
         Known::Good(services) => {
             let finds = services::finds(services);
-            let servers = definition.stand(index, finds.clone());
-            let mut targets = targets.borrow_mut();
-            targets.retain(|id, _| servers.iter().any(|server| server.id == *id));
-            for (server, find) in servers.iter().zip(finds) {
-                let Find::Target { host, port, .. } = find else { continue };
-                let target = Target { host, port, state: server.state.clone(), doubt: doubt.clone() };
-                targets.entry(server.id).or_insert_with(|| target.start(definition, resolver));
-            }
+            aim(&definition.stand(index, finds.clone()), finds);
         }
     };
-    follow.run(ask, tell).await;
+    follow.run(known, ask, tell).await;
 }
 
 /// A server that a service names.

@@ -12,7 +12,7 @@ mod resolver;
 mod services;
 mod system;
 
-pub use keeper::{Keepers, keep};
+pub use keeper::{Keepers, Oracle, keep};
 
 #[cfg(test)]
 mod tests;

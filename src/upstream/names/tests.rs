@@ -32,7 +32,7 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self { book: Book::new(), start: clock::now() }
+        Self { book: Book::new(Known::Asking), start: clock::now() }
     }
 
     fn at(&mut self, seconds: u64, outcome: Result<Answer<IpAddr>, Unresolved>) -> Entry<IpAddr> {
@@ -54,6 +54,25 @@ fn an_answer_is_told_once_and_asked_for_again_when_its_ttl_is_over() {
     let moved = story.at(180, answer(60, &[3]));
     assert_eq!(moved.publish, Some(Known::Good(vec![address(3)])));
     assert_eq!(moved.news, Some(News::Changed(vec![address(3)])));
+}
+
+#[test]
+fn what_was_known_before_a_reload_is_taken_away_by_nothing_less_than_what_was_learnt_since() {
+    for before in [vec![address(1)], Vec::new()] {
+        let mut story = Story { book: Book::new(Known::Good(before.clone())), start: clock::now() };
+        let first = story.at(0, failed());
+        assert_eq!((first.publish, first.news.is_some()), (None, true));
+        assert_eq!(story.at(1, denied()).publish, None);
+        let gone = story.at(2 + DENIED_FOR.as_secs(), denied());
+        assert!(matches!(gone.publish, Some(Known::Nothing(_))), "{gone:?}");
+    }
+    let mut story = Story { book: Book::new(Known::Good(vec![address(1)])), start: clock::now() };
+    let same = story.at(0, answer(60, &[1]));
+    assert_eq!((same.publish, same.news), (None, None));
+    let mut story = Story { book: Book::new(Known::Good(Vec::new())), start: clock::now() };
+    let first = story.at(0, answer(60, &[1]));
+    assert_eq!(first.publish, Some(Known::Good(vec![address(1)])));
+    assert_eq!(first.news, Some(News::Resolved(vec![address(1)])), "nobody knows what it was");
 }
 
 #[test]
