@@ -60,7 +60,7 @@ impl Terms<'_> {
     /// answer says.
     fn blame(&self, share: &mut Share, failure: &Failure) {
         let is_certain = self.progress.is_sent() || matches!(failure, Failure::Malformed(_));
-        if is_certain && failure.is_the_servers() {
+        if is_certain && failure.is_a_bad_answer() {
             share.failed(failure);
         }
     }

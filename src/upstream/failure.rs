@@ -92,6 +92,11 @@ impl Failure {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout(_) | Self::Tls(_) | Self::Protocol(_))
     }
 
+    /// Whether an exchange that ended so is held against the server. A request that cannot be written is the client's.
+    pub(super) fn is_a_bad_answer(&self) -> bool {
+        matches!(self, Self::Closed(_) | Self::Malformed(_) | Self::Timeout)
+    }
+
     /// Whether it may be held against the server: not what this machine lacks, nor what the client did.
     pub(super) fn is_the_servers(&self) -> bool {
         match self {
@@ -209,5 +214,12 @@ mod tests {
             assert_eq!(failure.copy().is_the_servers(), is_the_servers, "a copy of: {failure}");
             assert_eq!(failure.copy().to_string(), failure.to_string());
         }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_written_is_not_held_against_the_server_and_no_answer_is() {
+        assert!(!Failure::Protocol("the Host cannot be an :authority".to_owned()).is_a_bad_answer());
+        assert!(!Failure::RequestBody(RequestBodyFault::TooLarge).is_a_bad_answer());
+        assert!(Failure::Timeout.is_a_bad_answer() && Failure::Closed(String::new()).is_a_bad_answer());
     }
 }

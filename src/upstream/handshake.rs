@@ -201,7 +201,7 @@ async fn connect(
     match connected {
         Err(broken) => {
             // A server that goes away politely has done nothing wrong.
-            if broken.unprocessed.is_none() && broken.failure.is_the_servers() {
+            if broken.unprocessed.is_none() && broken.failure.is_a_bad_answer() {
                 picked.share.failed(&broken.failure);
             }
             Err(broken)

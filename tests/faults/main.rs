@@ -132,7 +132,12 @@ async fn a_server_that_refuses_costs_nobody_anything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_packets_vanish_to_costs_nobody_anything() {
-    let figures = with_bad_server("blackholed", Double::blackhole(), "connect_timeout = \"200ms\"\n").await;
+    let figures = with_bad_server(
+        "blackholed",
+        Double::blackhole(),
+        "connect_timeout = \"200ms\"\nretry_budget = { min_per_second = 100 }\n",
+    )
+    .await;
     assert_eq!(figures.failed(), 0, "{figures}");
 }
 

@@ -47,6 +47,6 @@ mod three {
         let three = Three::start("", "round-robin", None);
         let mut crowd = node("clients/socketio_three.js");
         crowd.arg(three.gateway.port.to_string()).arg(&certificates().ca).arg("without");
-        assert_eq!(succeed(crowd), "400 Session ID unknown\nclients do not get a session\n");
+        assert_eq!(succeed(crowd), "400 Session ID unknown\nclients are not upgraded\n");
     }
 }

@@ -362,6 +362,8 @@ async fn h2u_25_a_reset_of_the_server_is_an_abnormal_end_of_that_tunnel_alone() 
         assert_gone(&mut going).await;
         staying.echo("still here").await;
     }
+    let closes = || stage.gateway.access_log().iter().filter(|line| line["event"] == "tunnel-close").count();
+    eventually("a line for each reset", || closes() >= 3).await;
     let log = stage.gateway.access_log();
     let ends: Vec<_> = log.iter().filter(|line| line["event"] == "tunnel-close").map(|line| &line["end"]).collect();
     assert!(ends.len() >= 3 && ends.iter().all(|end| *end == "reset-by-upstream"), "{ends:?}");

@@ -18,6 +18,7 @@ mod health;
 mod hostile;
 mod http2;
 mod http2_checks;
+mod http2_ejection;
 mod http2_servers;
 mod http2_tunnels;
 mod interim;

@@ -27,6 +27,8 @@ pub struct Checks {
 struct Book {
     tally: Tally,
     last: Option<LastCheck>,
+    /// The last attempt could not even be made, and that has been told.
+    is_hindered: bool,
 }
 
 /// How often checks had which result.
@@ -78,6 +80,7 @@ impl Checks {
         if passed { &self.passed } else { &self.failed }.fetch_add(1, Ordering::Relaxed);
         let news = self.with_book(|book| {
             book.last = Some(check);
+            book.is_hindered = false;
             book.tally.enter(passed, health.rise, health.fall)
         });
         match news {
@@ -89,6 +92,11 @@ impl Checks {
             None => {}
         }
         news
+    }
+
+    /// Something that is not the server's keeps it from being asked. Whether that is news.
+    pub(super) fn hinder(&self) -> bool {
+        self.with_book(|book| !std::mem::replace(&mut book.is_hindered, true))
     }
 
     fn with_book<T>(&self, with: impl FnOnce(&mut Book) -> T) -> T {
@@ -143,7 +151,9 @@ pub(super) fn enter(upstream: &Definition, server: &Server, health: &Health, che
         Ok(()) => None,
         // What this machine lacks says nothing of the server.
         Err(failure) if !failure.is_the_servers() => {
-            tracing::warn!(upstream = %name, server = %url, "{name}: {url} could not be checked: {failure}");
+            if state.checks.hinder() {
+                tracing::warn!(upstream = %name, server = %url, "{name}: {url} cannot be checked: {failure}");
+            }
             return;
         }
         Err(failure) => Some(failure.to_string()),

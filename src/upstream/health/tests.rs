@@ -270,4 +270,7 @@ async fn what_this_machine_lacks_is_no_failed_check() {
     let lacking = CheckFailure::Upstream(crate::upstream::Failure::Connect(no_descriptors));
     record::enter(&upstream, &server, &health, &checked(Err(lacking), clock::now()));
     assert!(!server.state.checks.is_known());
+    assert!(!server.state.checks.hinder(), "it has been told, and is told once");
+    record::enter(&upstream, &server, &health, &checked(Ok(()), clock::now()));
+    assert!(server.state.checks.hinder(), "news again");
 }

@@ -2,7 +2,7 @@
 //! name from another configuration.
 //!
 //! Besides its own time a keeper asks when a server could not be reached, since what moved did so before its TTL was
-//! over; never more often than [`SHORTEST`]. Dropping [`Keepers`] ends them; what they have found out stays.
+//! over; never more often than once a second. Dropping [`Keepers`] ends them; what they have found out stays.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

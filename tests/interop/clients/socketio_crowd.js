@@ -110,4 +110,4 @@ async function lives({ open, read, hush }, { servers, victim, address }) {
   }));
 }
 
-module.exports = { lives, until, spread };
+module.exports = { lives, until, pause };

@@ -6,7 +6,7 @@ const fs = require('fs');
 const https = require('https');
 const { once } = require('events');
 const { io } = require('socket.io-client');
-const { lives } = require('./socketio_crowd');
+const { lives, pause } = require('./socketio_crowd');
 const { socketioUser } = require('./socketio_user');
 
 const [port, ca, victim, address] = process.argv.slice(2);
@@ -59,14 +59,16 @@ async function isUnknown() {
       once(socket, 'connect_error').then(([error]) => String(error.description)),
       once(socket, 'disconnect').then(([reason]) => reason),
       once(socket, 'connect').then(() => once(socket.io.engine, 'upgrade')).then(() => 'works'),
+      // By luck a poll waits at the right server while the upgrade was refused at another, of which nobody is told.
+      pause(8_000).then(() => 'limps'),
     ]);
     socket.disconnect();
     return end;
   }));
   const works = ends.filter((end) => end === 'works').length;
-  assert.ok(works < 5, `${works} of 30 work nevertheless`);
+  assert.ok(works < 5, `${works} of 30 are upgraded nevertheless`);
   assert.ok(ends.includes('400'), ends.join());
-  console.log('clients do not get a session');
+  console.log('clients are not upgraded');
 }
 
 (victim === 'without' ? isUnknown() : crowd()).then(() => process.exit(0), (error) => { console.error(error); process.exit(1); });
