@@ -53,40 +53,45 @@ pub fn run(arrival: Arrival, tools: Rc<Tools>) -> impl Future<Output = ()> {
     let greeting = tools.listener(listener).and_then(|listener| {
         let plan = listener.serving()?.listener().clone();
         let promise = Promise::of(&listener, &plan, ends.peer.ip());
-        let greeting = greet(socket, ends, plan, tools.clone());
-        Some((Box::pin(until_ended(greeting, tools.clone())), listener, promise))
+        let greeting = until_ended(greet(socket, ends, plan, tools.clone()), tools.clone());
+        Some(Box::pin(async move {
+            let greeted = greeting.await.flatten()?;
+            Some(Box::new(Guest { greeted, listener, promise }))
+        }))
     });
     async move {
-        let Some((greeting, listener, promise)) = greeting else { return };
-        let Some(mut greeted) = greeting.await.flatten() else { return };
+        let Some(greeting) = greeting else { return };
+        let Some(mut guest) = greeting.await else { return };
         load.handshake_done();
         // Nothing of HTTP is set up before there is something to read.
         let since = clock::now();
-        if greeted.read.is_empty() {
-            match wait_first(&mut greeted.stream, &listener, &tools, since).await {
-                Some(read) => greeted.read = read,
-                None => return Box::pin(close(greeted.stream, tools)).await,
+        if guest.greeted.read.is_empty() {
+            match wait_first(&mut guest.greeted.stream, &guest.listener, &tools, since).await {
+                Some(read) => guest.greeted.read = read,
+                None => return Box::pin(close(guest.greeted.stream, tools)).await,
             }
         }
-        converse(greeted, since, (listener, promise), tools, (permit, load, open)).await;
+        converse(guest, since, tools, (permit, load, open)).await;
     }
+}
+
+/// A connection before its first request.
+struct Guest {
+    greeted: Greeted,
+    listener: Rc<LiveListener>,
+    promise: Promise,
 }
 
 /// What is held until a connection, or the tunnel that it becomes, has ended.
 type Held = (ConnectionPermit, LoadGuard, Guard);
 
 /// HTTP from the first byte on, in a box.
-fn converse(
-    greeted: Greeted,
-    since: Instant,
-    listener: (Rc<LiveListener>, Promise),
-    tools: Rc<Tools>,
-    held: Held,
-) -> Pin<Box<impl Future<Output = ()>>> {
+fn converse(guest: Box<Guest>, since: Instant, tools: Rc<Tools>, held: Held) -> Pin<Box<impl Future<Output = ()>>> {
+    let Guest { greeted, listener, promise } = *guest;
     let Greeted { mut stream, version, tls, mut read, ends } = greeted;
     let activity = Rc::new(Activity::new(version, since, CLIENT_STALL));
     let tls = tls.map(|tls| *tls);
-    let downstream = Rc::new(Downstream::new(tools, listener, ends, tls, version, activity));
+    let downstream = Rc::new(Downstream::new(tools, (listener, promise), ends, tls, version, activity));
     Box::pin(async move {
         loop {
             match Box::pin(serve(stream, read, downstream.clone())).await {

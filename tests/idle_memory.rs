@@ -266,9 +266,7 @@ fn a_connection_that_says_nothing_after_its_tls_handshake_has_no_http() {
 
 #[test]
 fn a_connection_that_rests_between_two_requests_has_no_http() {
-    // Its task is in the class above the one of a connection that has said nothing: it has a place for the configuration
-    // that its next request is served by.
-    assert_cost("resting", 2_100, |bench| {
+    assert_cost("resting", 1_600, |bench| {
         let mut client = bench.connect(0);
         ask(&mut client);
         client

@@ -1,15 +1,14 @@
 //! Silence: a connection between its greeting and its first request, and between one request and the next, without
 //! HTTP on it.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::clock::Instant;
+use crate::clock::{Instant, Sleep};
 use crate::exchange::{Downstream, LiveListener, Tools};
 use crate::lifecycle::Phase;
 use crate::tls::ClientStream;
@@ -18,29 +17,30 @@ use crate::tls::ClientStream;
 const FIRST_READ: usize = 8 * 1024;
 
 /// Waits for the first bytes of a connection. Where its listener alone is taken away, there is a moment left to ask.
-pub async fn wait_first(
-    stream: &mut ClientStream,
+pub fn wait_first<'a>(
+    stream: &'a mut ClientStream,
     listener: &LiveListener,
-    tools: &Rc<Tools>,
+    tools: &'a Tools,
     since: Instant,
-) -> Option<Bytes> {
+) -> impl Future<Output = Option<Bytes>> + use<'a> {
     let mut stop = listener.stop();
-    wait(stream, tools, since + listener.timeouts().keep_alive, |cx| match stop.poll_stopping(cx) {
+    Waiting::new(stream, tools, since + listener.timeouts().keep_alive, move |cx| match stop.poll_stopping(cx) {
         Poll::Pending => Word::Wait,
         Poll::Ready(Phase::Draining { deadline }) if !tools.phase.phase().is_stopping() => Word::Hurry(deadline),
         Poll::Ready(_) => Word::Close,
     })
-    .await
 }
 
 /// Waits for the next request of a connection that rests.
-pub async fn wait_again(stream: &mut ClientStream, downstream: &Downstream) -> Option<Bytes> {
+pub fn wait_again<'a>(
+    stream: &'a mut ClientStream,
+    downstream: &'a Downstream,
+) -> impl Future<Output = Option<Bytes>> + use<'a> {
     let mut stop = downstream.listener.stop();
-    wait(stream, &downstream.tools, downstream.keep_alive_deadline(), |cx| {
+    Waiting::new(stream, &downstream.tools, downstream.keep_alive_deadline(), move |cx| {
         let is_over = stop.poll_stopping(cx).is_ready() || downstream.is_outdated();
         if is_over { Word::Close } else { Word::Wait }
     })
-    .await
 }
 
 /// What a connection that waits is told.
@@ -52,34 +52,40 @@ enum Word {
 }
 
 /// Waits for bytes of the client's. `None`: it has left, its time is up, or it is told to close. Holds nothing but a
-/// deadline and what `ask` needs to be woken.
-async fn wait(
-    stream: &mut ClientStream,
-    tools: &Rc<Tools>,
-    mut deadline: Instant,
-    mut ask: impl FnMut(&mut Context<'_>) -> Word,
-) -> Option<Bytes> {
-    let mut timer = tools.wheel.sleep_until(deadline);
-    poll_fn(|cx| {
-        let mut lease = tools.scratch.borrow();
+/// deadline and what `ask` needs to be woken; written by hand, since an `async` block would hold all of it twice.
+struct Waiting<'a, A> {
+    stream: &'a mut ClientStream,
+    tools: &'a Tools,
+    timer: Sleep,
+    ask: A,
+}
+
+impl<'a, A: FnMut(&mut Context<'_>) -> Word> Waiting<'a, A> {
+    fn new(stream: &'a mut ClientStream, tools: &'a Tools, deadline: Instant, ask: A) -> Self {
+        Self { stream, tools, timer: tools.wheel.sleep_until(deadline), ask }
+    }
+}
+
+impl<A: FnMut(&mut Context<'_>) -> Word + Unpin> Future for Waiting<'_, A> {
+    type Output = Option<Bytes>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut lease = this.tools.scratch.borrow();
         let mut buffer = ReadBuf::new(&mut lease[..FIRST_READ]);
-        match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+        match Pin::new(&mut *this.stream).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                 return Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())));
             }
             Poll::Ready(_) => return Poll::Ready(None),
             Poll::Pending => {}
         }
-        match ask(cx) {
+        match (this.ask)(cx) {
             Word::Wait => {}
-            Word::Hurry(until) if until < deadline => {
-                deadline = until;
-                timer = tools.wheel.sleep_until(until);
-            }
+            Word::Hurry(until) if until < this.timer.deadline() => this.timer.reset(until),
             Word::Hurry(_) => {}
             Word::Close => return Poll::Ready(None),
         }
-        Pin::new(&mut timer).poll(cx).map(|()| None)
-    })
-    .await
+        Pin::new(&mut this.timer).poll(cx).map(|()| None)
+    }
 }
