@@ -86,6 +86,7 @@ struct Guest {
 type Held = (ConnectionPermit, LoadGuard, Guard);
 
 /// HTTP from the first byte on, in a box.
+#[expect(clippy::boxed_local, reason = "taken apart here, so that the guest's box is gone while HTTP goes on")]
 fn converse(guest: Box<Guest>, since: Instant, tools: Rc<Tools>, held: Held) -> Pin<Box<impl Future<Output = ()>>> {
     let Guest { greeted, listener, promise } = *guest;
     let Greeted { mut stream, version, tls, mut read, ends } = greeted;
