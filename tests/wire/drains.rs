@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Backend, End, Frame, Handshake, OpCode, Peer, Request, Setup, Stage, Tunnel, Way, eventually, holds_within, pause,
+    Backend, End, Frame, Handshake, NameServer, OpCode, Peer, Request, Says, Setup, Stage, Tunnel, Way, eventually,
+    holds_within, pause,
 };
 
 /// Two servers behind `/d`, of which the first one has all the work.
@@ -135,6 +136,32 @@ async fn drn_01_a_server_that_has_left_its_upstream_drains_and_stays_alone_witho
 }
 
 #[tokio::test]
+async fn drn_01_a_server_that_a_name_stands_for_no_more_drains_until_it_does_again() {
+    let dns = NameServer::start().await;
+    dns.say("chat.test", Says::addresses(1, &["127.0.0.1"]));
+    let stage = Setup::new()
+        .server(&dns.toml())
+        .upstream_servers("{ url = \"http://chat.test:{P1}\", resolve = \"each\" }")
+        .upstream("drain_rate = 2")
+        .start();
+    let mut tunnels = Vec::new();
+    for number in 0..24 {
+        tunnels.push(Way::ALL[number % 3].tunnel(&stage, &Handshake::to("/ws")).await);
+    }
+    let _second = stage.b1.beside("127.0.0.2");
+    dns.say("chat.test", Says::addresses(1, &["127.0.0.2"]));
+    eventually("the first that are closed", || drained(&stage) >= 2).await;
+    dns.say("chat.test", Says::addresses(1, &["127.0.0.1", "127.0.0.2"]));
+    let told = |text| stage.gateway.events().iter().any(|event| is_message(event, text));
+    eventually("the end of the drain", || told("a server drains no more")).await;
+    pause(1_500).await;
+    let left = alive(&mut tunnels).await;
+    assert!((1..24).contains(&left), "{left}");
+    pause(1_500).await;
+    assert_eq!(alive(&mut tunnels).await, left, "it is the same server as before");
+}
+
+#[tokio::test]
 async fn drn_01_a_server_that_gets_weight_again_keeps_the_tunnels_that_are_left() {
     let stage = two(Setup::new(), "drain_rate = 4", "");
     let mut tunnels = Vec::new();
@@ -151,17 +178,23 @@ async fn drn_01_a_server_that_gets_weight_again_keeps_the_tunnels_that_are_left(
     assert!(closed < 20 && drained(&stage) == closed, "{closed}, then {}", drained(&stage));
     let events = stage.gateway.events();
     assert!(events.iter().any(|event| is_message(event, "a server drains no more")), "{events:?}");
-    let mut alive = 0;
-    for tunnel in &mut tunnels {
+    assert_eq!(alive(&mut tunnels).await, 24 - closed);
+}
+
+/// How many tunnels have heard no Close, and still work.
+async fn alive(tunnels: &mut Vec<Tunnel>) -> usize {
+    let mut left = Vec::new();
+    for mut tunnel in tunnels.drain(..) {
         match tokio::time::timeout(Duration::from_millis(20), tunnel.frame()).await {
             Ok(frame) => assert_eq!(frame.close_code(), Some(1012)),
             Err(_) => {
                 tunnel.echo("still here").await;
-                alive += 1;
+                left.push(tunnel);
             }
         }
     }
-    assert_eq!(alive, 24 - closed);
+    *tunnels = left;
+    tunnels.len()
 }
 
 /// A frame of 64 KiB with no byte that could begin a Close.
