@@ -40,6 +40,7 @@ const PAPERS: &[&str] = &[
     "certs/README.md",
     "docs/protocol.md",
     "docs/operations.md",
+    "docs/packages.md",
     "docs/performance.md",
     "docs/socket-io.md",
 ];
@@ -182,6 +183,14 @@ fn every_command_in_the_papers_works() {
                         shell(folder.path(), &format!("portcullis check {}", rest.join(" "))).1 == Some(0)
                     }
                     ["portcullis", "expose", ..] => shell(folder.path(), &format!("{line} --print")).1 == Some(0),
+                    // What these do is the business of `tests/package/`, whose configuration is this one.
+                    ["packaging/build"] => root().join("packaging/build").exists(),
+                    ["apt", "install", package] => package.contains(concat!("_", env!("CARGO_PKG_VERSION"), "-1_")),
+                    ["portcullis", "check", "--config", "/etc/portcullis/portcullis.toml"] => {
+                        shell(root(), "portcullis check packaging/portcullis.toml").1 == Some(0)
+                    }
+                    ["install", "-m", "640", ..] | ["systemctl", "reload", "portcullis"] => true,
+                    ["podman", "build", "-f", file, ..] => root().join(file).exists(),
                     ["portcullis", "check", ..] => shell(folder.path(), line).1 == Some(0),
                     // What that does is the business of `tests/wire/reload.rs`.
                     ["kill", "-HUP", ..] => true,
@@ -637,7 +646,7 @@ fn the_architecture_names_every_module() {
 fn the_changelog_has_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     assert!(paper("CHANGELOG.md").contains(&format!("\n## [{version}] - ")), "{version}");
-    assert_eq!(shell(root(), "portcullis --version").0, format!("portcullis {version}\n"));
+    assert!(shell(root(), "portcullis --version").0.starts_with(&format!("portcullis {version}\n")));
 }
 
 #[test]

@@ -9,7 +9,9 @@ mod check;
 pub mod demo;
 mod explain;
 mod expose;
+mod papers;
 mod run;
+mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "portcullis",
     version,
+    long_version = version::LONG.as_str(),
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
     after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
                   --cert c.pem --key k.pem --origin https://app.example.com\n\n\
@@ -48,6 +51,12 @@ enum Command {
     Demo(demo::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(papers::Completions),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(papers::Man),
 }
 
 /// Parses the command line and does what it says.
@@ -68,6 +77,8 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, run::serve_file),
         Command::Cert(args) => cert::run(&args),
+        Command::Completions(args) => papers::completions(&args).into(),
+        Command::Man(args) => papers::man(&args).into(),
     }
 }
 
