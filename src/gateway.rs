@@ -51,8 +51,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
     let (descriptors, _) = limits::raise_descriptor_limit();
     let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
     let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
-    let access = AccessLogHandle::start(&config.log.access, config.log.format)
-        .map_err(|error| RunError::System("open the access log", error))?;
+    let access = AccessLogHandle::start(&config.log).map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(NAME_LOOKUPS)
@@ -84,6 +83,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
 
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
     let drains = Drains::new(&snapshot);
+    let (repeats, refusals) = (events.repeats(), access.tell_refusals());
     let control = Rc::new(Control {
         drain_timeout: Cell::new(config.server.drain_timeout),
         access: RefCell::new(access),
@@ -109,6 +109,8 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
             drains: drains.clone(),
         });
         let reloads = Reloads::default();
+        lifecycle::spawn_local("repeated events", repeats.run());
+        lifecycle::spawn_local("refusals without a line", refusals);
         lifecycle::spawn_local("server drains", drains.run(tunnels));
         lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
         serve(signals, &control, &reloads, &lifecycle, &accepting.stop).await;

@@ -161,7 +161,7 @@ impl Reloader {
     /// What has changed now that every worker serves by this snapshot. `None`: nothing has, and the report says why.
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
         let (doors, added) = self.doors(config, report);
-        let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
+        let access = self.running.control.access.borrow().renewed(&config.log);
         if let Err(error) = &access {
             report.error_anywhere("access-log", format_args!("cannot open the access log: {error}"));
         }

@@ -75,7 +75,12 @@ pub static SERVER: Section = Section {
 pub static LOG: Section = Section {
     path: "log",
     header: "[log]",
-    keys: &[key("level", Value("\"info\"")), key("access", Value("\"stderr\"")), key("format", Value("\"auto\""))],
+    keys: &[
+        key("level", Value("\"info\"")),
+        key("access", Value("\"stderr\"")),
+        key("format", Value("\"auto\"")),
+        key("refusals_per_second", Value("1000")),
+    ],
     later: &[],
 };
 

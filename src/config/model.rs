@@ -59,6 +59,8 @@ pub struct Log {
     pub level: LogLevel,
     pub access: AccessTarget,
     pub format: LogFormat,
+    /// Lines of the access log for refusals in a second; `None`: for all. Default 1,000.
+    pub refusals_per_second: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +72,41 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessTarget {
     Stderr,
     File(PathBuf),
+    Syslog(SyslogTarget),
+    /// The systemd journal.
+    Journald,
     Off,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyslogTarget {
+    /// The machine's own, at `/dev/log`.
+    Local,
+    Unix(PathBuf),
+    /// `host`: a name, or an address without brackets.
+    Udp {
+        host: String,
+        port: u16,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -251,6 +251,7 @@ impl TunnelRecord {
             retries: None,
             queued: None,
             end: Some(reason),
+            rule: None,
             detail: detail.as_deref(),
             origin: word(Word::Origin),
             user_agent: word(Word::UserAgent),

@@ -71,7 +71,12 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             name_servers: None,
             forwarded: false,
         },
-        log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },
+        log: Log {
+            level: LogLevel::Info,
+            access: AccessTarget::Off,
+            format: LogFormat::Auto,
+            refusals_per_second: None,
+        },
         listeners,
         routes: routes.iter().enumerate().map(|(at, (hosts, path))| route(at, hosts, path, &[])).collect(),
         upstreams: vec![],

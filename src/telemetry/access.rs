@@ -10,13 +10,18 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::line;
+use super::journal::{self, Journal};
+use super::line::Form;
+use super::refusals::Refusals;
+use super::sink::Sink;
+use super::syslog::Syslog;
 use super::text::Stamp;
-use super::writer::{Sink, Writer};
-use crate::config::model::{AccessTarget, LogFormat};
+use super::writer::Writer;
+use crate::config::model::{AccessTarget, Log, LogFormat};
 
 /// A buffer of this size is handed over.
 const CHUNK: usize = 64 * 1024;
@@ -27,6 +32,7 @@ const DELAY: Duration = Duration::from_millis(100);
 /// How long a reopen may wait for room in the queue.
 const REOPEN_PATIENCE: Duration = Duration::from_millis(100);
 
+use super::end::EndReason;
 pub use super::record::{AccessEvent, AccessRecord};
 
 /// The log of the process: makes each worker's own, and reaches the thread that writes.
@@ -41,31 +47,53 @@ pub struct AccessLogHandle {
 struct Output {
     /// `None`: off.
     writer: Option<Writer>,
-    json: bool,
+    form: Form,
+    /// stderr is the journal's.
+    prefix: &'static str,
+    /// Refusals that are logged in a second. `None`: all.
+    most: Option<u32>,
+    refusals: Arc<Refusals>,
 }
 
 impl AccessLogHandle {
-    /// Opens `target` and starts its thread. [`LogFormat::Auto`] is text where stderr is a terminal and the target is
-    /// stderr, else JSON.
+    /// Opens the target and starts its thread. [`LogFormat::Auto`] is text where stderr is a terminal and the target is
+    /// stderr, else JSON; in the journal it is both. The sockets of syslog and journal are opened with the first line.
     ///
     /// # Errors
     /// A file cannot be opened, or there is no thread to be had.
-    pub fn start(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
-        let sink = match target {
-            AccessTarget::Off => {
-                let output = Output { writer: None, json: false };
-                return Ok(Self { target: AccessTarget::Off, format, output });
+    pub fn start(log: &Log) -> io::Result<Self> {
+        Self::open(log, Arc::new(Refusals::new()))
+    }
+
+    /// One that writes nothing.
+    pub fn off() -> Self {
+        let (most, refusals) = (None, Arc::new(Refusals::new()));
+        let output = Output { writer: None, form: Form::Json, prefix: "", most, refusals };
+        Self { target: AccessTarget::Off, format: LogFormat::Auto, output }
+    }
+
+    fn open(log: &Log, refusals: Arc<Refusals>) -> io::Result<Self> {
+        let Log { access: target, format, refusals_per_second: most, .. } = log.clone();
+        let sink = match &target {
+            AccessTarget::Off => None,
+            AccessTarget::Stderr => Some(Sink::Stderr),
+            AccessTarget::File(path) => Some(Sink::file(path)?),
+            AccessTarget::Syslog(server) => Some(Sink::Syslog(Syslog::new(server.clone()))),
+            AccessTarget::Journald => Some(Sink::Journal(Journal::new())),
+        };
+        let writer = sink.map(|sink| Writer::start("access-log", sink)).transpose()?;
+        let form = match format {
+            _ if target == AccessTarget::Journald => Form::Journal,
+            LogFormat::Json => Form::Json,
+            LogFormat::Text => Form::Text,
+            LogFormat::Auto if target == AccessTarget::Stderr && io::IsTerminal::is_terminal(&io::stderr()) => {
+                Form::Text
             }
-            AccessTarget::Stderr => Sink::Stderr,
-            AccessTarget::File(path) => Sink::file(path)?,
+            LogFormat::Auto => Form::Json,
         };
-        let json = match format {
-            LogFormat::Json => true,
-            LogFormat::Text => false,
-            LogFormat::Auto => *target != AccessTarget::Stderr || !io::IsTerminal::is_terminal(&io::stderr()),
-        };
-        let output = Output { writer: Some(Writer::start("access-log", sink)?), json };
-        Ok(Self { target: target.clone(), format, output })
+        let is_journal = target == AccessTarget::Stderr && journal::is_stderr();
+        let prefix = if is_journal { journal::prefix(tracing::Level::INFO) } else { "" };
+        Ok(Self { target, format, output: Output { writer, form, prefix, most, refusals } })
     }
 
     /// The log for this target and format: the same one where it has them already, else one that has to be started. The
@@ -73,8 +101,14 @@ impl AccessLogHandle {
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
-    pub fn renewed(&self, target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
-        if self.target == *target && self.format == format { Ok(self.clone()) } else { Self::start(target, format) }
+    pub fn renewed(&self, log: &Log) -> io::Result<Self> {
+        let is_same = self.target == log.access && self.format == log.format;
+        if !is_same {
+            return Self::open(log, self.output.refusals.clone());
+        }
+        let mut renewed = self.clone();
+        renewed.output.most = log.refusals_per_second;
+        Ok(renewed)
     }
 
     /// A worker's log, and the future that hands its lines over in time, which the worker spawns once.
@@ -91,6 +125,23 @@ impl AccessLogHandle {
         {
             tracing::error!("the access log is too busy to be opened again");
         }
+    }
+
+    /// Lines that could not be written, or had no room to wait for it, since the log was started.
+    pub fn lost(&self) -> u64 {
+        self.output.writer.as_ref().map_or(0, Writer::lost)
+    }
+
+    /// Refusals that `log.refusals_per_second` has kept out of it, since the process started.
+    pub fn unsaid_refusals(&self) -> u64 {
+        self.output.refusals.unsaid()
+    }
+
+    /// Says how many refusals were not logged, every ten seconds in which there were any; for all logs that follow this
+    /// one. Never completes.
+    pub fn tell_refusals(&self) -> impl Future<Output = ()> + 'static {
+        let refusals = self.output.refusals.clone();
+        async move { refusals.tell().await }
     }
 
     /// Blocks until all that was handed over is written; false if that takes longer than `patience`. For the end of
@@ -129,12 +180,19 @@ impl AccessLog {
 
     /// Notes one line. Never waits.
     pub fn record(&self, record: &AccessRecord<'_>) {
-        if !self.is_on() {
+        let output = self.output.borrow();
+        if output.writer.is_none() {
+            return;
+        }
+        let is_refused = record.end.is_some_and(EndReason::is_refusal);
+        let is_said = !is_refused || output.most.is_none_or(|most| output.refusals.admit(most));
+        if !is_said {
             return;
         }
         let buffer = &mut *self.buffer.borrow_mut();
-        let render = if self.output.borrow().json { line::json } else { line::readable };
-        render(&mut buffer.bytes, &mut buffer.stamp, record);
+        buffer.bytes.extend_from_slice(output.prefix.as_bytes());
+        output.form.render(&mut buffer.bytes, &mut buffer.stamp, record);
+        drop(output);
         buffer.lines += 1;
         if buffer.bytes.len() >= CHUNK {
             self.hand_over(buffer);

@@ -6,8 +6,14 @@
 pub mod access;
 pub mod end;
 pub mod events;
+mod journal;
+mod levels;
 mod line;
 mod record;
+mod refusals;
+mod repeats;
+mod sink;
+mod syslog;
 mod text;
 mod writer;
 

@@ -77,6 +77,8 @@ pub struct AccessRecord<'a> {
     pub queued: Option<Duration>,
     /// `None` only when a tunnel opens.
     pub end: Option<EndReason>,
+    /// Of a refusal: the key that decided it and its place, `websocket.origins (portcullis.toml:9)`, or what else it was.
+    pub rule: Option<&'a str>,
     /// What the end reason's code leaves open, in one line; may hold words of a peer's.
     pub detail: Option<&'a str>,
     pub origin: Option<&'a [u8]>,

@@ -33,7 +33,7 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     let (routes, upstreams) = resolve(draft.routes, draft.upstreams, draft.incomplete, report);
     Some(Config {
         server: draft.server.unwrap_or_else(server::default_server),
-        log: draft.log.unwrap_or_else(server::default_log),
+        log: draft.log.unwrap_or_else(super::log::default_log),
         listeners: draft.listeners,
         routes,
         upstreams,

@@ -10,6 +10,7 @@ mod fault;
 mod include;
 mod link;
 mod listener;
+mod log;
 mod names;
 mod paths;
 mod route;
@@ -122,7 +123,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
             }
             if let Some(table) = root.table(&mut cx, "log", &keys::LOG) {
                 draft.written.log = table.wording(&cx);
-                draft.log = Some(server::log(&mut cx, table));
+                draft.log = Some(log::log(&mut cx, table));
             }
         }
         Some(place) => {
