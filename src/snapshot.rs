@@ -7,7 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::{Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
+use crate::config::model::{
+    Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route, TraceMode,
+};
+use crate::config::places::Rulebook;
 use crate::config::report::{Digest, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
@@ -31,8 +34,11 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Definition>>,
     /// What the files hold that each of them is built on.
     upstream_files: Vec<Files>,
+    /// What its rules are called, with their places.
+    pub rules: Rulebook,
     pub trusted_proxies: Peers,
     pub forwarded: bool,
+    pub trace: TraceMode,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
     written: Written,
@@ -124,8 +130,10 @@ impl Snapshot {
             tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
             upstreams,
             upstream_files,
+            rules: Rulebook::of(config),
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
+            trace: config.server.trace,
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,

@@ -67,6 +67,7 @@ pub static SERVER: Section = Section {
         key("trusted_proxies", Value("[]")),
         key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),
         key("forwarded", Value("false")),
+        key("trace", Value("\"pass\"")),
         key("include", Value("[]")),
     ],
     later: &[],

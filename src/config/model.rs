@@ -10,10 +10,12 @@ mod upstream;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::places::Places;
 use super::report::{Located, Spot};
 use super::written::Written;
 use crate::types::Name;
@@ -35,6 +37,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// The same as it was written, to be compared with another.
     pub written: Written,
+    /// Where it stands.
+    pub places: Arc<Places>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +56,17 @@ pub struct Server {
     pub name_servers: Option<Vec<SocketAddr>>,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
+    pub trace: TraceMode,
+}
+
+/// What becomes of the trace that a request belongs to (W3C Trace Context).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceMode {
+    /// The client's goes on as it is.
+    #[default]
+    Pass,
+    /// The gateway has a span of its own, in the trace of trusted proxies, else in a new one.
+    Start,
 }
 
 #[derive(Clone, Debug)]

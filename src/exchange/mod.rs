@@ -14,6 +14,7 @@ mod plain;
 pub mod plan;
 mod promise;
 mod record;
+mod rule;
 mod stalls;
 mod tools;
 mod tunnel;
@@ -54,7 +55,7 @@ pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<An
     let mut answer = match served {
         Ok(answer) => answer,
         Err(fault) => {
-            entry.failed(&fault);
+            entry.failed(&fault, serving.as_ref());
             fault.answer(downstream.version)
         }
     };

@@ -12,13 +12,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::live::LiveTunnels;
 use crate::clock::Instant;
 use crate::lifecycle::Phase;
 use crate::telemetry::access::{AccessEvent, AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::tunnel::TunnelEnd;
-use crate::types::{HttpVersion, Name, Peer};
+use crate::types::{HttpVersion, Name, Peer, TraceContext};
 
 /// Bytes of one word of a client's that are kept; the log shows no more of any.
 const LONGEST: usize = 2048 + 1;
@@ -77,9 +79,11 @@ enum Word {
     UserAgent,
     /// Its address, where it is not the peer's: 4 or 16 bytes.
     Client,
+    /// The trace that it belongs to.
+    Trace,
 }
 
-const WORDS: usize = 7;
+const WORDS: usize = 8;
 
 /// Words in one block. Bytes: a word's presence and length (two bytes each), then all words.
 #[derive(Default)]
@@ -118,6 +122,7 @@ pub struct Said<'a> {
     pub query: Option<&'a [u8]>,
     pub origin: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// One tunnel. Writes its line when it is dropped.
@@ -154,9 +159,11 @@ impl TunnelRecord {
         let words = if place.access.is_on() {
             let query = said.query.map(names_of);
             let &Said { request_id, host, path, origin, user_agent, .. } = said;
-            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client])
+            let trace = said.trace.map(trace_bytes);
+            let trace = trace.as_deref();
+            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client, trace])
         } else if client.is_some() {
-            Words::new([None, None, None, None, None, None, client])
+            Words::new([None, None, None, None, None, None, client, None])
         } else {
             Words::default()
         };
@@ -224,6 +231,7 @@ impl TunnelRecord {
             event: AccessEvent::TunnelClose,
             time: None,
             request: word(Word::Request).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default(),
+            trace: word(Word::Trace).and_then(trace_of).as_ref(),
             connection: self.connection,
             listener: way.listener.as_str(),
             client: self.client(),
@@ -280,6 +288,19 @@ fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| long()).ok()
 }
 
+/// The trace, our span, the flags, and the span's parent where it has one.
+fn trace_bytes(context: &TraceContext) -> SmallVec<[u8; 33]> {
+    let TraceContext { trace, span, parent, flags } = context;
+    trace.iter().chain(span).chain([flags]).chain(parent.iter().flatten()).copied().collect()
+}
+
+fn trace_of(bytes: &[u8]) -> Option<TraceContext> {
+    let (trace, rest) = bytes.split_first_chunk()?;
+    let (span, rest) = rest.split_first_chunk()?;
+    let (flags, parent) = rest.split_first()?;
+    Some(TraceContext { trace: *trace, span: *span, parent: parent.try_into().ok(), flags: *flags })
+}
+
 /// A query without its values: they may be secrets, and the log masks them.
 fn names_of(query: &[u8]) -> Vec<u8> {
     let mut names = Vec::with_capacity(query.len().min(LONGEST));
@@ -306,7 +327,7 @@ mod tests {
 
     #[test]
     fn words_come_back_as_they_were_and_those_that_were_not_there_stay_away() {
-        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None]);
+        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None, None]);
         assert_eq!(words.get(Word::Request), Some(&b"id"[..]));
         assert_eq!(words.get(Word::Host), None);
         assert_eq!(words.get(Word::Path), Some(&b"/path"[..]));
@@ -314,7 +335,8 @@ mod tests {
         assert_eq!(words.get(Word::Origin), None);
         assert_eq!(words.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(Words::default().get(Word::Path), None);
-        let long = Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01")]);
+        let long =
+            Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01"), None]);
         assert_eq!(long.get(Word::Path).map(<[u8]>::len), Some(LONGEST));
         assert_eq!(long.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(long.get(Word::Client).and_then(address_of), Some(IpAddr::from([127, 0, 0, 1])));
@@ -327,6 +349,15 @@ mod tests {
             assert_eq!(address_of(&address_bytes(address)), Some(address));
         }
         assert_eq!(address_of(b"12345"), None);
+    }
+
+    #[test]
+    fn a_trace_comes_back_from_its_bytes_with_and_without_a_parent() {
+        for parent in [None, Some([3; 8])] {
+            let context = TraceContext { trace: [1; 16], span: [2; 8], parent, flags: 1 };
+            assert_eq!(trace_of(&trace_bytes(&context)), Some(context));
+        }
+        assert_eq!(trace_of(b"short"), None);
     }
 
     #[test]

@@ -70,6 +70,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             trusted_proxies: Peers::default(),
             name_servers: None,
             forwarded: false,
+            trace: crate::config::model::TraceMode::Pass,
         },
         log: Log {
             level: LogLevel::Info,
@@ -81,6 +82,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         routes: routes.iter().enumerate().map(|(at, (hosts, path))| route(at, hosts, path, &[])).collect(),
         upstreams: vec![],
         written: Written::default(),
+        places: std::sync::Arc::default(),
     }
 }
 

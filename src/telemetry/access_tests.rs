@@ -73,6 +73,7 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
         event: AccessEvent::Request,
         time: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(951_782_400_007)),
         request: "r-1",
+        trace: None,
         connection: 17,
         listener: "public",
         client: Some(Ipv4Addr::new(203, 0, 113, 9).into()),

@@ -59,6 +59,7 @@ fn journal(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
 fn fields(line: &mut Fields<'_>, record: &AccessRecord<'_>) {
     line.string("event", record.event.as_str().as_bytes(), WORD);
     line.string("request", record.request.as_bytes(), 2 * WORD);
+    line.hex("trace_id", record.trace.map(|context| &context.trace));
     line.number("connection", Some(record.connection));
     line.string("listener", record.listener.as_bytes(), HOST);
     line.display("client", record.client.as_ref());
@@ -147,6 +148,11 @@ impl Fields<'_> {
         }
     }
 
+    fn hex(&mut self, key: &str, value: Option<&[u8; 16]>) {
+        let text = value.map(|bytes| u128::from_be_bytes(*bytes));
+        self.display(key, text.map(|number| format!("{number:032x}")).as_ref());
+    }
+
     /// For addresses, whose text needs no escaping.
     fn display(&mut self, key: &str, value: Option<&impl std::fmt::Display>) {
         if let Some(value) = value {
@@ -218,6 +224,9 @@ fn told(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
     line.named("server", record.server.map(str::as_bytes), HOST);
     line.named("origin", record.origin, HOST);
     line.named("agent", record.user_agent, AGENT);
+    if let Some(context) = record.trace {
+        display(line.word(), format_args!("trace=\"{:032x}\"", u128::from_be_bytes(context.trace)));
+    }
     line.named("request", Some(record.request.as_bytes()), 2 * WORD);
 }
 

@@ -23,6 +23,7 @@ mod http2_servers;
 mod http2_tunnels;
 mod interim;
 mod limits;
+mod logs;
 mod names;
 mod operations;
 mod origin;

@@ -38,6 +38,7 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
         routes,
         upstreams,
         written: draft.written,
+        places: draft.places.into(),
     })
 }
 

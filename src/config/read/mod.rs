@@ -32,6 +32,7 @@ use toml::de::DeValue;
 
 use super::keys;
 use super::model::{Config, Listener, Log, Route, Server, Upstream};
+use super::places::Places;
 use super::report::{Located, Report, Severity, Source, Spot};
 use super::written::{Entry, Identity, Wording, Written};
 use crate::types::Name;
@@ -80,6 +81,7 @@ struct Draft {
     routes: Vec<DraftRoute>,
     upstreams: Vec<DraftUpstream>,
     written: Written,
+    places: Places,
     /// A file could not be read in full: what is missing may stand in the rest of it.
     incomplete: bool,
 }
@@ -110,10 +112,12 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     let index = report.sources.len();
     let base = include::folder_of(&source.path);
     let text = source.text.clone();
+    draft.places.add_file(index, &source);
     report.sources.push(source);
     let (tree, damaged) = syntax::parse(&text, index, report);
     let after_syntax = report.problems.len();
-    let mut cx = Cx { report, file: index, base, broken: !damaged.is_empty() };
+    let mut cx =
+        Cx { report, file: index, base, broken: !damaged.is_empty(), places: std::mem::take(&mut draft.places) };
     let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
     match included_by {
         None => {
@@ -155,6 +159,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     }
     root.close(&mut cx);
     draft.incomplete |= cx.broken;
+    draft.places = cx.places;
     // A value on a damaged line is not what the operator meant; only the syntax error is worth reading.
     let mut at = 0;
     report.problems.retain(|problem| {

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::address;
 use super::common;
 use super::tree::{Cx, Table, integer, refuse_duplicates};
-use crate::config::model::{Peers, Server};
+use crate::config::model::{Peers, Server, TraceMode};
 use crate::config::report::Located;
 
 const WORKERS: u32 = 512;
@@ -23,6 +23,7 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
         trusted_proxies: trusted_proxies(cx, &mut table),
         name_servers: name_servers(cx, &mut table),
         forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
+        trace: table.word(cx, "trace", &[("pass", TraceMode::Pass), ("start", TraceMode::Start)]).unwrap_or_default(),
     };
     if let Some(patterns) = table.strings(cx, "include") {
         refuse_duplicates(cx, &patterns, "the pattern", String::clone);
@@ -41,6 +42,7 @@ pub fn default_server() -> Server {
         trusted_proxies: Peers::default(),
         name_servers: None,
         forwarded: false,
+        trace: TraceMode::default(),
     }
 }
 
