@@ -10,28 +10,45 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::config::model::LogLevel;
 
-/// Areas and whose events belong to them: modules of this crate, where nothing else is said.
-const AREAS: &[(&str, &[&str])] = &[
-    ("admin", &["portcullis::admin"]),
-    ("connection", &["portcullis::connection"]),
-    ("control", &["portcullis::control"]),
-    ("exchange", &["portcullis::exchange"]),
-    ("gateway", &["portcullis::gateway"]),
-    ("http", &["portcullis::http"]),
-    ("lifecycle", &["portcullis::lifecycle"]),
-    ("limits", &["portcullis::limits"]),
-    ("listener", &["portcullis::listener"]),
-    ("reload", &["portcullis::reload", "portcullis::snapshot"]),
-    ("telemetry", &["portcullis::telemetry"]),
-    ("tls", &["portcullis::tls", "portcullis::connection::greeting"]),
-    ("tunnel", &["portcullis::tunnel"]),
-    ("upstream", &["portcullis::upstream"]),
-    ("worker", &["portcullis::worker"]),
-    // Libraries.
-    ("h2", &["h2"]),
-    ("hyper", &["hyper"]),
-    ("resolver", RESOLVER),
+/// Areas and whose events belong to them: parts of the gateway by their modules, then libraries.
+const AREAS: &[(&str, Says)] = &[
+    ("admin", Says::Gateway(&["admin"])),
+    ("connection", Says::Gateway(&["connection"])),
+    ("control", Says::Gateway(&["control"])),
+    ("exchange", Says::Gateway(&["exchange"])),
+    ("gateway", Says::Gateway(&["gateway"])),
+    ("http", Says::Gateway(&["http"])),
+    ("lifecycle", Says::Gateway(&["lifecycle"])),
+    ("limits", Says::Gateway(&["limits"])),
+    ("listener", Says::Gateway(&["listener"])),
+    ("reload", Says::Gateway(&["reload", "snapshot"])),
+    ("telemetry", Says::Gateway(&["telemetry"])),
+    // What TLS has to say of a connection is said where it is made.
+    ("tls", Says::Gateway(&["tls", "connection::greeting"])),
+    ("tunnel", Says::Gateway(&["tunnel"])),
+    ("upstream", Says::Gateway(&["upstream"])),
+    ("worker", Says::Gateway(&["worker"])),
+    ("h2", Says::Library(&["h2"])),
+    ("hyper", Says::Library(&["hyper"])),
+    ("resolver", Says::Library(RESOLVER)),
 ];
+
+/// Whose events they are.
+#[derive(Clone, Copy)]
+enum Says {
+    Gateway(&'static [&'static str]),
+    Library(&'static [&'static str]),
+}
+
+impl Says {
+    fn targets(self) -> Vec<String> {
+        let (root, modules) = match self {
+            Self::Gateway(modules) => (concat!(env!("CARGO_CRATE_NAME"), "::"), modules),
+            Self::Library(modules) => ("", modules),
+        };
+        modules.iter().map(|module| format!("{root}{module}")).collect()
+    }
+}
 
 /// It has a line for every datagram that it does not believe, so that whoever sends some would write our log; what matters
 /// of its work is logged by those who ask it. It is heard where somebody looks into it.
@@ -99,9 +116,9 @@ impl Levels {
         let all = filter(self.all);
         let resolver = if all >= LevelFilter::DEBUG { all } else { LevelFilter::OFF };
         let mut targets = Targets::new().with_default(all).with_targets(RESOLVER.iter().map(|name| (*name, resolver)));
-        for (area, modules) in AREAS {
+        for (area, says) in AREAS {
             if let Some(level) = self.areas.get(area) {
-                targets = targets.with_targets(modules.iter().map(|module| (*module, filter(*level))));
+                targets = targets.with_targets(says.targets().into_iter().map(|target| (target, filter(*level))));
             }
         }
         targets
@@ -198,9 +215,8 @@ mod tests {
     #[test]
     fn every_area_is_a_part_of_the_gateway() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        for module in
-            AREAS.iter().flat_map(|(_, modules)| *modules).filter_map(|name| name.strip_prefix("portcullis::"))
-        {
+        for target in AREAS.iter().flat_map(|(_, says)| says.targets()) {
+            let Some(module) = target.strip_prefix("portcullis::") else { continue };
             let path = root.join(module.replace("::", "/"));
             // The admin listener is a later one's.
             assert!(module == "admin" || path.is_dir() || path.with_extension("rs").is_file(), "{module}");

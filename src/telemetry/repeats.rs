@@ -41,7 +41,7 @@ const ABOUT: &[&str] =
     &["upstream", "server", "listener", "client", "peer", "name", "route", "thread", "task", "worker", "log"];
 
 /// Events from here are said as they come: the operator waits for each of them.
-const OPERATOR: &str = "portcullis::reload";
+const OPERATOR: &str = concat!(env!("CARGO_CRATE_NAME"), "::", "reload");
 
 /// Sums are said from here.
 const OURS: &str = module_path!();
@@ -156,9 +156,7 @@ impl Said {
     fn admit(&mut self, kind: Kind, now: Instant, tell: impl Fn() -> (Level, String)) -> bool {
         let place = Kind { place: kind.place.clone(), about: 0 };
         // Whoever is already beyond its own measure does not use up the others'.
-        let is_said =
-            self.count(kind, now, FEW, &tell).unwrap_or(true) && self.count(place, now, MANY, &tell).unwrap_or(false);
-        is_said
+        self.count(kind, now, FEW, &tell).unwrap_or(true) && self.count(place, now, MANY, &tell).unwrap_or(false)
     }
 
     /// Whether one more of this kind is within `most`; `None` where there is no room to count it.

@@ -197,14 +197,12 @@ impl Thread {
         let now = clock::now();
         match error {
             None if self.trouble.is_none() => self.say_lost(),
-            None => {}
-            Some(error) => {
-                if self.trouble.is_none_or(|told| now >= told + REPORT_EVERY) {
-                    self.trouble = Some(now);
-                    let lines = self.take_unsaid();
-                    tracing::error!(log = self.name, lines, %error, "log lines are lost: their target cannot be written");
-                }
+            Some(error) if self.trouble.is_none_or(|told| now >= told + REPORT_EVERY) => {
+                self.trouble = Some(now);
+                let lines = self.take_unsaid();
+                tracing::error!(log = self.name, lines, %error, "log lines are lost: their target cannot be written");
             }
+            None | Some(_) => {}
         }
     }
 
