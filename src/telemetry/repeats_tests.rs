@@ -18,8 +18,7 @@ fn heard(say: impl FnOnce(&Repeats)) -> Vec<String> {
     let (repeats, heard) = (Repeats::default(), Heard::default());
     let subscriber = tracing_subscriber::registry().with(repeats.clone()).with(heard.clone());
     tracing::subscriber::with_default(subscriber, || say(&repeats));
-    let said = heard.0.lock().expect("no panic").clone();
-    said
+    std::mem::take(&mut *heard.0.lock().expect("no panic"))
 }
 
 #[test]

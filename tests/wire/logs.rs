@@ -18,7 +18,7 @@ fn line_of(stage: &Stage, text: &str) -> usize {
 /// The rule of the last line with this end reason.
 fn rule(lines: &[Value], end: &str) -> String {
     let found = lines.iter().rfind(|line| line["end"] == end).unwrap_or_else(|| panic!("{end}: {lines:?}"));
-    found["rule"].as_str().unwrap_or_default().replace(|letter: char| letter == '\\', "")
+    found["rule"].as_str().unwrap_or_default().to_owned()
 }
 
 /// `route.websocket.origins (portcullis.toml:9)`, however long the path of the folder is.
