@@ -255,7 +255,7 @@ impl State {
 
     /// Where its places go when they are given up.
     pub(super) fn join(&self, queue: &Arc<Queue>) {
-        // One upstream has one queue for as long as its servers are known, so that the first one stays right.
+        // One upstream has one queue for as long as anything is known of its servers, so that the first one stays right.
         let _ = self.queue.set(queue.clone());
     }
 

@@ -23,7 +23,13 @@ fn upstream(servers: usize, keys: &str, previous: Option<&Definition>) -> Arc<De
     let (config, mut report) = config::read_text("test.toml", &text, Path::new("/"));
     assert!(!report.has_errors(), "{:?}", report.problems);
     let upstream = &config.expect("a configuration").upstreams[0];
-    let definition = Definition::build(upstream, &mut SystemRoots::default(), previous, &mut report);
+    let definition = Definition::build(
+        upstream,
+        &mut SystemRoots::default(),
+        &Definition::states_of(previous),
+        previous,
+        &mut report,
+    );
     Arc::new(definition.expect("a definition"))
 }
 
