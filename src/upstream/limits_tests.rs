@@ -13,10 +13,10 @@ use http::HeaderMap;
 
 use super::attempts::Attempts;
 use super::balance::Ask;
+use super::capacity::Place;
 use super::definition::Definition;
 use super::failure::Failure;
 use super::group::{Group, Picked};
-use super::places::Place;
 use super::queue::Wants;
 use super::send::Failed;
 use super::server::Server;

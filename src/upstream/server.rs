@@ -15,10 +15,10 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 
 use super::balance::Candidate;
+use super::capacity::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::circuit::{Breaker, Gate};
 use super::definition::Definition;
 use super::health::{CheckCounts, Checks, LastCheck};
-use super::places::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::queue::Queue;
 use super::source::{Addresses, Sources};
 use super::whereabouts::{Location, Resolved, Whereabouts};
@@ -122,7 +122,7 @@ impl Server {
 
     /// A tunnel's place, for tests that have no tunnel.
     #[cfg(test)]
-    pub fn enter_tunnel(&self) -> super::places::TunnelShare {
+    pub fn enter_tunnel(&self) -> super::capacity::TunnelShare {
         self.try_enter().expect("room").become_tunnel()
     }
 
