@@ -86,7 +86,10 @@ impl Definition {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
             let state = states.of(id);
             if comes(id) {
-                state.note_arrival();
+                state.enter_upstream();
+            } else if previous.is_none() {
+                // The upstream itself may have been out for a while.
+                state.checks.forget();
             }
             let built = Server::build(upstream.name.as_str(), server, tls, state, &sources);
             Entry { server: Arc::new(built), search: Search::of(server) }

@@ -162,7 +162,7 @@ impl Entries {
                 }
                 let state = self.states.of(id);
                 if !is_first && standing.servers.iter().all(|server| server.id != id) {
-                    state.note_arrival();
+                    state.enter_upstream();
                 }
                 Arc::new(template.found(self.upstream.as_str(), found, state))
             })

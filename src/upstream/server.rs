@@ -357,6 +357,12 @@ impl State {
         }
     }
 
+    /// Comes into its upstream, new or again: nobody has checked it meanwhile.
+    pub(super) fn enter_upstream(&self) {
+        self.checks.forget();
+        self.note_arrival();
+    }
+
     /// Came new, or back, while others were at work: from now on `slow_start` counts.
     pub(super) fn note_arrival(&self) {
         let now = Some(clock::now());

@@ -111,6 +111,21 @@ async fn the_first_check_is_made_at_once_and_then_one_every_interval_give_or_tak
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_server_that_was_out_of_its_upstream_counts_as_up_until_its_first_check_although_it_has_tunnels() {
+    let first = upstream(2, CHECKED, None);
+    let (held, health) = (server(&first, 1), first.health.clone().expect("checks"));
+    let _tunnel = held.enter_tunnel();
+    record::enter(&first, &held, &health, &checked(Err(CheckFailure::Malformed), clock::now()));
+    assert_eq!(held.state.standing(&first), Standing::Down);
+    let same = upstream(2, CHECKED, Some(&first));
+    assert_eq!(server(&same, 1).state.standing(&same), Standing::Down, "it was there all along");
+    let without = upstream(1, CHECKED, Some(&same));
+    let again = upstream(2, CHECKED, Some(&without));
+    let state = &server(&again, 1).state;
+    assert_eq!((state.standing(&again), state.tunnels()), (Standing::Up, 1));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn many_servers_are_spread_over_the_interval_after_their_first_checks() {
     let (upstream, script) = (upstream(40, CHECKED, None), Script::default());
     let _checks = script.start(&upstream);
