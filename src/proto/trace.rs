@@ -169,8 +169,8 @@ mod tests {
     fn fields(parents: &[&str], states: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let value = |text: &&str| HeaderValue::from_bytes(text.as_bytes()).expect("a value");
-        headers.extend(parents.iter().map(value).map(|line| (Some(TRACEPARENT.clone()), line)));
-        headers.extend(states.iter().map(value).map(|line| (Some(TRACESTATE.clone()), line)));
+        headers.extend(parents.iter().map(value).map(|line| (TRACEPARENT.clone(), line)));
+        headers.extend(states.iter().map(value).map(|line| (TRACESTATE.clone(), line)));
         headers
     }
 
