@@ -135,7 +135,8 @@ impl Snapshot {
             rules: Rulebook::of(config),
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
-            trace: config.server.trace,
+            // Spans that are exported are in a trace.
+            trace: if config.log.otlp.is_some() { TraceMode::Start } else { config.server.trace },
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,

@@ -147,4 +147,6 @@ pub struct TraceContext {
     pub span: [u8; 8],
     pub parent: Option<[u8; 8]>,
     pub flags: u8,
+    /// The span is the gateway's.
+    pub is_own: bool,
 }

@@ -81,7 +81,15 @@ pub static LOG: Section = Section {
         key("access", Value("\"stderr\"")),
         key("format", Value("\"auto\"")),
         key("refusals_per_second", Value("1000")),
+        key("otlp", Words("no spans are exported")),
     ],
+    later: &[],
+};
+
+pub static OTLP: Section = Section {
+    path: "log.otlp",
+    header: "`otlp`",
+    keys: &[key("endpoint", Required), key("service", Value("\"portcullis\""))],
     later: &[],
 };
 
@@ -372,6 +380,7 @@ pub static SECTIONS: &[&Section] = &[
     &ROOT,
     &SERVER,
     &LOG,
+    &OTLP,
     &LISTENER,
     &PROXY_PROTOCOL,
     &TLS,

@@ -76,6 +76,19 @@ pub struct Log {
     pub format: LogFormat,
     /// Lines of the access log for refusals in a second; `None`: for all. Default 1,000.
     pub refusals_per_second: Option<u32>,
+    /// Where spans go. `None`, and always so without the feature `otel`: nowhere.
+    pub otlp: Option<Otlp>,
+}
+
+/// An OpenTelemetry collector, spoken to over HTTP in the clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Otlp {
+    /// A name, or an address without brackets.
+    pub host: String,
+    pub port: u16,
+    pub path: String,
+    /// What the gateway is called there.
+    pub service: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -288,17 +288,19 @@ fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| long()).ok()
 }
 
-/// The trace, our span, the flags, and the span's parent where it has one.
-fn trace_bytes(context: &TraceContext) -> SmallVec<[u8; 33]> {
-    let TraceContext { trace, span, parent, flags } = context;
-    trace.iter().chain(span).chain([flags]).chain(parent.iter().flatten()).copied().collect()
+/// The trace, the span, the flags, whose it is, and the span's parent where it has one.
+fn trace_bytes(context: &TraceContext) -> SmallVec<[u8; 34]> {
+    let TraceContext { trace, span, parent, flags, is_own } = context;
+    let marks = [*flags, u8::from(*is_own)];
+    trace.iter().chain(span).chain(&marks).chain(parent.iter().flatten()).copied().collect()
 }
 
 fn trace_of(bytes: &[u8]) -> Option<TraceContext> {
     let (trace, rest) = bytes.split_first_chunk()?;
     let (span, rest) = rest.split_first_chunk()?;
-    let (flags, parent) = rest.split_first()?;
-    Some(TraceContext { trace: *trace, span: *span, parent: parent.try_into().ok(), flags: *flags })
+    let ([flags, is_own], parent) = rest.split_first_chunk()?;
+    let parent = parent.try_into().ok();
+    Some(TraceContext { trace: *trace, span: *span, parent, flags: *flags, is_own: *is_own == 1 })
 }
 
 /// A query without its values: they may be secrets, and the log masks them.
@@ -353,8 +355,8 @@ mod tests {
 
     #[test]
     fn a_trace_comes_back_from_its_bytes_with_and_without_a_parent() {
-        for parent in [None, Some([3; 8])] {
-            let context = TraceContext { trace: [1; 16], span: [2; 8], parent, flags: 1 };
+        for (parent, is_own) in [(None, false), (None, true), (Some([3; 8]), true)] {
+            let context = TraceContext { trace: [1; 16], span: [2; 8], parent, flags: 1, is_own };
             assert_eq!(trace_of(&trace_bytes(&context)), Some(context));
         }
         assert_eq!(trace_of(b"short"), None);

@@ -50,10 +50,10 @@ impl Trace {
         }
         Self::Joined(match parent(headers).filter(|_| is_believed) {
             Some(TraceContext { trace, span: parent, flags, .. }) => {
-                TraceContext { trace, span, parent: Some(parent), flags: flags & KNOWN_FLAGS }
+                TraceContext { trace, span, parent: Some(parent), flags: flags & KNOWN_FLAGS, is_own: true }
             }
             // Servers that go by what they are told would otherwise record nothing.
-            None => TraceContext { trace, span, parent: None, flags: SAMPLED },
+            None => TraceContext { trace, span, parent: None, flags: SAMPLED, is_own: true },
         })
     }
 
@@ -101,7 +101,7 @@ pub fn parse(text: &[u8]) -> Option<TraceContext> {
     let (trace, span) = (hex(&known[3..35])?, hex(&known[36..52])?);
     let is_whole = if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|byte| *byte == b'-') };
     let is_good = version != 0xff && is_whole && dashes == [b'-'; 3] && trace != [0; 16] && span != [0; 8];
-    is_good.then_some(TraceContext { trace, span, parent: None, flags })
+    is_good.then_some(TraceContext { trace, span, parent: None, flags, is_own: false })
 }
 
 /// Lower case only (3.2.1).

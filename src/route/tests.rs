@@ -77,6 +77,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             access: AccessTarget::Off,
             format: LogFormat::Auto,
             refusals_per_second: None,
+            otlp: None,
         },
         listeners,
         routes: routes.iter().enumerate().map(|(at, (hosts, path))| route(at, hosts, path, &[])).collect(),

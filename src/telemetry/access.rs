@@ -21,7 +21,7 @@ use super::sink::Sink;
 use super::syslog::Syslog;
 use super::text::Stamp;
 use super::writer::Writer;
-use crate::config::model::{AccessTarget, Log, LogFormat};
+use crate::config::model::{AccessTarget, Log, LogFormat, Otlp};
 
 /// A buffer of this size is handed over.
 const CHUNK: usize = 64 * 1024;
@@ -40,6 +40,7 @@ pub use super::record::{AccessEvent, AccessRecord};
 pub struct AccessLogHandle {
     target: AccessTarget,
     format: LogFormat,
+    otlp: Option<Otlp>,
     output: Output,
 }
 
@@ -53,6 +54,8 @@ struct Output {
     /// Refusals that are logged in a second. `None`: all.
     most: Option<u32>,
     refusals: Arc<Refusals>,
+    /// Where spans go, if anywhere.
+    spans: Option<Writer>,
 }
 
 impl AccessLogHandle {
@@ -68,12 +71,12 @@ impl AccessLogHandle {
     /// One that writes nothing.
     pub fn off() -> Self {
         let (most, refusals) = (None, Arc::new(Refusals::new()));
-        let output = Output { writer: None, form: Form::Json, prefix: "", most, refusals };
-        Self { target: AccessTarget::Off, format: LogFormat::Auto, output }
+        let output = Output { writer: None, form: Form::Json, prefix: "", most, refusals, spans: None };
+        Self { target: AccessTarget::Off, format: LogFormat::Auto, otlp: None, output }
     }
 
     fn open(log: &Log, refusals: Arc<Refusals>) -> io::Result<Self> {
-        let Log { access: target, format, refusals_per_second: most, .. } = log.clone();
+        let Log { access: target, format, refusals_per_second: most, otlp, .. } = log.clone();
         let sink = match &target {
             AccessTarget::Off => None,
             AccessTarget::Stderr => Some(Sink::Stderr),
@@ -93,7 +96,8 @@ impl AccessLogHandle {
         };
         let is_journal = target == AccessTarget::Stderr && journal::is_stderr();
         let prefix = if is_journal { journal::prefix(tracing::Level::INFO) } else { "" };
-        Ok(Self { target, format, output: Output { writer, form, prefix, most, refusals } })
+        let spans = otlp.clone().map(exporter).transpose()?;
+        Ok(Self { target, format, otlp, output: Output { writer, form, prefix, most, refusals, spans } })
     }
 
     /// The log for this target and format: the same one where it has them already, else one that has to be started. The
@@ -102,7 +106,7 @@ impl AccessLogHandle {
     /// # Errors
     /// Those of [`start`](Self::start).
     pub fn renewed(&self, log: &Log) -> io::Result<Self> {
-        let is_same = self.target == log.access && self.format == log.format;
+        let is_same = self.target == log.access && self.format == log.format && self.otlp == log.otlp;
         if !is_same {
             return Self::open(log, self.output.refusals.clone());
         }
@@ -147,8 +151,20 @@ impl AccessLogHandle {
     /// Blocks until all that was handed over is written; false if that takes longer than `patience`. For the end of
     /// the process, after the workers have dropped their logs.
     pub fn flush(&self, patience: Duration) -> bool {
-        self.output.writer.as_ref().is_none_or(|writer| writer.flush(patience))
+        let writers = [&self.output.writer, &self.output.spans];
+        writers.into_iter().flatten().all(|writer| writer.flush(patience))
     }
+}
+
+#[cfg(feature = "otel")]
+fn exporter(otlp: Otlp) -> io::Result<Writer> {
+    Writer::start("spans", Sink::Collector(super::otlp::Collector::new(otlp)))
+}
+
+/// The reader refuses the key in this build.
+#[cfg(not(feature = "otel"))]
+fn exporter(_: Otlp) -> io::Result<Writer> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The log of one worker. What it holds is handed over when it is dropped.
@@ -162,6 +178,8 @@ pub struct AccessLog {
 struct Buffer {
     bytes: Vec<u8>,
     lines: u64,
+    spans: Vec<u8>,
+    span_count: u64,
     stamp: Stamp,
     flusher: Option<Waker>,
 }
@@ -169,7 +187,8 @@ struct Buffer {
 impl AccessLog {
     /// Whether there is any use in making a record.
     pub fn is_on(&self) -> bool {
-        self.output.borrow().writer.is_some()
+        let output = self.output.borrow();
+        output.writer.is_some() || output.spans.is_some()
     }
 
     /// From the next line on it goes where `log` says; those before go where they were meant to.
@@ -181,6 +200,7 @@ impl AccessLog {
     /// Notes one line. Never waits.
     pub fn record(&self, record: &AccessRecord<'_>) {
         let output = self.output.borrow();
+        self.record_span(&output, record);
         if output.writer.is_none() {
             return;
         }
@@ -194,7 +214,28 @@ impl AccessLog {
         output.form.render(&mut buffer.bytes, &mut buffer.stamp, record);
         drop(output);
         buffer.lines += 1;
-        if buffer.bytes.len() >= CHUNK {
+        self.noted(buffer);
+    }
+
+    #[cfg(feature = "otel")]
+    fn record_span(&self, output: &Output, record: &AccessRecord<'_>) {
+        if output.spans.is_none() {
+            return;
+        }
+        let buffer = &mut *self.buffer.borrow_mut();
+        if super::otlp::span(&mut buffer.spans, record) {
+            buffer.span_count += 1;
+            self.noted(buffer);
+        }
+    }
+
+    #[cfg(not(feature = "otel"))]
+    #[expect(clippy::unused_self, reason = "the same call in both builds")]
+    fn record_span(&self, _: &Output, _: &AccessRecord<'_>) {}
+
+    /// Something has been added.
+    fn noted(&self, buffer: &mut Buffer) {
+        if buffer.bytes.len() >= CHUNK || buffer.spans.len() >= CHUNK {
             self.hand_over(buffer);
         } else if let Some(flusher) = buffer.flusher.take() {
             flusher.wake();
@@ -209,6 +250,11 @@ impl AccessLog {
             // A worker that is as busy again needs as much room again.
             buffer.bytes.reserve(chunk.len().min(CHUNK));
             writer.write(std::mem::take(&mut buffer.lines), chunk);
+        }
+        if let Some(writer) = &self.output.borrow().spans
+            && buffer.span_count > 0
+        {
+            writer.write(std::mem::take(&mut buffer.span_count), std::mem::take(&mut buffer.spans));
         }
     }
 }
@@ -236,7 +282,7 @@ impl Future for Flusher {
         loop {
             let buffer = &mut *this.log.buffer.borrow_mut();
             let Some(sleep) = &mut this.sleep else {
-                if buffer.lines == 0 {
+                if buffer.lines == 0 && buffer.span_count == 0 {
                     buffer.flusher = Some(cx.waker().clone());
                     return Poll::Pending;
                 }

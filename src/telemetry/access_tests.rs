@@ -43,7 +43,8 @@ impl Target {
         let writer = Writer::start("test-log", Sink::Custom(Box::new(self.clone()))).expect("a thread");
         let mut handle = AccessLogHandle::off();
         handle.target = AccessTarget::Stderr;
-        handle.output = Output { writer: Some(writer), form, prefix: "", most, refusals: Arc::new(Refusals::new()) };
+        handle.output =
+            Output { writer: Some(writer), form, prefix: "", most, refusals: Arc::new(Refusals::new()), spans: None };
         handle
     }
 }
@@ -109,7 +110,7 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
 
 fn to(access: AccessTarget) -> Log {
     let (level, format) = (crate::config::model::LogLevel::Info, LogFormat::Auto);
-    Log { level, access, format, refusals_per_second: None }
+    Log { level, access, format, refusals_per_second: None, otlp: None }
 }
 
 fn peer() -> Peer {

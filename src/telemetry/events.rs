@@ -293,7 +293,7 @@ mod tests {
 
     fn log(level: LogLevel, json: bool) -> Log {
         let format = if json { LogFormat::Json } else { LogFormat::Text };
-        Log { level, format, access: crate::config::model::AccessTarget::Off, refusals_per_second: None }
+        Log { level, format, access: crate::config::model::AccessTarget::Off, refusals_per_second: None, otlp: None }
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub mod events;
 mod journal;
 mod levels;
 mod line;
+#[cfg(feature = "otel")]
+mod otlp;
 mod record;
 mod refusals;
 mod repeats;

@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::journal::Journal;
+#[cfg(feature = "otel")]
+use super::otlp::Collector;
 use super::syslog::Syslog;
 
 /// Where lines go.
@@ -19,6 +21,8 @@ pub(super) enum Sink {
     },
     Syslog(Syslog),
     Journal(Journal),
+    #[cfg(feature = "otel")]
+    Collector(Collector),
     #[cfg(test)]
     Custom(Box<dyn WriteSend>),
 }
@@ -46,6 +50,8 @@ impl Sink {
                 let (entry, taken) = up_to(bytes, b"\n\n");
                 journal.send(entry).map(|()| taken)
             }
+            #[cfg(feature = "otel")]
+            Self::Collector(collector) => collector.send(bytes).map(|()| bytes.len()),
             #[cfg(test)]
             Self::Custom(custom) => custom.write(bytes),
         }
@@ -59,7 +65,14 @@ impl Sink {
 
     /// Whether what was written is a stream, in which a line may be torn.
     pub fn is_stream(&self) -> bool {
-        !matches!(self, Self::Syslog(_) | Self::Journal(_))
+        match self {
+            Self::Stderr | Self::File { .. } => true,
+            Self::Syslog(_) | Self::Journal(_) => false,
+            #[cfg(feature = "otel")]
+            Self::Collector(_) => false,
+            #[cfg(test)]
+            Self::Custom(_) => true,
+        }
     }
 
     /// Opens a file again, or a socket with the next line.
@@ -69,6 +82,8 @@ impl Sink {
             Self::Syslog(syslog) => syslog.close(),
             Self::Journal(journal) => journal.close(),
             Self::Stderr => {}
+            #[cfg(feature = "otel")]
+            Self::Collector(_) => {}
             #[cfg(test)]
             Self::Custom(_) => {}
         }
