@@ -21,13 +21,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::Document;
-use crate::config::model::{Config, ListenAddress, ListenerKey};
+use crate::config::model::{Config, ListenAddress, ListenerKey, Server};
 use crate::config::report::{Problem, Report, Severity};
 use crate::config::written::Changes;
 use crate::control::{Drains, Tunnels};
+use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, Change, Door};
+use crate::listener::{self, Change, Door, Handle, Sockets};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events::{self, EventLog};
@@ -57,8 +58,30 @@ impl Reloads {
 /// What the control plane goes by, and a reload changes.
 pub struct Control {
     pub drain_timeout: Cell<Duration>,
+    pub upgrade_timeout: Cell<Duration>,
+    pub upgrade_drain_timeout: Cell<Option<Duration>>,
+    /// Of the listeners in use.
+    pub sockets: RefCell<Sockets>,
+    pub notifier: Notifier,
     pub access: RefCell<AccessLogHandle>,
     pub events: EventLog,
+}
+
+impl Control {
+    /// What `[server]` says now.
+    pub fn follow(&self, server: &Server) {
+        self.drain_timeout.set(server.drain_timeout);
+        self.upgrade_timeout.set(server.upgrade_timeout);
+        self.upgrade_drain_timeout.set(server.upgrade_drain_timeout);
+    }
+}
+
+/// Listeners on their way to the accept loop.
+struct Doors {
+    doors: Vec<Door>,
+    /// The lines that announce those that are new, and a look at their sockets.
+    added: Vec<String>,
+    sockets: Vec<Handle>,
 }
 
 /// A gateway at work, as far as a reload has to do with it.
@@ -115,6 +138,8 @@ impl Reloader {
 
     /// One reload, and its lines in the log.
     async fn reload(&mut self) {
+        let notifier = self.running.control.notifier.clone();
+        notifier.reloading();
         let Draft { mut report, built } = self.read().await;
         let changes = match built {
             Some((config, snapshot)) => self.put_in_use(&config, snapshot, &mut report).await,
@@ -124,8 +149,10 @@ impl Reloader {
         let generation = self.running.snapshot.number;
         if let Some(Changes { server, log, listeners, routes, upstreams }) = changes {
             tracing::info!(generation, %listeners, %routes, %upstreams, server, log, "reloaded");
+            notifier.ready(&format!("serving; configuration {generation}"));
         } else {
             self.refused += 1;
+            notifier.ready(&format!("serving; the last reload was refused, configuration {generation} stays"));
             tracing::error!(generation, refused = self.refused, "no reload: the configuration in use stays");
         }
     }
@@ -160,7 +187,7 @@ impl Reloader {
 
     /// What has changed now that every worker serves by this snapshot. `None`: nothing has, and the report says why.
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
-        let (doors, added) = self.doors(config, report);
+        let Doors { doors, added, sockets } = self.doors(config, report);
         let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
         if let Err(error) = &access {
             report.error_anywhere("access-log", format_args!("cannot open the access log: {error}"));
@@ -181,7 +208,8 @@ impl Reloader {
         }
         running.control.access.replace(access);
         running.control.events.follow(&config.log);
-        running.control.drain_timeout.set(config.server.drain_timeout);
+        running.control.sockets.borrow_mut().follow(&config.listeners, sockets);
+        running.control.follow(&config.server);
         let (max_connections, descriptors) = running.max_connections;
         if config.server.max_connections != max_connections {
             running.max_connections = (config.server.max_connections, descriptors);
@@ -194,11 +222,11 @@ impl Reloader {
         Some(changes)
     }
 
-    /// Where to accept from now on, with new addresses bound, and the lines that announce those.
-    fn doors(&self, config: &Config, report: &mut Report) -> (Vec<Door>, Vec<String>) {
+    /// Where to accept from now on, with new addresses bound.
+    fn doors(&self, config: &Config, report: &mut Report) -> Doors {
         let open = &self.running.snapshot.listeners;
         let positions: HashMap<&ListenerKey, usize> = open.iter().map(|plan| (&plan.key, plan.index)).collect();
-        let (mut doors, mut added) = (Vec::new(), Vec::new());
+        let (mut doors, mut added, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
         for listener in &config.listeners {
             if let Some(&position) = positions.get(&listener.key()) {
                 doors.push(Door::Kept { position, name: listener.name.clone() });
@@ -207,6 +235,7 @@ impl Reloader {
             match listener::bind(listener) {
                 Ok(bound) => {
                     added.push(bound.announcement(listener.tls.is_some()));
+                    sockets.push(bound.handle());
                     doors.push(Door::New(bound));
                 }
                 Err(error) => {
@@ -220,7 +249,7 @@ impl Reloader {
                 }
             }
         }
-        (doors, added)
+        Doors { doors, added, sockets }
     }
 
     /// The step that changes something: it happens as a whole, or not at all.

@@ -10,6 +10,7 @@ pub mod demo;
 mod explain;
 mod expose;
 mod run;
+mod upgrade;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     /// Try it in a browser: server, certificate, gateway and page in one
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Start the program anew as it is on disk now, without a refused connection
+    Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
 }
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Expose(args) => expose::expose(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, run::serve_file),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Cert(args) => cert::run(&args),
     }
 }
