@@ -33,7 +33,7 @@ pub(super) fn sockets() -> io::Result<Vec<(String, OwnedFd)>> {
     let given = sd_listen_fds::get().map_err(|error| bad(error.to_string()))?;
     let mut sockets = Vec::with_capacity(given.len());
     for (name, socket) in given {
-        let socket = OwnedFd::from(socket.into_std());
+        let socket = socket.into_std();
         rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         // What systemd itself says for a socket without a name.
         sockets.push((name.unwrap_or_else(|| "unknown".to_owned()), socket));

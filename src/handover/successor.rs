@@ -267,6 +267,7 @@ impl NewProcess {
     /// How it ended, where it has; otherwise what was wrong with the channel.
     async fn ended(&mut self, error: io::Error) -> UpgradeError {
         // What it said last may explain it.
+        while self.arrived.receive(&self.channel).is_ok() && !self.arrived.is_over() {}
         while let Ok(Some(line)) = self.arrived.line() {
             if let Some(("failed", why)) = line.split_once(' ') {
                 return UpgradeError::Refused(why.to_owned());
@@ -275,6 +276,9 @@ impl NewProcess {
         let Some(child) = &mut self.child else { return UpgradeError::Channel(error) };
         match tokio::time::timeout(LAST_WORDS, child.wait()).await {
             Ok(Ok(status)) => UpgradeError::Ended(status),
+            _ if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                UpgradeError::Channel(garbage("it has closed the channel"))
+            }
             _ => UpgradeError::Channel(error),
         }
     }
