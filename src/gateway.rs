@@ -247,12 +247,14 @@ impl Serving<'_> {
         let stop = self.until_stop().await;
         self.upgrades.iter_mut().for_each(Upgrades::give_up);
         let lifecycle = self.lifecycle;
+        if !matches!(stop, Stop::Replaced(_)) {
+            self.control.sockets.borrow().leave();
+        }
         let deadline = match stop {
             Stop::End => return self.end(),
             Stop::Drain => {
                 let drain_timeout = self.control.drain_timeout.get();
                 tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "draining");
-                self.control.sockets.borrow().leave();
                 self.control.notifier.stopping(&format!("draining for {drain_timeout:?} at most"));
                 let deadline = clock::now() + drain_timeout;
                 let _ = self.stop_accepting.send(true);

@@ -25,8 +25,7 @@ use clap::{Parser, Subcommand};
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
     after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
                   --cert c.pem --key k.pem --origin https://app.example.com\n\n\
-                  Exit codes: 0 stopped as asked, 1 failed while running,\n            \
-                  2 bad usage or configuration, 3 could not bind",
+                  Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 could not bind",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -47,7 +46,7 @@ enum Command {
     /// Try it in a browser: server, certificate, gateway and page in one
     #[cfg(feature = "demo")]
     Demo(demo::Args),
-    /// Start the program anew as it is on disk now, without a refused connection
+    /// Put the program as it is on disk now in place of the running one
     Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),

@@ -25,7 +25,7 @@ use crate::listener::{OpenSocket, Sockets};
 /// How long it may take from `go` to `serving`.
 const LAST_STEP: Duration = Duration::from_secs(10);
 /// How long a process may take to end that has closed the channel.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// What `ps` and `pidof` show of a process while another is to take its place, and once it has.
 const UNDER_WAY: &std::ffi::CStr = c"portcullis-upgr";

@@ -191,8 +191,16 @@ pub fn bind(listener: &Listener) -> Result<BoundListener, BindError> {
 /// # Errors
 /// Those of [`bind`]; and when the listener names a socket that was not inherited.
 pub fn open(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
-    let address = &listener.address.value;
-    let bound = match inherited.take(listener) {
+    open_at(&listener.name, listener.key(), inherited)
+}
+
+/// The same for one that stands in no `[[listener]]`.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_at(name: &Name, key: ListenerKey, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
+    let address = &key.address;
+    let bound = match inherited.take(name, address) {
         Ok(Some(socket)) => {
             let file = match &socket.local {
                 // Another process has it until this one is up.
@@ -211,13 +219,9 @@ pub fn open(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListe
         Err(count) => Err(Reason::Inherited(count)),
     };
     match bound {
-        Ok(((socket, bound_to, file), given)) => Ok(BoundListener {
-            name: listener.name.clone(),
-            bound_to,
-            key: listener.key(),
-            given,
-            socket: OpenSocket::new(socket.into(), file),
-        }),
+        Ok(((socket, bound_to, file), given)) => {
+            Ok(BoundListener { name: name.clone(), bound_to, key, given, socket: OpenSocket::new(socket.into(), file) })
+        }
         Err(mut reason) => {
             if let Reason::InUse(error) = reason {
                 reason = match inherited.in_the_way(address) {
@@ -225,7 +229,7 @@ pub fn open(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListe
                     None => Reason::InUse(error),
                 };
             }
-            Err(BindError { listener: listener.name.clone(), address: address.clone(), reason })
+            Err(BindError { listener: name.clone(), address: address.clone(), reason })
         }
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Socket, Type};
 
 use super::bind::BoundTo;
-use crate::config::model::{ListenAddress, Listener};
+use crate::config::model::ListenAddress;
 use crate::types::Name;
 
 /// How the sockets are called that this program has bound, as against those that a manager has.
@@ -94,16 +94,16 @@ impl Inherited {
         Ok(Self { sockets: sockets.collect::<Result<_, _>>()? })
     }
 
-    /// The one for this listener. `Err`: it names one that there is not, or several.
-    pub(super) fn take(&mut self, listener: &Listener) -> Result<Option<InheritedSocket>, usize> {
-        let position = match &listener.address.value {
+    /// The one for the listener of this name and address. `Err`: it asks for one that there is not, or for several.
+    pub(super) fn take(&mut self, listener: &Name, address: &ListenAddress) -> Result<Option<InheritedSocket>, usize> {
+        let position = match address {
             ListenAddress::Inherited(name) => {
                 let named: Vec<_> = self.positions(|socket| socket.given == name.as_str()).collect();
                 let [position] = named.as_slice() else { return Err(named.len()) };
                 Some(*position)
             }
             ListenAddress::Tcp(address) if address.port() == 0 => {
-                let own = own_name(&listener.name);
+                let own = own_name(listener);
                 let is_same = |socket: &InheritedSocket| {
                     socket.given == own && matches!(socket.local, BoundTo::Tcp(local) if local.ip() == address.ip())
                 };

@@ -14,7 +14,7 @@ mod sockets;
 mod tests;
 
 pub use accept::{Arrival, ArrivedSocket, Change, Door, WorkerPort, accept_loop};
-pub use bind::{BindError, BoundListener, bind, open};
+pub use bind::{BindError, BoundListener, bind, open, open_at};
 pub use inherited::{Inherited, NotListening};
 pub use load::{LoadGuard, WorkerLoad};
 pub use proxy_header::{NoHeader, read_header};
