@@ -30,7 +30,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
 use crate::upstream::Upkeep;
-use crate::worker::Worker;
+use crate::worker::{Message, Worker};
 
 /// How long workers may take to close what was cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -45,6 +45,9 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How often the service manager is asked for patience during a drain, and for how much.
 const PATIENCE_EVERY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long workers may take to count what was accepted last; it is a matter of one turn.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// So far away that it does not come, and still a moment that can be counted.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -141,13 +144,15 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
     entrance.wait_for_go(&unused).map_err(|error| RunError::System("take the other process's place", error))?;
     let accepting = start_accepting(bound, &mut workers, connections.clone())
         .map_err(|error| RunError::System("start accepting", error))?;
+    // Before the other process can be gone, which removes a file that still names it.
+    pid_file
+        .as_mut()
+        .map_or(Ok(()), PidFile::publish)
+        .map_err(|error| RunError::System("put the pid file in its place", error))?;
     entrance.serving();
     let sockets = Sockets::new(sockets, notifier.clone());
     sockets.claim();
     unused.iter().for_each(|name| notifier.forget_socket(name));
-    if let Some(Err(error)) = pid_file.as_mut().map(PidFile::publish) {
-        tracing::error!(%error, "the pid file cannot be put in its place");
-    }
     events::announce(&addresses);
     notifier.ready(&format!("serving at {} addresses", addresses.len()));
 
@@ -187,12 +192,14 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         let reloads = Reloads::default();
         lifecycle::spawn_local("server drains", drains.run(tunnels));
         lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
-        lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes));
+        lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes.clone()));
         Serving {
             signals,
             control: &control,
             reloads,
             upgrades,
+            pid_file,
+            inboxes,
             lifecycle: &lifecycle,
             stop_accepting: accepting.stop,
         }
@@ -230,6 +237,8 @@ struct Serving<'a> {
     reloads: Reloads,
     /// `None`: the configuration cannot be read by another process.
     upgrades: Option<Upgrades>,
+    pid_file: Option<PidFile>,
+    inboxes: Vec<mpsc::UnboundedSender<Message>>,
     lifecycle: &'a Lifecycle,
     stop_accepting: watch::Sender<bool>,
 }
@@ -272,6 +281,8 @@ impl Serving<'_> {
                 deadline
             }
         };
+        // Before that an open connection may be one that nobody counts yet.
+        let _ = tokio::time::timeout(SETTLING, self.settled()).await;
         self.drained(deadline).await;
         self.end();
         lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
@@ -294,6 +305,10 @@ impl Serving<'_> {
                 successor = outcome => match successor {
                     Some(successor) => return Stop::Replaced(successor),
                     None => {
+                        // It may have got as far as to name itself there.
+                        if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::put_back) {
+                            tracing::error!(%error, "the pid file may name another process");
+                        }
                         if std::mem::take(&mut reload_later) {
                             self.reloads.ask();
                         }
@@ -320,6 +335,12 @@ impl Serving<'_> {
                 },
             }
         }
+    }
+
+    /// Waits until nothing is accepted any more, and workers have taken all that was.
+    async fn settled(&self) {
+        self.stop_accepting.closed().await;
+        control::turn(&self.inboxes).await;
     }
 
     /// Waits until nothing is open, until the deadline, or until somebody has lost patience.

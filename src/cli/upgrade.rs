@@ -33,7 +33,7 @@ pub struct Which {
 pub struct Args {
     #[command(flatten)]
     which: Which,
-    /// Look on for so long, in seconds; a little more than `server.upgrade_timeout`
+    /// Look on for so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     wait: u64,
 }

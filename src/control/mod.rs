@@ -11,7 +11,7 @@ mod watchdog;
 
 pub use drains::{Drains, NoSuchServer};
 pub use tunnels::{Closed, Listing, Tunnels};
-pub use watchdog::watchdog;
+pub use watchdog::{turn, watchdog};
 
 #[cfg(test)]
 mod tests;

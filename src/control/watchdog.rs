@@ -1,7 +1,8 @@
 //! The service manager's watchdog: it hears that the process lives only as long as every worker takes its turns.
 //!
 //! Each is asked through its inbox, like anything else it is told, and not again before it has answered: so that a worker
-//! that is stuck has one question waiting, however long that lasts, and the manager does what it was told to do then.
+//! that is stuck has one question waiting, however long that lasts, and the manager does what it was told to do then. The same
+//! question tells when all have come to a certain point ([`turn`]).
 
 use std::time::Duration;
 
@@ -26,6 +27,22 @@ pub async fn watchdog(notifier: Notifier, inboxes: Vec<UnboundedSender<Message>>
             Some(worker) => tracing::error!(worker, "a worker does not answer: the watchdog is not told that we live"),
         }
         pulses.ask();
+    }
+}
+
+/// Ready once every worker has done what it was told before.
+pub async fn turn(inboxes: &[UnboundedSender<Message>]) {
+    let asked: Vec<_> = inboxes
+        .iter()
+        .map(|inbox| {
+            let (answer, answered) = oneshot::channel();
+            let _ = inbox.send(Message::Pulse(answer));
+            answered
+        })
+        .collect();
+    for answered in asked {
+        // A worker that has gone does nothing more.
+        let _ = answered.await;
     }
 }
 

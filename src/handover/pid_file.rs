@@ -19,12 +19,8 @@ impl PidFile {
     /// The folder is not there, or not writable.
     pub fn prepare(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
-        let number = std::process::id();
-        let mut draft = path.clone().into_os_string();
-        draft.push(format!(".{number}"));
-        let draft = PathBuf::from(draft);
-        fs::write(&draft, format!("{number}\n"))?;
-        Ok(Self { path, draft: Some(draft) })
+        let draft = Some(draft(&path)?);
+        Ok(Self { path, draft })
     }
 
     /// # Errors
@@ -36,6 +32,17 @@ impl PidFile {
         }
     }
 
+    /// After another process may have put its own there, and has not come to serve.
+    ///
+    /// # Errors
+    /// Those of the other two.
+    pub fn put_back(&self) -> io::Result<()> {
+        match Self::read(&self.path) {
+            Ok(pid) if pid == std::process::id() => Ok(()),
+            _ => fs::rename(draft(&self.path)?, &self.path),
+        }
+    }
+
     /// The number in such a file.
     ///
     /// # Errors
@@ -44,6 +51,15 @@ impl PidFile {
         let text = fs::read_to_string(path)?;
         text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it holds no process number"))
     }
+}
+
+/// Our number in a file beside the other.
+fn draft(path: &Path) -> io::Result<PathBuf> {
+    let number = std::process::id();
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{number}"));
+    fs::write(&draft, format!("{number}\n"))?;
+    Ok(PathBuf::from(draft))
 }
 
 impl Drop for PidFile {
@@ -68,6 +84,9 @@ mod tests {
         let mut file = PidFile::prepare(&path).expect("writable");
         assert!(!path.exists());
         file.publish().expect("renamed");
+        assert_eq!(PidFile::read(&path).expect("a number"), std::process::id());
+        fs::write(&path, "1\n").expect("writable");
+        file.put_back().expect("writable");
         assert_eq!(PidFile::read(&path).expect("a number"), std::process::id());
         fs::write(&path, "1\n").expect("writable");
         drop(file);

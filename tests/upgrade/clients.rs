@@ -50,6 +50,12 @@ pub async fn ask(address: SocketAddr) -> Result<String, String> {
     Connection::open(address).await.map_err(|error| format!("connect: {error}"))?.ask().await
 }
 
+/// Until the answer is this one: for a moment both processes accept.
+pub async fn answers(address: SocketAddr, body: &str) {
+    let asked = async { while ask(address).await.expect("an answer") != body {} };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("nobody answers {body}"));
+}
+
 pub async fn ask_unix(path: &Path) -> Result<String, String> {
     let stream = UnixStream::connect(path).await.map_err(|error| format!("connect: {error}"))?;
     Connection(stream).ask().await

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::clients::{self, Asking, Echo, ask};
+use crate::clients::{self, Asking, Echo, answers, ask};
 use crate::scene::{Scene, eventually};
 
 /// Reads what is offered, to the last name.
@@ -54,7 +54,7 @@ async fn whatever_a_new_process_does_wrong_the_old_one_serves_on_and_can_be_aske
     assert!(why.contains("levle") && why.contains("portcullis.toml:"), "{why}");
     scene.write_config(&scene.toml.replace("\"one\"", "\"two\""));
     scene.upgrade().await;
-    assert_eq!(ask(scene.address()).await.expect("an answer"), "two");
+    answers(scene.address(), "two").await;
     asking.some_more(10).await;
     assert_eq!(asking.stop().await.failed, Vec::<String>::new());
 }
@@ -88,7 +88,7 @@ async fn a_second_request_says_that_one_is_under_way_and_a_reload_waits_for_it()
     scene.signal(sleeper, Signal::KILL);
     eventually("the reload", || scene.said("reloaded").len() == 1).await;
     assert_eq!(scene.comm(pid), "portcullis");
-    assert_eq!(ask(scene.address()).await.expect("an answer"), "two");
+    answers(scene.address(), "two").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,14 +105,22 @@ async fn a_stop_during_an_upgrade_stops_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_process_that_is_killed_in_the_middle_leaves_the_ready_one_to_serve() {
-    let scene = Scene::start(&Scene::config("one", "", "")).await;
+    let mut scene = Scene::start(&Scene::config("one", "", "")).await;
     let (pid, address) = (scene.pid(), scene.address());
-    // Stopped before it hears `ready`, and then killed: the new one has everything by then.
-    scene.replace_program(&format!(
-        "kill -STOP {pid}; (sleep 0.5; kill -9 {pid}) </dev/null & exec {} \"$@\"",
-        crate::scene::BINARY
-    ));
+    // Killed when the new one has been given everything, which begins only then.
+    let fifo = scene.path("begin");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("a pipe");
+    scene.replace_program(&format!("read -r begin <begin; exec {} \"$@\"", crate::scene::BINARY));
     scene.signal(pid, Signal::USR2);
+    // It has been round twice since it began, and so has said all that it has to say.
+    for times in 1..=2 {
+        eventually("the beginning", || scene.comm(pid) == "portcullis-upgr").await;
+        scene.signal(pid, Signal::USR2);
+        eventually("a refusal", || scene.said("no further upgrade: one is under way already").len() == times).await;
+    }
+    scene.signal(pid, Signal::KILL);
+    eventually("its end", || !scene.is_alive(pid)).await;
+    tokio::fs::write(&fifo, "now\n").await.expect("somebody reads");
     let gone = "the process that was to hand over is gone: going on without it";
     eventually("going on alone", || scene.said(gone).len() == 1).await;
     eventually("its pid file", || scene.pid_file().is_some_and(|next| next != pid)).await;
