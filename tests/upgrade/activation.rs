@@ -100,8 +100,10 @@ async fn a_unix_socket_of_the_managers_is_taken_and_its_file_left_alone() {
 async fn a_socket_that_nothing_uses_is_closed_with_a_warning() {
     let (socket, address) = listener("127.0.0.1:0");
     let scene = start(config("127.0.0.1:0"), "other", vec![socket]).await;
-    let said = scene.said("an inherited socket is closed: no listener of this configuration has its address");
-    assert_eq!((said.len(), &said[0]["name"], &said[0]["address"]), (1, &"other".into(), &address.to_string().into()));
+    let words = "an inherited socket is closed: no listener of this configuration has its address";
+    eventually("a warning", || scene.said(words).len() == 1).await;
+    let said = scene.said(words);
+    assert_eq!((&said[0]["name"], &said[0]["address"]), (&"other".into(), &address.to_string().into()));
     assert_eq!(said[0]["level"], "WARN");
     assert!(ask(address).await.is_err());
 }
