@@ -15,7 +15,7 @@ use crate::proto::via::Via;
 use crate::route::RouteTable;
 use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
-use crate::upstream::Definition;
+use crate::upstream::{Definition, States};
 
 /// Everything a worker needs to know.
 pub struct Snapshot {
@@ -37,6 +37,7 @@ pub struct Snapshot {
     pub via: Via,
     written: Written,
     ledger: Arc<Ledger>,
+    states: Arc<States>,
 }
 
 /// A listener as its connections see it.
@@ -108,7 +109,8 @@ impl Snapshot {
             .map(|(index, listener)| ListenerPlan::build(index, listener, previous, report))
             .collect();
         let table = RouteTable::build(config, report);
-        let upstreams = build_upstreams(config, previous, report);
+        let states = previous.map_or_else(Arc::default, |previous| previous.states.clone());
+        let upstreams = build_upstreams(config, &states, previous, report);
         if report.has_errors() {
             return None;
         }
@@ -129,6 +131,7 @@ impl Snapshot {
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,
+            states,
         })
     }
 
@@ -166,6 +169,7 @@ type Files = Box<[Digest]>;
 /// groups on the workers, and the connections that they have, go on.
 fn build_upstreams(
     config: &Config,
+    states: &Arc<States>,
     previous: Option<&Snapshot>,
     report: &mut Report,
 ) -> Option<Vec<(Arc<Definition>, Files)>> {
@@ -174,7 +178,7 @@ fn build_upstreams(
     for upstream in &config.upstreams {
         let known = previous.and_then(|previous| previous.upstream(&upstream.name));
         let before = report.files_read();
-        let built = Definition::build(upstream, &mut roots, known.map(|(known, _)| &**known), report);
+        let built = Definition::build(upstream, &mut roots, states, known.map(|(known, _)| &**known), report);
         let files: Files = report.read_since(before).into();
         let is_written_the_same =
             previous.is_some_and(|previous| config.written.has_upstream_of(&previous.written, &upstream.name));
