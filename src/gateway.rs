@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock;
 use crate::config::Document;
 use crate::config::model::Config;
-use crate::control::{Drains, Tunnels};
+use crate::control::{Drains, Gauged, Metrics, Tunnels};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
@@ -50,7 +50,9 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
     let events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
     let (descriptors, _) = limits::raise_descriptor_limit();
     let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
-    let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
+    let with_books = config.listeners.iter().zip(&snapshot.listeners);
+    let bound = with_books.map(|(listener, plan)| listener::bind(listener, &plan.book));
+    let bound = bound.collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
     let access = AccessLogHandle::start(&config.log.access, config.log.format)
         .map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -84,6 +86,14 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
 
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
     let drains = Drains::new(&snapshot);
+    let gauged = Gauged {
+        workers: workers.iter().map(Worker::view).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        access_log: access.lost(),
+        event_log: events.lost(),
+    };
+    let metrics = Metrics::new(gauged, snapshot.clone());
     let control = Rc::new(Control {
         drain_timeout: Cell::new(config.server.drain_timeout),
         access: RefCell::new(access),
@@ -107,6 +117,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
             lifecycle: lifecycle.clone(),
             tunnels: tunnels.clone(),
             drains: drains.clone(),
+            metrics,
         });
         let reloads = Reloads::default();
         lifecycle::spawn_local("server drains", drains.run(tunnels));

@@ -24,7 +24,7 @@ use crate::config::Document;
 use crate::config::model::{Config, ListenAddress, ListenerKey};
 use crate::config::report::{Problem, Report, Severity};
 use crate::config::written::Changes;
-use crate::control::{Drains, Tunnels};
+use crate::control::{Drains, Metrics, Tunnels};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
 use crate::listener::{self, Change, Door};
@@ -78,6 +78,7 @@ pub struct Running {
     pub lifecycle: Lifecycle,
     pub tunnels: Tunnels,
     pub drains: Drains,
+    pub metrics: Metrics,
 }
 
 /// Reloads a gateway.
@@ -126,6 +127,7 @@ impl Reloader {
             tracing::info!(generation, %listeners, %routes, %upstreams, server, log, "reloaded");
         } else {
             self.refused += 1;
+            self.running.metrics.note_refused();
             tracing::error!(generation, refused = self.refused, "no reload: the configuration in use stays");
         }
     }
@@ -160,7 +162,7 @@ impl Reloader {
 
     /// What has changed now that every worker serves by this snapshot. `None`: nothing has, and the report says why.
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
-        let (doors, added) = self.doors(config, report);
+        let (doors, added) = self.doors(config, &snapshot, report);
         let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
         if let Err(error) = &access {
             report.error_anywhere("access-log", format_args!("cannot open the access log: {error}"));
@@ -174,6 +176,7 @@ impl Reloader {
         let changes = snapshot.since(&running.snapshot);
         running.upkeep.follow(&snapshot.upstreams, config.server.name_servers.as_deref());
         running.drains.follow(&snapshot);
+        running.metrics.follow(&snapshot);
         let before = std::mem::replace(&mut running.snapshot, snapshot);
         let closed = running.tunnels.close_removed(&before, &running.snapshot).await.tunnels;
         if closed > 0 {
@@ -195,16 +198,17 @@ impl Reloader {
     }
 
     /// Where to accept from now on, with new addresses bound, and the lines that announce those.
-    fn doors(&self, config: &Config, report: &mut Report) -> (Vec<Door>, Vec<String>) {
+    fn doors(&self, config: &Config, snapshot: &Snapshot, report: &mut Report) -> (Vec<Door>, Vec<String>) {
         let open = &self.running.snapshot.listeners;
         let positions: HashMap<&ListenerKey, usize> = open.iter().map(|plan| (&plan.key, plan.index)).collect();
         let (mut doors, mut added) = (Vec::new(), Vec::new());
-        for listener in &config.listeners {
+        for (listener, plan) in config.listeners.iter().zip(&snapshot.listeners) {
+            let book = &plan.book;
             if let Some(&position) = positions.get(&listener.key()) {
-                doors.push(Door::Kept { position, name: listener.name.clone() });
+                doors.push(Door::Kept { position, book: book.clone() });
                 continue;
             }
-            match listener::bind(listener) {
+            match listener::bind(listener, book) {
                 Ok(bound) => {
                     added.push(bound.announcement(listener.tls.is_some()));
                     doors.push(Door::New(bound));

@@ -14,10 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::model::{ListenAddress, Listener};
+use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
 
 /// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
@@ -32,6 +34,8 @@ pub struct BoundListener {
     pub name: Name,
     /// The address as it really is: port 0 has become a number.
     pub address: ListenAddress,
+    /// What is counted of it.
+    pub book: Arc<ListenerBook>,
     socket: OwnedFd,
     /// Dropped after the socket.
     _file: Option<SocketFile>,
@@ -129,19 +133,23 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Binds the listener's address and lets the kernel queue connections.
+/// Binds the listener's address and lets the kernel queue connections, which are then counted in `book`.
 ///
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
-pub fn bind(listener: &Listener) -> Result<BoundListener, BindError> {
+pub fn bind(listener: &Listener, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
     let bound = match &listener.address.value {
         ListenAddress::Tcp(address) => bind_tcp(*address),
         ListenAddress::Unix(path) => bind_unix(path),
     };
     match bound {
-        Ok((socket, address, file)) => {
-            Ok(BoundListener { name: listener.name.clone(), address, socket: socket.into(), _file: file })
-        }
+        Ok((socket, address, file)) => Ok(BoundListener {
+            name: listener.name.clone(),
+            address,
+            book: book.clone(),
+            socket: socket.into(),
+            _file: file,
+        }),
         Err(reason) => {
             Err(BindError { listener: listener.name.clone(), address: listener.address.value.clone(), reason })
         }

@@ -23,6 +23,10 @@ use crate::config::report::{Located, Report};
 pub(super) struct OwnCertificate {
     pub key: Arc<CertifiedKey>,
     pub names: Names,
+    /// Of the chain, as configured.
+    pub file: PathBuf,
+    /// When it expires, in seconds since 1970.
+    pub not_after: i64,
 }
 
 /// Whether the two are one. Keys belong to their chains, so that the same chain has the same key; unless one is of a kind
@@ -65,6 +69,13 @@ impl Names {
 
     fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.wildcard.is_empty() && self.addresses.is_empty()
+    }
+
+    /// One of them, to tell certificates apart by.
+    pub fn first(&self) -> String {
+        let exact = self.exact.first().cloned();
+        let wildcard = || self.wildcard.first().map(|suffix| format!("*.{suffix}"));
+        exact.or_else(wildcard).or_else(|| self.addresses.first().map(IpAddr::to_string)).unwrap_or_default()
     }
 
     /// Whether a client that asks for a host of this pattern would accept the certificate's names. For a wildcard
@@ -123,7 +134,7 @@ fn load_pair(
     let chain = pem::certificates(&files.cert, report);
     let key = pem::private_key(&files.key, report);
     let chain = chain?;
-    let names = inspect(&files.cert, chain.first()?, now, report);
+    let said = inspect(&files.cert, chain.first()?, now, report);
     let key = match provider.key_provider.load_private_key(key?) {
         Ok(key) => key,
         Err(error) => {
@@ -134,12 +145,12 @@ fn load_pair(
             return None;
         }
     };
-    let names = names?;
+    let (names, not_after) = said?;
     let pair = CertifiedKey::new(chain, key);
     match pair.keys_match() {
         // Unknown: a kind of key that does not tell its public half; the TLS handshake would fail, nothing opens.
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
-            Some(OwnCertificate { key: Arc::new(pair), names })
+            Some(OwnCertificate { key: Arc::new(pair), names, file: files.cert.value.clone(), not_after })
         }
         Err(error) => {
             report_mismatch(files, &pair, &error, report);
@@ -168,8 +179,8 @@ fn report_mismatch(files: &CertificateFiles, pair: &CertifiedKey, error: &Error,
     });
 }
 
-/// Parses the leaf and reports what its dates and names say.
-fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Report) -> Option<Names> {
+/// Parses the leaf and reports what its dates and names say: its names, and when it expires.
+fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Report) -> Option<(Names, i64)> {
     let file = path.value.display();
     let certificate = match X509Certificate::from_der(der) {
         Ok((_, certificate)) => certificate,
@@ -201,7 +212,7 @@ fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Re
             )
             .help("whoever verifies it will refuse it until then; is the clock of this machine right?");
     }
-    Some(Names::of(&certificate))
+    Some((Names::of(&certificate), validity.not_after.timestamp()))
 }
 
 /// The subject of a certificate after RFC 4514: most specific part first, special and control characters escaped, so

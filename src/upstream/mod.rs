@@ -13,6 +13,7 @@ mod budget;
 mod carrier;
 mod circuit;
 mod connection;
+mod counts;
 mod definition;
 mod dial;
 mod entries;
@@ -47,6 +48,7 @@ mod whereabouts;
 
 pub use balance::{Ask, Balance};
 pub use budget::RetryCounts;
+pub use counts::{FailureKind, ServerCells};
 pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
