@@ -39,6 +39,7 @@ const PAPERS: &[&str] = &[
     "CHANGELOG.md",
     "certs/README.md",
     "docs/protocol.md",
+    "docs/metrics.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/socket-io.md",

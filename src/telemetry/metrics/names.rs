@@ -133,7 +133,7 @@ metrics! {
     SERVER_CONNECTIONS_IDLE = Gauge "server_connections_idle" ["upstream", "server"] in None:
         "Of those, HTTP/1.1 connections that wait for their next request";
     SERVER_CONNECTIONS_OPENED = Counter "server_connections_opened" ["upstream", "server"] in None:
-        "Connections to a server that were opened for requests and handshakes";
+        "Connections to a server that were opened, its checks' included";
     SERVER_CONNECTIONS_REUSED = Counter "server_connections_reused" ["upstream", "server"] in None:
         "Requests and handshakes that went on a connection which was open already";
     SERVER_EJECTIONS = Counter "server_ejections" ["upstream", "server"] in None:
