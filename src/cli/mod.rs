@@ -9,6 +9,7 @@ mod check;
 pub mod demo;
 mod explain;
 mod expose;
+mod operate;
 mod run;
 
 use std::io::Write;
@@ -48,6 +49,18 @@ enum Command {
     Demo(demo::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
+    /// Have a running gateway read its configuration again
+    Reload(operate::reload::Args),
+    /// Say how a running gateway is
+    Status(operate::status::Args),
+    /// List its live tunnels
+    Ps(operate::ps::Args),
+    /// Close live tunnels
+    Kill(operate::kill::Args),
+    /// Let a server go without work
+    Drain(operate::drain::Args),
+    /// Say or set how much its event log says
+    Log(operate::log::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -68,6 +81,12 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, run::serve_file),
         Command::Cert(args) => cert::run(&args),
+        Command::Reload(args) => operate::reload::reload(&args),
+        Command::Status(args) => operate::status::status(&args),
+        Command::Ps(args) => operate::ps::ps(&args),
+        Command::Kill(args) => operate::kill::kill(&args),
+        Command::Drain(args) => operate::drain::drain(&args),
+        Command::Log(args) => operate::log::log(&args),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Closed, Drains, NoSuchServer, Tunnels};
+use super::{Closed, Drains, NoDrain, Tunnels};
 use crate::clock::{self, Instant};
 use crate::config;
 use crate::exchange::Way;
@@ -207,7 +207,7 @@ async fn who_drains_by_name_does_so_until_it_is_resumed_whatever_its_weight() {
     let bench = bench(snapshot(&format!("{A1}, {B1}"), "drain_rate = 10", None));
     bench.open(&bench.server(0), 100);
     for (upstream, server) in [("v", "ws://a:1"), ("u", "ws://c:1")] {
-        assert_eq!(bench.drains.drain(upstream, server), Err(NoSuchServer));
+        assert_eq!(bench.drains.drain(upstream, server), Err(NoDrain::NoSuchServer));
     }
     seconds(2).await;
     assert_eq!((bench.closed(), bench.server(0).drains()), (0, false));

@@ -187,7 +187,7 @@ impl Downstream {
 
     /// What never became a request.
     fn note_headless(&self, status: Option<u16>, end: EndReason, detail: &str) {
-        self.tools.access.record(&AccessRecord {
+        self.tools.note_refused(&AccessRecord {
             connection: self.number,
             listener: self.listener.name().as_str(),
             client: self.peer.ip(),

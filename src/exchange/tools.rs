@@ -19,6 +19,7 @@ use crate::upstream::{Definition, Group};
 use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
+use super::refusals::Refusals;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -31,6 +32,7 @@ pub struct Tools {
     pub request_ids: RequestIds,
     /// The live tunnels.
     pub live: Rc<LiveTunnels>,
+    pub refusals: Rc<Refusals>,
     places: Places,
     pub(super) numbers: Numbers,
 }
@@ -110,6 +112,7 @@ impl Tools {
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
             live,
+            refusals: Rc::default(),
             places: Places::default(),
             numbers,
         }
@@ -122,7 +125,7 @@ impl Tools {
 
     /// The one line of a connection that did not get as far as HTTP.
     pub fn note_turned_away(&self, listener: &Name, peer: &Peer, end: EndReason, detail: &str) {
-        self.access.record(&AccessRecord {
+        self.note_refused(&AccessRecord {
             connection: self.numbers.take(),
             listener: listener.as_str(),
             client: peer.ip(),
@@ -131,6 +134,12 @@ impl Tools {
             detail: Some(detail),
             ..AccessRecord::default()
         });
+    }
+
+    /// The one line of what was refused.
+    pub(super) fn note_refused(&self, record: &AccessRecord<'_>) {
+        self.refusals.note(record);
+        self.access.record(record);
     }
 
     /// Another configuration takes the place of the one in use: for every request whose head is whole from now on.

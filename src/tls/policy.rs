@@ -22,7 +22,7 @@ use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 
-use super::certificate::{self, OwnCertificate};
+use super::certificate::{self, CertificateInfo, OwnCertificate};
 use super::chooser::Chooser;
 use super::makeup::{Anchors, Makeup};
 use super::server::TlsInfo;
@@ -134,6 +134,19 @@ impl ServerPolicies {
                     .help("add a certificate that names it, or limit the route to other listeners");
             }
         }
+    }
+
+    /// The certificates of each policy, the default one first, with the hosts that it is for.
+    pub fn certificates(&self) -> Vec<(Vec<String>, Vec<CertificateInfo>)> {
+        let of = |(index, policy): (usize, &Policy)| {
+            let is_own = |id: &PolicyId| id.0 == index;
+            let exact = self.exact.iter().filter(|(_, id)| is_own(id)).map(|(host, _)| host.clone());
+            let wildcard = self.wildcard.iter().filter(|(_, id)| is_own(id)).map(|(suffix, _)| format!("*.{suffix}"));
+            let mut hosts: Vec<_> = exact.chain(wildcard).collect();
+            hosts.sort_unstable();
+            (hosts, policy.makeup.certificates.iter().map(OwnCertificate::info).collect())
+        };
+        self.policies.iter().enumerate().map(of).collect()
     }
 
     /// The policy for a connection that asks for `sni`.
