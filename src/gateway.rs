@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::{self, Admin, Plane};
 use crate::clock;
 use crate::config::Document;
 use crate::config::model::Config;
-use crate::control::{Drains, Gauged, Metrics, Tunnels};
+use crate::control::{Drains, Gauged, InUse, Metrics, Reloads, Tunnels};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
 use crate::listener::{self, BindError, BoundListener, Change};
-use crate::reload::{Control, Reloader, Reloads, Running};
+use crate::reload::{Control, Reloader, Running};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
@@ -53,6 +54,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
     let with_books = config.listeners.iter().zip(&snapshot.listeners);
     let bound = with_books.map(|(listener, plan)| listener::bind(listener, &plan.book));
     let bound = bound.collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
+    let admin = snapshot.admin.as_ref().map(|plan| admin::bind(plan)).transpose().map_err(RunError::Bind)?;
     let access = AccessLogHandle::start(&config.log.access, config.log.format)
         .map_err(|error| RunError::System("open the access log", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -80,12 +82,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         .zip(&bound)
         .map(|(listener, bound)| bound.announcement(listener.tls.is_some()))
         .collect();
-    let accepting = start_accepting(bound, &mut workers, connections.clone())
-        .map_err(|error| RunError::System("start accepting", error))?;
-    events::announce(&addresses);
-
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
-    let drains = Drains::new(&snapshot);
     let gauged = Gauged {
         workers: workers.iter().map(Worker::view).collect(),
         connections: connections.clone(),
@@ -93,11 +90,32 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         access_log: access.lost(),
         event_log: events.lost(),
     };
-    let metrics = Metrics::new(gauged, snapshot.clone());
+    let plane = Plane {
+        drains: Drains::new(&snapshot),
+        tunnels,
+        reloads: Reloads::default(),
+        in_use: InUse::new(snapshot.clone()),
+        metrics: Metrics::new(gauged, snapshot.clone()),
+        loads: workers.iter().map(|worker| worker.port.load.clone()).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        log: events.switches(),
+        started: (clock::now(), clock::wall()),
+    };
+    let admin = snapshot.admin.clone().zip(admin);
+    let admin = admin
+        .map(|(plan, bound)| Admin::start(bound, plan, plane.clone()))
+        .transpose()
+        .map_err(|error| RunError::System("start the admin listener", error))?;
+    let accepting = start_accepting(bound, &mut workers, connections.clone())
+        .map_err(|error| RunError::System("start accepting", error))?;
+    events::announce(&addresses, admin.as_ref().map(Admin::open).as_deref());
+
     let control = Rc::new(Control {
         drain_timeout: Cell::new(config.server.drain_timeout),
         access: RefCell::new(access),
         events,
+        admin: RefCell::new(admin),
     });
     let max_connections = (config.server.max_connections, descriptors);
     let name_servers = config.server.name_servers.clone();
@@ -115,15 +133,16 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
             max_connections,
             control: control.clone(),
             lifecycle: lifecycle.clone(),
-            tunnels: tunnels.clone(),
-            drains: drains.clone(),
-            metrics,
+            plane: plane.clone(),
         });
-        let reloads = Reloads::default();
-        lifecycle::spawn_local("server drains", drains.run(tunnels));
-        lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
-        serve(signals, &control, &reloads, &lifecycle, &accepting.stop).await;
+        lifecycle::spawn_local("server drains", plane.drains.clone().run(plane.tunnels.clone()));
+        lifecycle::spawn_local("reload", reloader.run());
+        serve(signals, &control, &plane.reloads, &lifecycle, &accepting.stop).await;
     });
+    // To the last: whoever waits for the end of a drain is told of it.
+    if let Some(admin) = control.admin.take() {
+        admin.end();
+    }
 
     if let Some(thread) = accepting.thread {
         let _ = thread.join();

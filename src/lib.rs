@@ -16,6 +16,9 @@ pub mod gateway;
 // From one configuration in use to the next.
 pub mod reload;
 
+// Where those who run it ask and tell it something.
+pub mod admin;
+
 // What is done beside the workers.
 pub mod control;
 

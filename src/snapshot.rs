@@ -4,6 +4,8 @@
 //! its own options, so that a snapshot is gone with the last request that has to do with it. What must outlive a reload
 //! (counts, tickets, our name in `Via`) is carried over from the one before.
 
+mod admin;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -16,13 +18,17 @@ use crate::route::RouteTable;
 use crate::telemetry::metrics::{Books, ListenerBook, RouteBook};
 use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
-use crate::upstream::Definition;
+use crate::upstream::{AskedDrains, Definition};
+
+pub use admin::{AdminPlan, Token};
 
 /// Everything a worker needs to know.
 pub struct Snapshot {
     /// Counts the configurations that this process has had in use, from 1.
     pub number: u64,
     pub listeners: Vec<Arc<ListenerPlan>>,
+    /// Where the gateway is asked and told; nowhere, unless the configuration says so.
+    pub admin: Option<Arc<AdminPlan>>,
     pub table: RouteTable,
     /// In the order of the configuration; `table` answers with an index into this.
     pub routes: Vec<Route>,
@@ -43,6 +49,8 @@ pub struct Snapshot {
     written: Written,
     ledger: Arc<Ledger>,
     books: Arc<Books>,
+    /// Servers that drain because somebody has asked for it: of this process, whatever the configuration.
+    pub asked_drains: Arc<AskedDrains>,
 }
 
 /// A listener as its connections see it.
@@ -125,16 +133,27 @@ impl Snapshot {
             .collect();
         let table = RouteTable::build(config, report);
         let upstreams = build_upstreams(config, previous, report);
+        let admin = match &config.admin {
+            None => Some(None),
+            Some(admin) => {
+                let previous = previous.and_then(|previous| previous.admin.as_deref());
+                AdminPlan::build(admin, previous, report).map(Some)
+            }
+        };
         if report.has_errors() {
             return None;
         }
         let listeners = listeners.into_iter().collect::<Option<Vec<_>>>()?;
         check_hosts(config, &listeners, report);
-        let (upstreams, upstream_files) = upstreams?.into_iter().unzip();
+        let (upstreams, upstream_files): (Vec<Arc<Definition>>, _) = upstreams?.into_iter().unzip();
         let ledger = previous.map_or_else(Arc::default, |previous| previous.ledger.clone());
+        let asked_drains = previous.map_or_else(Arc::default, |previous| previous.asked_drains.clone());
+        // Before anybody can ask a server of this one.
+        upstreams.iter().for_each(|upstream| upstream.honour(&asked_drains));
         Some(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             listeners,
+            admin: admin?,
             table,
             routes: config.routes.clone(),
             tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
@@ -148,7 +167,13 @@ impl Snapshot {
             written: config.written.clone(),
             ledger,
             books,
+            asked_drains,
         })
+    }
+
+    /// As it is written.
+    pub fn written(&self) -> &Written {
+        &self.written
     }
 
     /// What has changed since `before`, with which this one was built: what is written, and what the files hold.
@@ -160,6 +185,9 @@ impl Snapshot {
             {
                 changes.listeners.note_renewed(&plan.name);
             }
+        }
+        if let (Some(now), Some(old)) = (&self.admin, &before.admin) {
+            changes.admin |= !now.has_files_of(old);
         }
         for (upstream, files) in self.upstreams.iter().zip(&self.upstream_files) {
             if before.upstream(&upstream.name).is_some_and(|(_, old)| old != files) {

@@ -28,6 +28,8 @@ pub use upstream::{
 pub struct Config {
     pub server: Server,
     pub log: Log,
+    /// `None`: nobody can ask the gateway anything.
+    pub admin: Option<Admin>,
     pub listeners: Vec<Listener>,
     /// In the order of the file; precedence is made by `route/`.
     pub routes: Vec<Route>,
@@ -52,6 +54,30 @@ pub struct Server {
     pub name_servers: Option<Vec<SocketAddr>>,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
+    /// Files that change are read again by themselves. Default false.
+    pub watch: bool,
+}
+
+/// The listener of those who run the gateway.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub address: Located<ListenAddress>,
+    /// Its first line has to come with every request. `None`: whoever can connect is let in, which only the machine's own
+    /// users can.
+    pub token_file: Option<Located<PathBuf>>,
+    /// Host names under which it may be asked, beside those of the machine itself: lower case, IPv6 in brackets.
+    pub hosts: Vec<String>,
+    /// `None`: in the clear.
+    pub tls: Option<CertificateFiles>,
+    /// The `[admin]` table.
+    pub spot: Spot,
+}
+
+impl Admin {
+    /// What makes it the same one after a reload, with the same socket.
+    pub fn key(&self) -> ListenerKey {
+        ListenerKey { address: self.address.value.clone(), name: None }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +94,21 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +144,28 @@ pub struct Listener {
     pub limits: ListenerLimits,
     /// The `[[listener]]` table.
     pub spot: Spot,
+}
+
+impl ListenAddress {
+    /// Whether only the machine's own users can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// Whether somebody who listens here may be what keeps `other` from being bound, or what is reached there.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) => {
+                let (ours, theirs) = (own.ip().to_canonical(), other.ip().to_canonical());
+                own.port() == other.port() && (ours == theirs || ours.is_unspecified() || theirs.is_unspecified())
+            }
+            (Self::Unix(own), Self::Unix(other)) => own == other,
+            _ => false,
+        }
+    }
 }
 
 impl Listener {

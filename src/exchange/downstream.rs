@@ -198,7 +198,7 @@ impl Downstream {
             received: 0,
             sent: 0,
         });
-        self.tools.access.record(&AccessRecord {
+        self.tools.note_refused(&AccessRecord {
             connection: self.number,
             listener: self.listener.name().as_str(),
             client: self.peer.ip(),

@@ -34,6 +34,8 @@ pub struct Entry {
     /// `None` once a tunnel has taken it over.
     open: Cell<Option<OpenRequest>>,
     is_tunnel: Cell<bool>,
+    /// The gateway has answered with a fault.
+    is_refused: Cell<bool>,
     started: Instant,
     status: Cell<Option<StatusCode>>,
     end: Cell<Option<EndReason>>,
@@ -91,6 +93,7 @@ impl Entry {
             downstream: downstream.clone(),
             open,
             is_tunnel: Cell::default(),
+            is_refused: Cell::default(),
             started: clock::now(),
             status: Cell::default(),
             end: Cell::default(),
@@ -191,6 +194,7 @@ impl Entry {
 
     /// The gateway answers with a fault.
     pub fn failed(&self, fault: &Fault) {
+        self.is_refused.set(true);
         self.status.set(Some(fault.status()));
         self.learned.borrow_mut().detail = Some(fault.to_string());
         if fault.is_ours() {
@@ -256,7 +260,8 @@ impl Entry {
 
     fn write(&self, event: AccessEvent, end: Option<EndReason>, duration: Duration) {
         let downstream = &*self.downstream;
-        if !downstream.tools.access.is_on() {
+        let is_refused = self.is_refused.get();
+        if !downstream.tools.access.is_on() && !is_refused {
             return;
         }
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
@@ -265,7 +270,7 @@ impl Entry {
         let request_id = text(&learned.request_id).unwrap_or_default();
         let is_open = event == AccessEvent::TunnelOpen;
         let listener = downstream.listener.name();
-        downstream.tools.access.record(&AccessRecord {
+        let record = AccessRecord {
             event,
             time: None,
             request: &request_id,
@@ -294,7 +299,12 @@ impl Entry {
             user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
             detail: learned.detail.as_deref(),
             ..AccessRecord::default()
-        });
+        };
+        if is_refused {
+            downstream.tools.note_refused(&record);
+        } else {
+            downstream.tools.access.record(&record);
+        }
     }
 }
 

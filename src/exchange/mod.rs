@@ -15,6 +15,7 @@ mod plain;
 pub mod plan;
 mod promise;
 mod record;
+pub mod refusals;
 mod stalls;
 mod tools;
 mod tunnel;

@@ -20,6 +20,7 @@ use super::counts::RouteCounts;
 use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
+use super::refusals::Refusals;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -32,6 +33,7 @@ pub struct Tools {
     pub request_ids: RequestIds,
     /// The live tunnels.
     pub live: Rc<LiveTunnels>,
+    pub refusals: Rc<Refusals>,
     places: Places,
     pub(super) numbers: Numbers,
 }
@@ -131,6 +133,7 @@ impl Tools {
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
             live,
+            refusals: Rc::default(),
             places: Places::default(),
             numbers,
         }
@@ -146,7 +149,7 @@ impl Tools {
 
     /// The one line of a connection that did not get as far as HTTP.
     pub fn note_turned_away(&self, listener: &Name, peer: &Peer, end: EndReason, detail: &str) {
-        self.access.record(&AccessRecord {
+        self.note_refused(&AccessRecord {
             connection: self.numbers.take(),
             listener: listener.as_str(),
             client: peer.ip(),
@@ -155,6 +158,12 @@ impl Tools {
             detail: Some(detail),
             ..AccessRecord::default()
         });
+    }
+
+    /// The one line of what was refused.
+    pub(super) fn note_refused(&self, record: &AccessRecord<'_>) {
+        self.refusals.note(record);
+        self.access.record(record);
     }
 
     /// Another configuration takes the place of the one in use: for every request whose head is whole from now on.

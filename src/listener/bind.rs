@@ -2,7 +2,7 @@
 //!
 //! - A v6 address takes v6 only (`IPV6_V6ONLY`), whatever the system's default: `[::]:443` and `0.0.0.0:443` stand
 //!   side by side, and a file means the same on every machine.
-//! - A unix socket's file gets mode 0660 (owner and group) before anybody can connect. A file that a dead process
+//! - A unix socket's file gets its mode (0660, owner and group, unless told otherwise) before anybody can connect. A file that a dead process
 //!   left behind is removed; one on which somebody still listens, or which is no socket, is not touched. The file is
 //!   removed when the listener is dropped, unless another one has taken its place meanwhile.
 
@@ -25,8 +25,23 @@ use crate::types::Name;
 /// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// Owner and group may connect to a unix socket.
-const UNIX_SOCKET_MODE: u32 = 0o660;
+/// Who may connect to a unix socket, by the mode of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Owner and group.
+    Group,
+    /// The owner alone.
+    Owner,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Group => 0o660,
+            Self::Owner => 0o600,
+        }
+    }
+}
 
 /// A socket that listens, not yet part of any runtime.
 #[derive(Debug)]
@@ -57,6 +72,11 @@ impl BoundListener {
             ListenAddress::Tcp(_) => format!("http://{self} ({})", self.name),
             ListenAddress::Unix(_) => format!("{self} ({})", self.name),
         }
+    }
+
+    /// A second handle on the same socket, for whoever accepts on it in a runtime of his own.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 
     /// The local address of accepted sockets, where it can be known beforehand.
@@ -138,21 +158,24 @@ impl std::error::Error for BindError {
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
 pub fn bind(listener: &Listener, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
-    let bound = match &listener.address.value {
+    bind_at(&listener.address.value, Access::Group, book)
+}
+
+/// The same for a listener that stands in no `[[listener]]`; its name is its book's.
+///
+/// # Errors
+/// Those of [`bind`].
+pub fn bind_at(address: &ListenAddress, access: Access, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
+    let name = &book.name;
+    let bound = match address {
         ListenAddress::Tcp(address) => bind_tcp(*address),
-        ListenAddress::Unix(path) => bind_unix(path),
+        ListenAddress::Unix(path) => bind_unix(path, access),
     };
     match bound {
-        Ok((socket, address, file)) => Ok(BoundListener {
-            name: listener.name.clone(),
-            address,
-            book: book.clone(),
-            socket: socket.into(),
-            _file: file,
-        }),
-        Err(reason) => {
-            Err(BindError { listener: listener.name.clone(), address: listener.address.value.clone(), reason })
+        Ok((socket, address, file)) => {
+            Ok(BoundListener { name: name.clone(), address, book: book.clone(), socket: socket.into(), _file: file })
         }
+        Err(reason) => Err(BindError { listener: name.clone(), address: address.clone(), reason }),
     }
 }
 
@@ -173,7 +196,7 @@ fn bind_tcp(address: SocketAddr) -> Result<Bound, Reason> {
     Ok((socket, ListenAddress::Tcp(local), None))
 }
 
-fn bind_unix(path: &Path) -> Result<Bound, Reason> {
+fn bind_unix(path: &Path, access: Access) -> Result<Bound, Reason> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     match socket.bind(&address) {
@@ -185,7 +208,7 @@ fn bind_unix(path: &Path) -> Result<Bound, Reason> {
     }
     let file = SocketFile::of(path)?;
     // Before `listen`: until then every connect is refused, so that nobody slips in under the umask's mode.
-    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_SOCKET_MODE))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(access.mode()))?;
     socket.listen(BACKLOG)?;
     Ok((socket, ListenAddress::Unix(path.to_owned()), Some(file)))
 }

@@ -8,10 +8,12 @@ mod accept;
 mod bind;
 mod load;
 mod proxy_header;
+mod solo;
 #[cfg(test)]
 mod tests;
 
 pub use accept::{Arrival, ArrivedSocket, Change, Door, WorkerPort, accept_loop};
-pub use bind::{BindError, BoundListener, bind};
+pub use bind::{Access, BindError, BoundListener, bind, bind_at};
 pub use load::{LoadGuard, WorkerLoad};
 pub use proxy_header::{NoHeader, read_header};
+pub use solo::SoloListener;

@@ -23,10 +23,10 @@ use crate::config::report::{Located, Report};
 pub(super) struct OwnCertificate {
     pub key: Arc<CertifiedKey>,
     pub names: Names,
-    /// Of the chain, as configured.
+    /// Where it was read from.
     pub file: PathBuf,
-    /// When it expires, in seconds since 1970.
-    pub not_after: i64,
+    /// From when to when it is valid, in seconds since 1970.
+    pub validity: (i64, i64),
 }
 
 /// Whether the two are one. Keys belong to their chains, so that the same chain has the same key; unless one is of a kind
@@ -134,7 +134,7 @@ fn load_pair(
     let chain = pem::certificates(&files.cert, report);
     let key = pem::private_key(&files.key, report);
     let chain = chain?;
-    let said = inspect(&files.cert, chain.first()?, now, report);
+    let names = inspect(&files.cert, chain.first()?, now, report);
     let key = match provider.key_provider.load_private_key(key?) {
         Ok(key) => key,
         Err(error) => {
@@ -145,12 +145,12 @@ fn load_pair(
             return None;
         }
     };
-    let (names, not_after) = said?;
+    let (names, validity) = names?;
     let pair = CertifiedKey::new(chain, key);
     match pair.keys_match() {
         // Unknown: a kind of key that does not tell its public half; the TLS handshake would fail, nothing opens.
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
-            Some(OwnCertificate { key: Arc::new(pair), names, file: files.cert.value.clone(), not_after })
+            Some(OwnCertificate { key: Arc::new(pair), names, file: files.cert.value.clone(), validity })
         }
         Err(error) => {
             report_mismatch(files, &pair, &error, report);
@@ -179,8 +179,8 @@ fn report_mismatch(files: &CertificateFiles, pair: &CertifiedKey, error: &Error,
     });
 }
 
-/// Parses the leaf and reports what its dates and names say: its names, and when it expires.
-fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Report) -> Option<(Names, i64)> {
+/// Parses the leaf and reports what its dates and names say.
+fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Report) -> Option<(Names, (i64, i64))> {
     let file = path.value.display();
     let certificate = match X509Certificate::from_der(der) {
         Ok((_, certificate)) => certificate,
@@ -212,7 +212,41 @@ fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Re
             )
             .help("whoever verifies it will refuse it until then; is the clock of this machine right?");
     }
-    Some((Names::of(&certificate), validity.not_after.timestamp()))
+    let dates = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Some((Names::of(&certificate), dates))
+}
+
+/// A certificate of the gateway's own, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    pub file: PathBuf,
+    /// What it is good for: names, wildcards as they are written, addresses.
+    pub names: Vec<String>,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    pub not_after: i64,
+    /// RFC 4514.
+    pub subject: String,
+    /// SHA-256 of it in DER, in lower-case hexadecimal digits.
+    pub fingerprint: String,
+}
+
+impl OwnCertificate {
+    pub fn info(&self) -> CertificateInfo {
+        let der = self.key.cert.first().map(|der| der.as_ref()).unwrap_or_default();
+        let Names { exact, wildcard, addresses } = &self.names;
+        let wildcards = wildcard.iter().map(|suffix| format!("*.{suffix}"));
+        let names = exact.iter().cloned().chain(wildcards).chain(addresses.iter().map(ToString::to_string)).collect();
+        let (not_before, not_after) = self.validity;
+        let (subject, fingerprint) = (subject(der), fingerprint(der));
+        CertificateInfo { file: self.file.clone(), names, not_before, not_after, subject, fingerprint }
+    }
+}
+
+/// SHA-256, in lower-case hexadecimal digits.
+pub(super) fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The subject of a certificate after RFC 4514: most specific part first, special and control characters escaped, so

@@ -7,10 +7,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tokio::sync::watch;
 
+use super::asked::AskedDrains;
 use super::server::{Server, ServerId, State};
 use super::source::{Addresses, Sources};
 use super::whereabouts::{Location, Nowhere};
@@ -68,6 +69,8 @@ pub struct Entries {
     /// Of each entry. Written by keepers, all on one thread.
     standing: Mutex<Vec<Standing>>,
     progress: watch::Sender<Vec<Progress>>,
+    /// Who drains by name, whenever it comes.
+    asked: OnceLock<Arc<AskedDrains>>,
 }
 
 /// What stands behind one entry now.
@@ -96,7 +99,14 @@ impl Entries {
             servers: if entry.search.is_server() { vec![entry.server.clone()] } else { Vec::new() },
             ..Standing::default()
         });
-        let entries = Self { upstream, sources, standing: Mutex::new(standing.collect()), list, progress };
+        let entries = Self {
+            upstream,
+            sources,
+            standing: Mutex::new(standing.collect()),
+            list,
+            progress,
+            asked: OnceLock::new(),
+        };
         if let Some(previous) = previous {
             entries.inherit(previous);
         }
@@ -117,6 +127,12 @@ impl Entries {
                 self.note(index, Progress::Known);
             }
         }
+    }
+
+    /// Servers that are here, and those that will come, drain where somebody has asked for it.
+    pub fn honour(&self, asked: &Arc<AskedDrains>) {
+        let _ = self.asked.set(asked.clone());
+        asked.apply(&self.servers());
     }
 
     pub fn list(&self) -> &[Entry] {
@@ -158,6 +174,7 @@ impl Entries {
                     if !is_first {
                         state.note_arrival();
                     }
+                    state.set_drains(self.asked.get().is_some_and(|asked| asked.has(id)));
                     state
                 });
                 standing.states.insert(id, Arc::downgrade(&state));

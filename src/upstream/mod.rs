@@ -6,6 +6,7 @@
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod asked;
 mod attempt;
 mod attempts;
 mod balance;
@@ -46,6 +47,7 @@ mod trail;
 mod upkeep;
 mod whereabouts;
 
+pub use asked::{AskedDrain, AskedDrains};
 pub use balance::{Ask, Balance};
 pub use budget::RetryCounts;
 pub use counts::{FailureKind, ServerCells};

@@ -147,12 +147,12 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
     lifecycle::spawn_local("phase follower", follower);
     // Tunnels wait for the end among themselves: whoever looks for them finds nobody else.
     let live = Rc::new(LiveTunnels::new(number, phase.part(), numbers.clone()));
-    lifecycle::spawn_local("commands", command::obey(orders, live.clone()));
     let (log, flusher) = access.worker();
     lifecycle::spawn_local("access log flusher", flusher);
     let (wheel, ticker) = Wheel::new();
     lifecycle::spawn_local("timer wheel", ticker.on_descriptor());
     let tools = Rc::new(Tools::new(snapshot, lifecycle.clone(), phase.clone(), live, log, wheel, numbers));
+    lifecycle::spawn_local("commands", command::obey(orders, tools.live.clone(), tools.refusals.clone()));
     lifecycle::spawn_local("acceptor", async move {
         if let Ok(accepting) = accepting.await {
             accepting.await;

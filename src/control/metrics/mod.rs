@@ -210,7 +210,7 @@ fn write_ports(sheet: &mut Sheet<'_>) -> fmt::Result {
 fn write_certificates(sheet: &mut Sheet<'_>, snapshot: &Snapshot) -> fmt::Result {
     sheet.metric(&names::CERTIFICATE_NOT_AFTER, |samples| {
         for plan in &snapshot.listeners {
-            for (file, name, not_after) in plan.tls.iter().flat_map(|policies| policies.certificates()) {
+            for (file, name, not_after) in plan.tls.iter().flat_map(|policies| policies.expiries()) {
                 samples.value(&[plan.name.as_str(), &file.to_string_lossy(), &name], not_after as f64)?;
             }
         }
