@@ -150,7 +150,7 @@ async fn met_01_all_ways_in_are_counted_alike_and_exactly_while_tunnels_live_and
             ("connections_closed_total{listener=\"tls\",cause=\"tunnel\"}", 1.0),
         ]);
         // What the log says of the same tunnels.
-        let lines = stage.gateway.logged(12).await;
+        let lines = stage.gateway.logged(9).await;
         let logged = |key: &str| -> u64 {
             let ends = lines.iter().filter(|line| line["event"] == "tunnel-close");
             ends.map(|line| line[key].as_u64().expect("a number")).sum()
