@@ -15,17 +15,18 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::{self, Admin, Plane};
 use crate::clock::{self, Instant};
 use crate::config::Document;
 use crate::config::model::Config;
-use crate::control::{self, Drains, Tunnels};
+use crate::control::{self, Drains, Gauged, InUse, Metrics, Reloads, Tunnels};
 use crate::handover::{Entrance, PidFile, Successor, Upgrades};
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
 use crate::listener::{self, BindError, BoundListener, Change, Inherited, NotListening, Sockets};
-use crate::reload::{Control, Reloader, Reloads, Running};
+use crate::reload::{Control, Reloader, Running};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
@@ -104,8 +105,11 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
     let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
     let entrance = &mut launch.entrance;
     let mut inherited = Inherited::new(entrance.take_given()).map_err(RunError::Inherited)?;
-    let bound = config.listeners.iter().map(|listener| listener::open(listener, &mut inherited));
+    let with_books = config.listeners.iter().zip(&snapshot.listeners);
+    let bound = with_books.map(|(listener, plan)| listener::open(listener, &plan.book, &mut inherited));
     let bound = bound.collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
+    let admin = snapshot.admin.as_ref().map(|plan| admin::bind(plan, &mut inherited));
+    let admin = admin.transpose().map_err(RunError::Bind)?;
     let access = AccessLogHandle::start(&config.log.access, config.log.format)
         .map_err(|error| RunError::System("open the access log", error))?;
     let mut pid_file = launch
@@ -139,7 +143,33 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         .zip(&bound)
         .map(|(listener, bound)| bound.announcement(listener.tls.is_some()))
         .collect();
-    let sockets = bound.iter().map(BoundListener::handle).collect();
+    let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
+    let gauged = Gauged {
+        workers: workers.iter().map(Worker::view).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        access_log: access.lost(),
+        event_log: events.lost(),
+    };
+    let plane = Plane {
+        drains: Drains::new(&snapshot),
+        tunnels,
+        reloads: Reloads::default(),
+        in_use: InUse::new(snapshot.clone()),
+        metrics: Metrics::new(gauged, snapshot.clone()),
+        loads: workers.iter().map(|worker| worker.port.load.clone()).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        log: events.switches(),
+        started: (clock::now(), clock::wall()),
+    };
+    let handles = bound.iter().map(BoundListener::handle).collect();
+    let admin_handle = admin.as_ref().map(BoundListener::handle);
+    let admin = snapshot.admin.clone().zip(admin);
+    let admin = admin
+        .map(|(plan, bound)| Admin::start(bound, plan, plane.clone()))
+        .transpose()
+        .map_err(|error| RunError::System("start the admin listener", error))?;
     let unused = close_unused(inherited);
     entrance.wait_for_go(&unused).map_err(|error| RunError::System("take the other process's place", error))?;
     let accepting = start_accepting(bound, &mut workers, connections.clone())
@@ -150,14 +180,12 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         .map_or(Ok(()), PidFile::publish)
         .map_err(|error| RunError::System("put the pid file in its place", error))?;
     entrance.serving();
-    let sockets = Sockets::new(sockets, notifier.clone());
+    let sockets = Sockets::new(handles, admin_handle, notifier.clone());
     sockets.claim();
     unused.iter().for_each(|name| notifier.forget_socket(name));
-    events::announce(&addresses);
+    events::announce(&addresses, admin.as_ref().map(Admin::open).as_deref());
     notifier.ready(&format!("serving at {} addresses", addresses.len()));
 
-    let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
-    let drains = Drains::new(&snapshot);
     let control = Rc::new(Control {
         drain_timeout: Cell::default(),
         upgrade_timeout: Cell::default(),
@@ -166,6 +194,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         notifier: notifier.clone(),
         access: RefCell::new(access),
         events,
+        admin: RefCell::new(admin),
     });
     control.follow(&config.server);
     let max_connections = (config.server.max_connections, descriptors);
@@ -186,17 +215,15 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
             max_connections,
             control: control.clone(),
             lifecycle: lifecycle.clone(),
-            tunnels: tunnels.clone(),
-            drains: drains.clone(),
+            plane: plane.clone(),
         });
-        let reloads = Reloads::default();
-        lifecycle::spawn_local("server drains", drains.run(tunnels));
-        lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
+        lifecycle::spawn_local("server drains", plane.drains.clone().run(plane.tunnels.clone()));
+        lifecycle::spawn_local("reload", reloader.run());
         lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes.clone()));
         Serving {
             signals,
             control: &control,
-            reloads,
+            reloads: plane.reloads,
             upgrades,
             pid_file,
             inboxes,
@@ -206,6 +233,10 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         .run()
         .await;
     });
+    // To the last: whoever waits for the end of a drain is told of it.
+    if let Some(admin) = control.admin.take() {
+        admin.end();
+    }
 
     if let Some(thread) = accepting.thread {
         let _ = thread.join();
@@ -277,6 +308,10 @@ impl Serving<'_> {
                 let now = clock::now();
                 let deadline = now + timeout.unwrap_or(NEVER);
                 let _ = self.stop_accepting.send(true);
+                // Who asks from now on asks the process that serves.
+                if let Some(admin) = self.control.admin.take() {
+                    admin.retire();
+                }
                 lifecycle.hand_over(deadline, now + FIRST_REQUEST);
                 deadline
             }

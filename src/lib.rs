@@ -17,6 +17,9 @@ pub mod gateway;
 pub mod handover;
 pub mod reload;
 
+// Where those who run it ask and tell it something.
+pub mod admin;
+
 // What is done beside the workers.
 pub mod control;
 

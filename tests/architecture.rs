@@ -14,8 +14,12 @@ const LONGEST: usize = 450;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["gateway", "handover", "snapshot", EVERYTHING_BELOW]),
-    ("gateway", &["reload", "handover", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
-    ("reload", &["control", "worker", "listener", "snapshot", "upstream", GROUND]),
+    (
+        "gateway",
+        &["reload", "handover", "admin", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW],
+    ),
+    ("reload", &["admin", "control", "worker", "listener", "snapshot", "upstream", GROUND]),
+    ("admin", &["control", "exchange", "snapshot", "listener", "tls", "http", "upstream", GROUND]),
     ("handover", &["listener", GROUND]),
     ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),

@@ -50,11 +50,12 @@ pub static ROOT: Section = Section {
     keys: &[
         key("server", Words("every key at its default")),
         key("log", Words("every key at its default")),
+        key("admin", Words("no admin listener")),
         key("listener", Required),
         key("route", Required),
         key("upstream", Words("no named upstream")),
     ],
-    later: &["admin"],
+    later: &[],
 };
 
 pub static SERVER: Section = Section {
@@ -70,6 +71,7 @@ pub static SERVER: Section = Section {
         key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),
         key("forwarded", Value("false")),
         key("include", Value("[]")),
+        key("watch", Value("false")),
     ],
     later: &[],
 };
@@ -78,6 +80,25 @@ pub static LOG: Section = Section {
     path: "log",
     header: "[log]",
     keys: &[key("level", Value("\"info\"")), key("access", Value("\"stderr\"")), key("format", Value("\"auto\""))],
+    later: &[],
+};
+
+pub static ADMIN: Section = Section {
+    path: "admin",
+    header: "[admin]",
+    keys: &[
+        key("address", Required),
+        key("token_file", Words("whoever can connect is let in")),
+        key("hosts", Value("[]")),
+        key("tls", Words("a clear listener")),
+    ],
+    later: &[],
+};
+
+pub static ADMIN_TLS: Section = Section {
+    path: "admin.tls",
+    header: "[admin.tls]",
+    keys: &[key("cert", Required), key("key", Required)],
     later: &[],
 };
 
@@ -113,7 +134,7 @@ pub static TLS: Section = Section {
         key("client_ca", Words("none; required where clients are asked for a certificate")),
         key("policy", Words("one policy for every name")),
     ],
-    later: &[],
+    later: &["acme"],
 };
 
 pub static CERTIFICATE: Section = Section {
@@ -368,6 +389,8 @@ pub static SECTIONS: &[&Section] = &[
     &ROOT,
     &SERVER,
     &LOG,
+    &ADMIN,
+    &ADMIN_TLS,
     &LISTENER,
     &PROXY_PROTOCOL,
     &TLS,

@@ -4,6 +4,7 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+mod admin;
 mod health;
 mod upstream;
 
@@ -18,6 +19,7 @@ use super::report::{Located, Spot};
 use super::written::Written;
 use crate::types::Name;
 
+pub use admin::Admin;
 pub use health::{Asked, Check, Ejection, Health, Panic};
 pub use upstream::{
     Balance, Hash, HashBy, HostHeader, Queue, Resolve, RetryBudget, SameSite, ServerAddress, Sticky, Upstream,
@@ -28,6 +30,8 @@ pub use upstream::{
 pub struct Config {
     pub server: Server,
     pub log: Log,
+    /// `None`: nobody can ask the gateway anything.
+    pub admin: Option<Admin>,
     pub listeners: Vec<Listener>,
     /// In the order of the file; precedence is made by `route/`.
     pub routes: Vec<Route>,
@@ -56,6 +60,8 @@ pub struct Server {
     pub name_servers: Option<Vec<SocketAddr>>,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
+    /// Files that change are read again by themselves. Default false.
+    pub watch: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +78,21 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +128,30 @@ pub struct Listener {
     pub limits: ListenerLimits,
     /// The `[[listener]]` table.
     pub spot: Spot,
+}
+
+impl ListenAddress {
+    /// Whether only the machine's own users can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+            // Whoever made the socket decides.
+            Self::Inherited(_) => false,
+        }
+    }
+
+    /// Whether somebody who listens here may be what keeps `other` from being bound, or what is reached there.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) => {
+                let (ours, theirs) = (own.ip().to_canonical(), other.ip().to_canonical());
+                own.port() == other.port() && (ours == theirs || ours.is_unspecified() || theirs.is_unspecified())
+            }
+            (Self::Unix(own), Self::Unix(other)) => own == other,
+            _ => false,
+        }
+    }
 }
 
 impl Listener {

@@ -234,6 +234,11 @@ impl WorkerPhase {
         (found, places.next())
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
     /// Whether somebody waits at this place.
     pub fn is_taken(&self, place: u32) -> bool {
         self.waiting.borrow().contains(place as usize)

@@ -2,7 +2,7 @@
 //!
 //! - A v6 address takes v6 only (`IPV6_V6ONLY`), whatever the system's default: `[::]:443` and `0.0.0.0:443` stand
 //!   side by side, and a file means the same on every machine.
-//! - A unix socket's file gets mode 0660 (owner and group) before anybody can connect. A file that a dead process
+//! - A unix socket's file gets its mode (0660, owner and group, unless told otherwise) before anybody can connect. A file that a dead process
 //!   left behind is removed; one on which somebody still listens, or which is no socket, is not touched. The file is
 //!   removed when the listener is dropped, unless another one has taken its place meanwhile, or another process listens
 //!   with the socket.
@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,30 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::inherited::Inherited;
 use super::sockets::{Handle, OpenSocket};
-
 use crate::config::model::{ListenAddress, Listener, ListenerKey};
+use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
 
 /// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// Owner and group may connect to a unix socket.
-const UNIX_SOCKET_MODE: u32 = 0o660;
+/// Who may connect to a unix socket, by the mode of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Owner and group.
+    Group,
+    /// The owner alone.
+    Owner,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Group => 0o660,
+            Self::Owner => 0o600,
+        }
+    }
+}
 
 /// Where a socket really listens: port 0 has become a number, a name an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +68,8 @@ impl fmt::Display for BoundTo {
 pub struct BoundListener {
     pub name: Name,
     pub bound_to: BoundTo,
+    /// What is counted of it.
+    pub book: Arc<ListenerBook>,
     key: ListenerKey,
     /// How a service manager calls the socket that it has bound for us.
     given: Option<String>,
@@ -85,6 +102,11 @@ impl BoundListener {
             given: self.given.clone(),
             socket: Arc::downgrade(&self.socket),
         }
+    }
+
+    /// A second handle on the same socket, for whoever accepts on it in a runtime of his own.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// The local address of accepted sockets, where it can be known beforehand.
@@ -178,28 +200,37 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Binds the listener's address and lets the kernel queue connections.
+/// Binds the listener's address and lets the kernel queue connections, which are then counted in `book`.
 ///
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
-pub fn bind(listener: &Listener) -> Result<BoundListener, BindError> {
-    open(listener, &mut Inherited::default())
+pub fn bind(listener: &Listener, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
+    open(listener, book, &mut Inherited::default())
 }
 
 /// Like [`bind`], but where one of the inherited sockets is meant, that is taken instead.
 ///
 /// # Errors
 /// Those of [`bind`]; and when the listener names a socket that was not inherited.
-pub fn open(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
-    open_at(&listener.name, listener.key(), inherited)
+pub fn open(
+    listener: &Listener,
+    book: &Arc<ListenerBook>,
+    inherited: &mut Inherited,
+) -> Result<BoundListener, BindError> {
+    open_at(listener.key(), Access::Group, book, inherited)
 }
 
-/// The same for one that stands in no `[[listener]]`.
+/// The same for one that stands in no `[[listener]]`; its name is its book's.
 ///
 /// # Errors
 /// Those of [`open`].
-pub fn open_at(name: &Name, key: ListenerKey, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
-    let address = &key.address;
+pub fn open_at(
+    key: ListenerKey,
+    access: Access,
+    book: &Arc<ListenerBook>,
+    inherited: &mut Inherited,
+) -> Result<BoundListener, BindError> {
+    let (name, address) = (&book.name, &key.address);
     let bound = match inherited.take(name, address) {
         Ok(Some(socket)) => {
             let file = match &socket.local {
@@ -212,7 +243,7 @@ pub fn open_at(name: &Name, key: ListenerKey, inherited: &mut Inherited) -> Resu
         }
         Ok(None) => match address {
             ListenAddress::Tcp(address) => bind_tcp(*address),
-            ListenAddress::Unix(path) => bind_unix(path),
+            ListenAddress::Unix(path) => bind_unix(path, access),
             ListenAddress::Inherited(_) => Err(Reason::Inherited(0)),
         }
         .map(|bound| (bound, None)),
@@ -220,7 +251,8 @@ pub fn open_at(name: &Name, key: ListenerKey, inherited: &mut Inherited) -> Resu
     };
     match bound {
         Ok(((socket, bound_to, file), given)) => {
-            Ok(BoundListener { name: name.clone(), bound_to, key, given, socket: OpenSocket::new(socket.into(), file) })
+            let (name, book, socket) = (name.clone(), book.clone(), OpenSocket::new(socket.into(), file));
+            Ok(BoundListener { name, bound_to, book, key, given, socket })
         }
         Err(mut reason) => {
             if let Reason::InUse(error) = reason {
@@ -251,7 +283,7 @@ fn bind_tcp(address: SocketAddr) -> Result<Bound, Reason> {
     Ok((socket, BoundTo::Tcp(local), None))
 }
 
-fn bind_unix(path: &Path) -> Result<Bound, Reason> {
+fn bind_unix(path: &Path, access: Access) -> Result<Bound, Reason> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     match socket.bind(&address) {
@@ -263,7 +295,7 @@ fn bind_unix(path: &Path) -> Result<Bound, Reason> {
     }
     let file = SocketFile::of(path, true)?;
     // Before `listen`: until then every connect is refused, so that nobody slips in under the umask's mode.
-    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_SOCKET_MODE))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(access.mode()))?;
     socket.listen(BACKLOG)?;
     Ok((socket, BoundTo::Unix(path.to_owned()), Some(file)))
 }

@@ -10,12 +10,14 @@ mod inherited;
 mod load;
 mod proxy_header;
 mod sockets;
+mod solo;
 #[cfg(test)]
 mod tests;
 
 pub use accept::{Arrival, ArrivedSocket, Change, Door, WorkerPort, accept_loop};
-pub use bind::{BindError, BoundListener, bind, open, open_at};
+pub use bind::{Access, BindError, BoundListener, BoundTo, bind, open, open_at};
 pub use inherited::{Inherited, NotListening};
 pub use load::{LoadGuard, WorkerLoad};
 pub use proxy_header::{NoHeader, read_header};
 pub use sockets::{Handle, OpenSocket, Sockets};
+pub use solo::SoloListener;

@@ -70,20 +70,27 @@ impl Handle {
 /// All of them.
 #[derive(Debug)]
 pub struct Sockets {
+    /// Of `[[listener]]`s.
     handles: Vec<Handle>,
+    /// Of `[admin]`.
+    admin: Option<Handle>,
     notifier: Notifier,
 }
 
 impl Sockets {
-    pub fn new(handles: Vec<Handle>, notifier: Notifier) -> Self {
-        let sockets = Self { handles, notifier };
-        sockets.handles.iter().for_each(|handle| sockets.keep(handle));
+    pub fn new(handles: Vec<Handle>, admin: Option<Handle>, notifier: Notifier) -> Self {
+        let sockets = Self { handles, admin, notifier };
+        sockets.each().for_each(|handle| sockets.keep(handle));
         sockets
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Handle> {
+        self.handles.iter().chain(&self.admin)
     }
 
     /// The process has come up: what it has been handed is its own.
     pub fn claim(&self) {
-        for socket in self.handles.iter().filter_map(|handle| handle.socket.upgrade()) {
+        for socket in self.each().filter_map(|handle| handle.socket.upgrade()) {
             socket.file.iter().for_each(|file| file.set_ours(true));
         }
     }
@@ -108,16 +115,23 @@ impl Sockets {
         self.handles.extend(added);
     }
 
+    /// The admin listener has another address from now on, or is no more.
+    pub fn follow_admin(&mut self, admin: Option<Handle>) {
+        self.admin.take().iter().for_each(|handle| self.forget(handle));
+        admin.iter().for_each(|handle| self.keep(handle));
+        self.admin = admin;
+    }
+
     /// Each with the name under which it is handed on.
     pub fn all(&self) -> Vec<(String, Arc<OpenSocket>)> {
         let open = |handle: &Handle| Some((handle.name(), handle.socket.upgrade()?));
-        self.handles.iter().filter_map(open).collect()
+        self.each().filter_map(open).collect()
     }
 
     /// The process ends. What the service manager keeps for the next one is left where it is found.
     pub fn leave(&self) {
         if self.notifier.keeps_sockets() {
-            self.handles.iter().filter_map(|handle| handle.socket.upgrade()).for_each(|socket| socket.leave_file());
+            self.each().filter_map(|handle| handle.socket.upgrade()).for_each(|socket| socket.leave_file());
         }
     }
 

@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -20,7 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 use super::text::Stamp;
-use super::writer::{Sink, Writer};
+use super::writer::{Lost, LostLines, Sink, Writer};
 use crate::clock;
 use crate::config::model::{Log, LogFormat, LogLevel};
 use crate::lifecycle::spawn;
@@ -37,15 +37,30 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// Lines that were dropped since the start of the process.
+    pub fn lost(&self) -> LostLines {
+        self.lines.writer.lost()
+    }
+
     /// From now on with this level and format.
     pub fn follow(&self, log: &Log) {
         self.switches.set(log);
     }
+
+    /// For whoever may change the level meanwhile.
+    pub fn switches(&self) -> Switches {
+        self.switches.clone()
+    }
 }
 
 /// Says on stdout that these addresses listen: a line for each, such as `listening on https://127.0.0.1:8443 (public)`.
-pub fn announce(addresses: &[String]) {
+/// `admin`: that of the admin listener, `http://127.0.0.1:9900`, where it has just been opened; its line begins with
+/// another word, so that nobody takes it for one of the others.
+pub fn announce(addresses: &[String], admin: Option<&str>) {
     let mut out = io::stdout().lock();
+    if let Some(address) = admin {
+        let _ = writeln!(out, "admin listening on {address}");
+    }
     for address in addresses {
         // Whoever started us may not care for our output.
         let _ = writeln!(out, "listening on {address}");
@@ -55,16 +70,42 @@ pub fn announce(addresses: &[String]) {
 
 /// What may change while the log is in use. Clones are the same switches.
 #[derive(Clone, Debug)]
-struct Switches {
-    level: reload::Handle<Targets, Registry>,
+pub struct Switches {
+    filter: reload::Handle<Targets, Registry>,
+    levels: Arc<Mutex<Levels>>,
     json: Arc<AtomicBool>,
+}
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// At this moment.
+    pub now: LogLevel,
+    /// By the configuration.
+    pub configured: LogLevel,
 }
 
 impl Switches {
     fn set(&self, log: &Log) {
-        // Fails only where the subscriber is gone.
-        let _ = self.level.reload(targets(level(log.level)));
+        self.change(|levels| *levels = Levels { now: log.level, configured: log.level });
         self.json.store(is_json(log.format), Ordering::Relaxed);
+    }
+
+    /// Another level, until the next reload.
+    pub fn set_level(&self, level: LogLevel) {
+        self.change(|levels| levels.now = level);
+    }
+
+    pub fn levels(&self) -> Levels {
+        *self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Levels)) {
+        // Held meanwhile, so that what is said of the level is what it is.
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut levels);
+        // Fails only where the subscriber is gone.
+        let _ = self.filter.reload(targets(level(levels.now)));
     }
 }
 
@@ -79,7 +120,7 @@ impl Drop for EventLog {
 /// # Errors
 /// There is a subscriber already, or no thread to be had.
 pub fn start(log: &Log) -> io::Result<EventLog> {
-    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr)? };
+    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr, Lost::default())? };
     let (subscriber, switches) = subscriber(log, lines.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -95,8 +136,9 @@ fn subscriber<W>(log: &Log, writer: W) -> (Box<dyn tracing::Subscriber + Send + 
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let (filter, level) = reload::Layer::new(targets(level(log.level)));
-    let switches = Switches { level, json: Arc::new(AtomicBool::new(is_json(log.format))) };
+    let (layer, filter) = reload::Layer::new(targets(level(log.level)));
+    let levels = Arc::new(Mutex::new(Levels { now: log.level, configured: log.level }));
+    let switches = Switches { filter, levels, json: Arc::new(AtomicBool::new(is_json(log.format))) };
     let shape = Shape {
         is_json: switches.json.clone(),
         text: format().with_ansi(false).with_timer(Clock).with_target(false),
@@ -110,7 +152,7 @@ where
             .with_span_list(false),
     };
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).event_format(shape).with_writer(writer);
-    (Box::new(tracing_subscriber::registry().with(filter).with(lines)), switches)
+    (Box::new(tracing_subscriber::registry().with(layer).with(lines)), switches)
 }
 
 /// An event in the format of the moment.
@@ -253,7 +295,12 @@ mod tests {
             say("second");
             switches.set(&log(LogLevel::Error, true));
             say("third");
+            switches.set_level(LogLevel::Error);
+            say("not heard");
+            assert_eq!(switches.levels(), Levels { now: LogLevel::Error, configured: LogLevel::Error });
             switches.set(&log(LogLevel::Trace, false));
+            switches.set_level(LogLevel::Info);
+            assert_eq!(switches.levels(), Levels { now: LogLevel::Info, configured: LogLevel::Trace });
             say("fourth");
         });
         let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");

@@ -58,7 +58,7 @@ pub fn listener(cx: &mut Cx<'_>, mut table: Table<'_>) -> Listener {
     listener
 }
 
-fn listen_address(cx: &mut Cx<'_>, text: &Located<String>) -> Option<Located<ListenAddress>> {
+pub fn listen_address(cx: &mut Cx<'_>, text: &Located<String>) -> Option<Located<ListenAddress>> {
     let listen = cx.check(text, address::listen(text))?;
     match listen.value {
         Listen::Tcp(address) => Some(Located::new(ListenAddress::Tcp(address), listen.spot)),

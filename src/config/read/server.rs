@@ -30,6 +30,7 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
         trusted_proxies: trusted_proxies(cx, &mut table),
         name_servers: name_servers(cx, &mut table),
         forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
+        watch: table.boolean(cx, "watch", defaults.watch).value,
     };
     if let Some(patterns) = table.strings(cx, "include") {
         refuse_duplicates(cx, &patterns, "the pattern", String::clone);
@@ -50,6 +51,7 @@ pub fn default_server() -> Server {
         trusted_proxies: Peers::default(),
         name_servers: None,
         forwarded: false,
+        watch: false,
     }
 }
 
@@ -90,13 +92,7 @@ fn name_servers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Vec<SocketAddr
 }
 
 pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {
-    let levels = [
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
+    let levels = LogLevel::ALL.map(|level| (level.as_str(), level));
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let defaults = default_log();
     let log = Log {
