@@ -195,6 +195,14 @@ fn file_with(section: &Section, lines: &str) -> String {
     let mut upstream = "[upstream.a]\nservers = [\"https://a.test\"]\n".to_owned();
     match section.path {
         "" => {}
+        "admin" => {
+            let address = unless("address", "address = \"127.0.0.1:9900\"");
+            server = format!("[admin]\n{address}{lines}\n");
+        }
+        "admin.tls" => {
+            let (cert, key) = (unless("cert", "cert = \"a.pem\""), unless("key", "key = \"a.key\""));
+            server = format!("[admin]\naddress = \"127.0.0.1:9900\"\n[admin.tls]\n{cert}{key}{lines}\n");
+        }
         "server" | "log" => server = format!("[{}]\n{lines}\n", section.path),
         "log.otlp" => {
             let endpoint = unless("endpoint", "endpoint = \"http://127.0.0.1:4318\"");

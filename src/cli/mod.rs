@@ -9,7 +9,9 @@ mod check;
 pub mod demo;
 mod explain;
 mod expose;
+mod operate;
 mod run;
+mod upgrade;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,10 +24,9 @@ use clap::{Parser, Subcommand};
     name = "portcullis",
     version,
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
-                  --cert c.pem --key k.pem --origin https://app.example.com\n\n\
-                  Exit codes: 0 stopped as asked, 1 failed while running,\n            \
-                  2 bad usage or configuration, 3 could not bind",
+    after_help = "A gateway that runs: reload, status, ps, kill, drain, log\n\n\
+                  Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
+                  Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -46,8 +47,28 @@ enum Command {
     /// Try it in a browser: server, certificate, gateway and page in one
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Put the program as it is on disk now in place of the running one
+    Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
+    /// Have a running gateway read its configuration again
+    #[command(hide = true)]
+    Reload(operate::reload::Args),
+    /// Say how a running gateway is
+    #[command(hide = true)]
+    Status(operate::status::Args),
+    /// List its live tunnels
+    #[command(hide = true)]
+    Ps(operate::ps::Args),
+    /// Close live tunnels
+    #[command(hide = true)]
+    Kill(operate::kill::Args),
+    /// Let a server go without work
+    #[command(hide = true)]
+    Drain(operate::drain::Args),
+    /// Say or set how much its event log says
+    #[command(hide = true)]
+    Log(operate::log::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -67,7 +88,14 @@ pub fn main() -> ExitCode {
         Command::Expose(args) => expose::expose(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, run::serve_file),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Cert(args) => cert::run(&args),
+        Command::Reload(args) => operate::reload::reload(&args),
+        Command::Status(args) => operate::status::status(&args),
+        Command::Ps(args) => operate::ps::ps(&args),
+        Command::Kill(args) => operate::kill::kill(&args),
+        Command::Drain(args) => operate::drain::drain(&args),
+        Command::Log(args) => operate::log::log(&args),
     }
 }
 

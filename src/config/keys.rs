@@ -50,11 +50,12 @@ pub static ROOT: Section = Section {
     keys: &[
         key("server", Words("every key at its default")),
         key("log", Words("every key at its default")),
+        key("admin", Words("no admin listener")),
         key("listener", Required),
         key("route", Required),
         key("upstream", Words("no named upstream")),
     ],
-    later: &["admin"],
+    later: &[],
 };
 
 pub static SERVER: Section = Section {
@@ -63,12 +64,15 @@ pub static SERVER: Section = Section {
     keys: &[
         key("workers", Value("\"auto\"")),
         key("drain_timeout", Value("\"30s\"")),
+        key("upgrade_timeout", Value("\"1m\"")),
+        key("upgrade_drain_timeout", Value("\"24h\"")),
         key("max_connections", Value("100000")),
         key("trusted_proxies", Value("[]")),
         key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),
         key("forwarded", Value("false")),
         key("trace", Value("\"pass\"")),
         key("include", Value("[]")),
+        key("watch", Value("false")),
     ],
     later: &[],
 };
@@ -90,6 +94,25 @@ pub static OTLP: Section = Section {
     path: "log.otlp",
     header: "`otlp`",
     keys: &[key("endpoint", Required), key("service", Value("\"portcullis\""))],
+    later: &[],
+};
+
+pub static ADMIN: Section = Section {
+    path: "admin",
+    header: "[admin]",
+    keys: &[
+        key("address", Required),
+        key("token_file", Words("whoever can connect is let in")),
+        key("hosts", Value("[]")),
+        key("tls", Words("a clear listener")),
+    ],
+    later: &[],
+};
+
+pub static ADMIN_TLS: Section = Section {
+    path: "admin.tls",
+    header: "[admin.tls]",
+    keys: &[key("cert", Required), key("key", Required)],
     later: &[],
 };
 
@@ -125,7 +148,7 @@ pub static TLS: Section = Section {
         key("client_ca", Words("none; required where clients are asked for a certificate")),
         key("policy", Words("one policy for every name")),
     ],
-    later: &[],
+    later: &["acme"],
 };
 
 pub static CERTIFICATE: Section = Section {
@@ -381,6 +404,8 @@ pub static SECTIONS: &[&Section] = &[
     &SERVER,
     &LOG,
     &OTLP,
+    &ADMIN,
+    &ADMIN_TLS,
     &LISTENER,
     &PROXY_PROTOCOL,
     &TLS,

@@ -16,6 +16,7 @@ use crate::proto::proxy_protocol::Addresses;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::RequestEnd;
 use crate::tls::TlsInfo;
 use crate::types::{Ends, HttpVersion, Local, Peer, Scheme};
 
@@ -192,7 +193,17 @@ impl Downstream {
     fn note_headless(&self, status: Option<u16>, end: EndReason, rule: Rule, detail: &str) {
         let serving = self.listener.serving();
         let rule = serving.and_then(|serving| rule::name(rule, serving.snapshot(), serving.listener().index, None));
-        self.tools.access.record(&AccessRecord {
+        self.tools.generation().unrouted.requests.note(&RequestEnd {
+            version: self.version,
+            status,
+            end: Some(end),
+            is_handshake: false,
+            duration: None,
+            upstream: None,
+            received: 0,
+            sent: 0,
+        });
+        self.tools.note_refused(&AccessRecord {
             connection: self.number,
             listener: self.listener.name().as_str(),
             client: self.peer.ip(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::header::{HOST, ORIGIN, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::counts::RouteCounts;
 use super::downstream::Downstream;
 use super::live_listener::Serving;
 use super::plan::Found;
@@ -25,9 +26,9 @@ use crate::fault::Fault;
 use crate::http::{Inbound, OpenRequest};
 use crate::lifecycle::Phase;
 use crate::proto::trace::Trace;
-use crate::snapshot::Snapshot;
 use crate::telemetry::access::{AccessEvent, AccessRecord};
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::RequestEnd;
 use crate::types::Name;
 use crate::upstream::Trail;
 
@@ -37,6 +38,8 @@ pub struct Entry {
     /// `None` once a tunnel has taken it over.
     open: Cell<Option<OpenRequest>>,
     is_tunnel: Cell<bool>,
+    /// The gateway has answered with a fault.
+    is_refused: Cell<bool>,
     started: Instant,
     trace: Trace,
     status: Cell<Option<StatusCode>>,
@@ -47,6 +50,9 @@ pub struct Entry {
     client_stall: Cell<Duration>,
     /// The way to a server.
     trail: Trail,
+    /// Where it is counted.
+    counts: RefCell<Rc<RouteCounts>>,
+    is_handshake: Cell<bool>,
     said: RefCell<Said>,
     learned: RefCell<Learned>,
 }
@@ -101,6 +107,7 @@ impl Entry {
             downstream: downstream.clone(),
             open,
             is_tunnel: Cell::default(),
+            is_refused: Cell::default(),
             started: clock::now(),
             trace,
             status: Cell::default(),
@@ -110,12 +117,19 @@ impl Entry {
             upstream_time: Cell::default(),
             client_stall: Cell::new(Duration::from_secs(30)),
             trail: Trail::default(),
+            counts: RefCell::new(generation.unrouted.clone()),
+            is_handshake: Cell::default(),
             said: RefCell::new(said),
             learned: RefCell::default(),
         })
     }
 
-    pub fn found(&self, found: &Found, snapshot: &Snapshot) {
+    pub fn found(&self, found: &Found, generation: &Generation) {
+        let snapshot = &*generation.snapshot;
+        self.is_handshake.set(found.is_handshake);
+        if let Some(route) = found.route {
+            self.counts.replace(generation.counts_of(route).clone());
+        }
         let mut learned = self.learned.borrow_mut();
         learned.route_index = found.route;
         learned.authority = found.authority.as_ref().map(ToString::to_string);
@@ -201,6 +215,7 @@ impl Entry {
 
     /// The gateway answers with a fault. `serving`: what served the request, if anything did.
     pub fn failed(&self, fault: &Fault, serving: Option<&Serving>) {
+        self.is_refused.set(true);
         self.status.set(Some(fault.status()));
         let learned = &mut *self.learned.borrow_mut();
         learned.detail = Some(fault.to_string());
@@ -216,11 +231,11 @@ impl Entry {
     /// The handshake has succeeded: one line now, one at the tunnel's end.
     pub fn tunnel_opened(&self, status: StatusCode, subprotocol: Option<Name>) -> (TunnelRecord, Option<OpenRequest>) {
         self.answered(status);
-        self.write(AccessEvent::TunnelOpen, None);
+        self.close(AccessEvent::TunnelOpen, None);
         self.is_tunnel.set(true);
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
         let downstream = &*self.downstream;
-        let place = downstream.tools.place(Way {
+        let way = Way {
             listener: downstream.listener.name().clone(),
             version: downstream.version,
             tls: downstream.tls.as_ref().map(|tls| tls.version),
@@ -228,7 +243,8 @@ impl Entry {
             upstream: learned.upstream.clone(),
             server: learned.server.clone(),
             subprotocol,
-        });
+        };
+        let place = downstream.tools.place(way, &self.counts.borrow());
         let asker = Asker {
             connection: downstream.number,
             peer: downstream.peer.clone(),
@@ -252,9 +268,26 @@ impl Entry {
         (record, self.open.take())
     }
 
-    fn write(&self, event: AccessEvent, end: Option<EndReason>) {
+    /// Counts it, and writes its line.
+    fn close(&self, event: AccessEvent, end: Option<EndReason>) {
+        let duration = self.started.elapsed();
+        self.counts.borrow().requests.note(&RequestEnd {
+            version: self.downstream.version,
+            status: self.status.get().map(|status| status.as_u16()),
+            end,
+            is_handshake: self.is_handshake.get(),
+            duration: Some(duration),
+            upstream: self.upstream_time.get().filter(|_| self.learned.borrow().server.is_some()),
+            received: self.received.borrow().get(),
+            sent: self.sent.get(),
+        });
+        self.write(event, end, duration);
+    }
+
+    fn write(&self, event: AccessEvent, end: Option<EndReason>, duration: Duration) {
         let downstream = &*self.downstream;
-        if !downstream.tools.access.is_on() {
+        let is_refused = self.is_refused.get();
+        if !downstream.tools.access.is_on() && !is_refused {
             return;
         }
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
@@ -263,7 +296,7 @@ impl Entry {
         let request_id = text(&learned.request_id).unwrap_or_default();
         let is_open = event == AccessEvent::TunnelOpen;
         let listener = downstream.listener.name();
-        downstream.tools.access.record(&AccessRecord {
+        let record = AccessRecord {
             event,
             time: None,
             request: &request_id,
@@ -284,7 +317,7 @@ impl Entry {
             status: self.status.get().map(|status| status.as_u16()),
             bytes_in: (!is_open).then(|| self.received.borrow().get()),
             bytes_out: (!is_open).then_some(self.sent.get()),
-            duration: Some(self.started.elapsed()),
+            duration: Some(duration),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             retries: Some(self.trail.retries()).filter(|retries| *retries > 0),
             queued: Some(self.trail.queued()).filter(|queued| !queued.is_zero()),
@@ -294,7 +327,12 @@ impl Entry {
             rule: learned.rule.as_deref(),
             detail: learned.detail.as_deref(),
             ..AccessRecord::default()
-        });
+        };
+        if is_refused {
+            downstream.tools.note_refused(&record);
+        } else {
+            downstream.tools.access.record(&record);
+        }
     }
 }
 
@@ -317,6 +355,6 @@ impl Drop for Entry {
             None => EndReason::ClientClosed,
         };
         let end = self.end.get().unwrap_or_else(silent_end);
-        self.write(AccessEvent::Request, Some(end));
+        self.close(AccessEvent::Request, Some(end));
     }
 }

@@ -20,7 +20,7 @@ use super::refusals::Refusals;
 use super::sink::Sink;
 use super::syslog::Syslog;
 use super::text::Stamp;
-use super::writer::Writer;
+use super::writer::{Lost, LostLines, Writer};
 use crate::config::model::{AccessTarget, Log, LogFormat, Otlp};
 
 /// A buffer of this size is handed over.
@@ -42,6 +42,7 @@ pub struct AccessLogHandle {
     format: LogFormat,
     otlp: Option<Otlp>,
     output: Output,
+    lost: Lost,
 }
 
 #[derive(Clone, Debug)]
@@ -65,17 +66,17 @@ impl AccessLogHandle {
     /// # Errors
     /// A file cannot be opened, or there is no thread to be had.
     pub fn start(log: &Log) -> io::Result<Self> {
-        Self::open(log, Arc::new(Refusals::new()))
+        Self::open(log, Arc::new(Refusals::new()), Lost::default())
     }
 
     /// One that writes nothing.
     pub fn off() -> Self {
         let (most, refusals) = (None, Arc::new(Refusals::new()));
         let output = Output { writer: None, form: Form::Json, prefix: "", most, refusals, spans: None };
-        Self { target: AccessTarget::Off, format: LogFormat::Auto, otlp: None, output }
+        Self { target: AccessTarget::Off, format: LogFormat::Auto, otlp: None, output, lost: Lost::default() }
     }
 
-    fn open(log: &Log, refusals: Arc<Refusals>) -> io::Result<Self> {
+    fn open(log: &Log, refusals: Arc<Refusals>, lost: Lost) -> io::Result<Self> {
         let Log { access: target, format, refusals_per_second: most, otlp, .. } = log.clone();
         let sink = match &target {
             AccessTarget::Off => None,
@@ -84,7 +85,7 @@ impl AccessLogHandle {
             AccessTarget::Syslog(server) => Some(Sink::Syslog(Syslog::new(server.clone()))),
             AccessTarget::Journald => Some(Sink::Journal(Journal::new())),
         };
-        let writer = sink.map(|sink| Writer::start("access-log", sink)).transpose()?;
+        let writer = sink.map(|sink| Writer::start("access-log", sink, lost.clone())).transpose()?;
         let form = match format {
             _ if target == AccessTarget::Journald => Form::Journal,
             LogFormat::Json => Form::Json,
@@ -97,7 +98,7 @@ impl AccessLogHandle {
         let is_journal = target == AccessTarget::Stderr && journal::is_stderr();
         let prefix = if is_journal { journal::prefix(tracing::Level::INFO) } else { "" };
         let spans = otlp.clone().map(exporter).transpose()?;
-        Ok(Self { target, format, otlp, output: Output { writer, form, prefix, most, refusals, spans } })
+        Ok(Self { target, format, otlp, output: Output { writer, form, prefix, most, refusals, spans }, lost })
     }
 
     /// The log for this target and format: the same one where it has them already, else one that has to be started. The
@@ -108,7 +109,7 @@ impl AccessLogHandle {
     pub fn renewed(&self, log: &Log) -> io::Result<Self> {
         let is_same = self.target == log.access && self.format == log.format && self.otlp == log.otlp;
         if !is_same {
-            return Self::open(log, self.output.refusals.clone());
+            return Self::open(log, self.output.refusals.clone(), self.lost.renewed());
         }
         let mut renewed = self.clone();
         renewed.output.most = log.refusals_per_second;
@@ -122,6 +123,11 @@ impl AccessLogHandle {
         (log.clone(), Flusher { log, sleep: None })
     }
 
+    /// Lines that were dropped since the start of the process, under earlier targets as well.
+    pub fn lost(&self) -> LostLines {
+        self.lost.all.clone()
+    }
+
     /// Opens the file again, after a rotation. Lines that were handed over before go to the old one.
     pub fn reopen(&self) {
         if let Some(writer) = &self.output.writer
@@ -129,11 +135,6 @@ impl AccessLogHandle {
         {
             tracing::error!("the access log is too busy to be opened again");
         }
-    }
-
-    /// Lines that could not be written, or had no room to wait for it, since the log was started.
-    pub fn lost(&self) -> u64 {
-        self.output.writer.as_ref().map_or(0, Writer::lost)
     }
 
     /// Refusals that `log.refusals_per_second` has kept out of it, since the process started.
@@ -158,7 +159,7 @@ impl AccessLogHandle {
 
 #[cfg(feature = "otel")]
 fn exporter(otlp: Otlp) -> io::Result<Writer> {
-    Writer::start("spans", Sink::Collector(super::otlp::Collector::new(otlp)))
+    Writer::start("spans", Sink::Collector(super::otlp::Collector::new(otlp)), Lost::default())
 }
 
 /// The reader refuses the key in this build.

@@ -23,7 +23,7 @@ use tracing_subscriber::{Registry, reload};
 use super::journal;
 use super::sink::Sink;
 use super::text::Stamp;
-use super::writer::Writer;
+use super::writer::{Lost, LostLines, Writer};
 use crate::clock;
 use crate::config::model::{Log, LogFormat};
 use crate::lifecycle::spawn;
@@ -44,6 +44,11 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// Lines that were dropped since the start of the process.
+    pub fn lost(&self) -> LostLines {
+        self.lines.writer.lost()
+    }
+
     /// From now on with this level and format: what was changed meanwhile is gone.
     pub fn follow(&self, log: &Log) {
         self.switches.set(log);
@@ -61,8 +66,13 @@ impl EventLog {
 }
 
 /// Says on stdout that these addresses listen: a line for each, such as `listening on https://127.0.0.1:8443 (public)`.
-pub fn announce(addresses: &[String]) {
+/// `admin`: that of the admin listener, `http://127.0.0.1:9900`, where it has just been opened; its line begins with
+/// another word, so that nobody takes it for one of the others.
+pub fn announce(addresses: &[String], admin: Option<&str>) {
     let mut out = io::stdout().lock();
+    if let Some(address) = admin {
+        let _ = writeln!(out, "admin listening on {address}");
+    }
     for address in addresses {
         // Whoever started us may not care for our output.
         let _ = writeln!(out, "listening on {address}");
@@ -88,20 +98,9 @@ pub struct Chosen {
 }
 
 impl Switches {
-    /// Other levels until the next reload, as [`Levels::changed`] reads them; answers with those that hold now.
-    ///
-    /// # Errors
-    /// A word that is no level; nothing has changed then.
-    pub fn change(&self, text: &str) -> Result<Levels, BadLevel> {
-        self.put(|chosen| {
-            chosen.now = chosen.now.changed(text)?;
-            Ok(chosen.now.clone())
-        })
-    }
-
-    /// The configuration's levels again.
-    pub fn reset(&self) {
-        self.put(|chosen| chosen.now = chosen.configured.clone());
+    /// Other levels, until the next reload.
+    pub fn put(&self, levels: Levels) {
+        self.change(|chosen| chosen.now = levels);
     }
 
     pub fn levels(&self) -> Chosen {
@@ -110,17 +109,16 @@ impl Switches {
 
     fn set(&self, log: &Log) {
         let levels = Levels::all(log.level);
-        self.put(|chosen| *chosen = Chosen { now: levels.clone(), configured: levels });
+        self.change(|chosen| *chosen = Chosen { now: levels.clone(), configured: levels });
         self.json.store(is_json(log.format), Ordering::Relaxed);
     }
 
-    fn put<T>(&self, change: impl FnOnce(&mut Chosen) -> T) -> T {
+    fn change(&self, change: impl FnOnce(&mut Chosen)) {
         // Held meanwhile, so that what is said of the levels is what they are.
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut levels);
+        change(&mut levels);
         // Fails only where the subscriber is gone.
         let _ = self.filter.reload(levels.now.targets());
-        changed
     }
 }
 
@@ -136,7 +134,8 @@ impl Drop for EventLog {
 /// # Errors
 /// There is a subscriber already, or no thread to be had.
 pub fn start(log: &Log) -> io::Result<EventLog> {
-    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr)?, is_journal: journal::is_stderr() };
+    let lines =
+        Lines { writer: Writer::start("event-log", Sink::Stderr, Lost::default())?, is_journal: journal::is_stderr() };
     let (subscriber, switches, repeats) = subscriber(log, lines.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -308,17 +307,15 @@ mod tests {
             say("second");
             switches.set(&log(LogLevel::Error, true));
             say("third");
-            assert_eq!(switches.change("upstream=info").expect("a level").to_string(), "error,upstream=info");
+            let change = |text: &str| switches.put(switches.levels().now.changed(text).expect("a level"));
+            change("upstream=info");
+            assert_eq!(switches.levels().now.to_string(), "error,upstream=info");
             say("not heard");
-            switches.change("loud").expect_err("no level");
-            assert_eq!(switches.change("telemetry=info").expect("a level"), switches.levels().now);
             switches.set(&log(LogLevel::Error, false));
-            say("not after a reload");
-            switches.change("info").expect("a level");
-            say("fourth");
-            switches.reset();
-            say("not any more");
             assert_eq!(switches.levels().now, switches.levels().configured);
+            say("not after a reload");
+            change("telemetry=info");
+            say("fourth");
         });
         let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");
         let lines: Vec<_> = text.lines().collect();

@@ -68,7 +68,7 @@ fn fields(line: &mut Fields<'_>, record: &AccessRecord<'_>) {
     line.string("method", record.method.as_bytes(), WORD);
     line.string("path", record.path, PATH);
     line.with("query", record.query, |out, query, quoting| text::masked_query(out, query, QUERY, quoting));
-    line.optional("protocol", record.protocol.map(protocol));
+    line.optional("protocol", record.protocol.map(HttpVersion::as_str));
     line.optional("tls", record.tls);
     line.optional("route", record.route);
     line.optional("upstream", record.upstream);
@@ -193,7 +193,7 @@ fn told(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
         text::masked_query(quoted, query, QUERY, Quoting::Text);
     }
     quoted.push(b'"');
-    line.plain(record.protocol.map_or("-", protocol));
+    line.plain(record.protocol.map_or("-", HttpVersion::as_str));
     if record.event == AccessEvent::Request {
         text::number(line.word(), u64::from(record.status.unwrap_or(0)));
     } else {
@@ -267,13 +267,6 @@ fn display(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
     use std::io::Write;
     // A vector takes everything.
     let _ = out.write_fmt(arguments);
-}
-
-fn protocol(version: HttpVersion) -> &'static str {
-    match version {
-        HttpVersion::Http1 => "h1",
-        HttpVersion::Http2 => "h2",
-    }
 }
 
 fn microseconds(duration: std::time::Duration) -> u64 {

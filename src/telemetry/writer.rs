@@ -38,25 +38,49 @@ enum Order {
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     orders: SyncSender<Order>,
-    /// Lines, since the start.
-    lost: Arc<AtomicU64>,
+    lost: Lost,
+}
+
+/// Lines that were dropped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lost {
+    /// Since that was last reported.
+    unsaid: Arc<AtomicU64>,
+    pub all: LostLines,
+}
+
+/// How many lines of one log were dropped since the start of the process, whatever its target was. Clones are the same
+/// count.
+#[derive(Clone, Debug, Default)]
+pub struct LostLines(Arc<AtomicU64>);
+
+impl LostLines {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Lost {
+    /// Those of the same log under another target count on.
+    pub fn renewed(&self) -> Self {
+        Self { unsaid: Arc::default(), all: self.all.clone() }
+    }
+
+    fn note(&self, lines: u64) {
+        self.unsaid.fetch_add(lines, Ordering::Relaxed);
+        self.all.0.fetch_add(lines, Ordering::Relaxed);
+    }
 }
 
 impl Writer {
+    /// What it drops is counted in `lost`.
+    ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(name: &str, sink: Sink) -> io::Result<Self> {
+    pub fn start(name: &str, sink: Sink, lost: Lost) -> io::Result<Self> {
         let (orders, receiver) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
-        let thread = Thread {
-            name: name.to_owned(),
-            sink,
-            lost: lost.clone(),
-            told: 0,
-            told_at: None,
-            torn: false,
-            trouble: None,
-        };
+        let thread =
+            Thread { name: name.to_owned(), sink, lost: lost.clone(), told_at: None, torn: false, trouble: None };
         spawn::thread(name, move || thread.run(&receiver))?;
         Ok(Self { orders, lost })
     }
@@ -64,7 +88,7 @@ impl Writer {
     /// Hands over `chunk`, which holds `lines` whole lines. Never waits.
     pub fn write(&self, lines: u64, chunk: Vec<u8>) {
         if self.orders.try_send(Order::Write(chunk)).is_err() {
-            self.lost.fetch_add(lines, Ordering::Relaxed);
+            self.lost.note(lines);
         }
     }
 
@@ -93,18 +117,17 @@ impl Writer {
         }
     }
 
-    /// Lines that were lost since the start.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    /// Lines that were dropped, ever.
+    pub fn lost(&self) -> LostLines {
+        self.lost.all.clone()
     }
 }
 
 struct Thread {
     name: String,
     sink: Sink,
-    lost: Arc<AtomicU64>,
-    /// Lost lines that were reported.
-    told: u64,
+    lost: Lost,
+    /// When lost lines were reported.
     told_at: Option<Instant>,
     /// The last thing written was part of a line.
     torn: bool,
@@ -160,7 +183,7 @@ impl Thread {
                 }
             }
             Err((lines, error)) => {
-                self.lost.fetch_add(lines, Ordering::Relaxed);
+                self.lost.note(lines);
                 self.tell(Some(&error));
             }
         }
@@ -212,13 +235,11 @@ impl Thread {
     }
 
     fn unsaid(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed) - self.told
+        self.lost.unsaid.load(Ordering::Relaxed)
     }
 
     fn take_unsaid(&mut self) -> u64 {
-        let lines = self.unsaid();
-        self.told += lines;
         self.told_at = Some(clock::now());
-        lines
+        self.lost.unsaid.swap(0, Ordering::Relaxed)
     }
 }

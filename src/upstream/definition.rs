@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::asked::AskedDrains;
 use super::balance::Balance;
 use super::budget::{Retries, RetryCounts};
 use super::entries::{Entries, Entry, Find, Progress, Search};
@@ -123,6 +124,11 @@ impl Definition {
             budget: previous.map_or_else(Arc::default, |previous| previous.budget.clone()),
             ejecting: AtomicBool::new(false),
         })
+    }
+
+    /// Servers drain where somebody has asked for it by name: those of now, and those to come.
+    pub fn honour(&self, asked: &Arc<AskedDrains>) {
+        self.entries.honour(asked);
     }
 
     /// Those that a definition after `previous` is built with.

@@ -6,6 +6,7 @@
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod asked;
 mod attempt;
 mod attempts;
 mod balance;
@@ -14,6 +15,7 @@ mod capacity;
 mod carrier;
 mod circuit;
 mod connection;
+mod counts;
 mod definition;
 mod dial;
 mod entries;
@@ -46,9 +48,11 @@ mod trail;
 mod upkeep;
 mod whereabouts;
 
+pub use asked::{AskedDrain, AskedDrains};
 pub use balance::{Ask, Balance};
 pub use budget::RetryCounts;
 pub use capacity::TunnelShare;
+pub use counts::{FailureKind, ServerCells};
 pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
