@@ -354,6 +354,8 @@ fn masked(line: &str) -> String {
         (r#""duration_us":\d+"#, "DURATION"),
         (r#"request="[0-9a-f]{32}""#, "REQUEST"),
         (r"127\.0\.0\.1:\d+", "ADDRESS"),
+        // The file has another name there, and more in front of the route.
+        (r"\([^() ]*\.toml:\d+\)", "PLACE"),
     ] {
         line = pattern(what).replace_all(&line, mask).into_owned();
     }
