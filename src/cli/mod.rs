@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
     name = "portcullis",
     version,
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "A gateway that runs: reload, status, ps, kill, drain, log\n\n\
+    after_help = "A gateway that runs: reload, upgrade, status, ps, kill, drain, log\n\n\
                   Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
                   Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
@@ -48,6 +48,7 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     /// Put the program as it is on disk now in place of the running one
+    #[command(hide = true)]
     Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
