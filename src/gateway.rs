@@ -1,31 +1,40 @@
-//! The life of the process: bind, start workers, announce, serve (and reload), drain, end.
+//! The life of the process: bind, start workers, announce, serve (and reload), drain or hand over, end.
 //!
-//! The order is fixed: everything that can fail has failed before the first address is announced. The calling thread
+//! The order is fixed: everything that can fail has failed before the first address is announced, and before the process
+//! whose place this one takes lets go of its sockets. The calling thread
 //! becomes the control plane (signals, health checks); each worker has its own; one further thread accepts, unless there is only one
 //! worker, which then does that as well.
 
+mod serving;
+
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::{self, Admin, Plane};
 use crate::clock;
 use crate::config::Document;
 use crate::config::model::Config;
-use crate::control::{Drains, Tunnels};
-use crate::lifecycle::signals::{Request, Signals};
+use crate::control::{self, Drains, Gauged, InUse, Metrics, Reloads, Tunnels};
+use crate::handover::{Entrance, PidFile, Upgrades};
+use crate::lifecycle::notify::Notifier;
+use crate::lifecycle::signals::Signals;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, BindError, BoundListener, Change};
-use crate::reload::{Control, Reloader, Reloads, Running};
+use crate::listener::{self, BindError, BoundListener, Change, Inherited, NotListening, Sockets};
+use crate::reload::{Control, Reloader, Running};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events;
 use crate::upstream::Upkeep;
 use crate::worker::Worker;
+use serving::Serving;
 
 /// How long workers may take to close what was cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -38,21 +47,65 @@ const NAME_LOOKUPS: usize = 16;
 pub enum RunError {
     /// An address could not be bound.
     Bind(BindError),
+    /// What was inherited is nothing to listen with.
+    Inherited(NotListening),
     /// The system refused something else that is needed (threads, descriptors, the access log's file).
     System(&'static str, io::Error),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(out),
+            Self::Inherited(error) => error.fmt(out),
+            Self::System(what, error) => write!(out, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bind(error) => Some(error),
+            Self::Inherited(error) => Some(error),
+            Self::System(_, error) => Some(error),
+        }
+    }
+}
+
+/// How the process was started.
+#[derive(Debug)]
+pub struct Launch {
+    pub entrance: Entrance,
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Serves until it is told to stop. `document` is where configuration and snapshot come from.
 ///
 /// # Errors
 /// See [`RunError`]; nothing has been announced when it is returned.
-pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(), RunError> {
+pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut Launch) -> Result<(), RunError> {
     let events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
+    let notifier = Notifier::from_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the service manager cannot be reached");
+        Notifier::default()
+    });
     let (descriptors, _) = limits::raise_descriptor_limit();
     let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
-    let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
-    let access = AccessLogHandle::start(&config.log.access, config.log.format)
-        .map_err(|error| RunError::System("open the access log", error))?;
+    let entrance = &mut launch.entrance;
+    let mut inherited = Inherited::new(entrance.take_given()).map_err(RunError::Inherited)?;
+    let with_books = config.listeners.iter().zip(&snapshot.listeners);
+    let bound = with_books.map(|(listener, plan)| listener::open(listener, &plan.book, &mut inherited));
+    let bound = bound.collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
+    let admin = snapshot.admin.as_ref().map(|plan| admin::bind(plan, &mut inherited));
+    let admin = admin.transpose().map_err(RunError::Bind)?;
+    let access = AccessLogHandle::start(&config.log).map_err(|error| RunError::System("open the access log", error))?;
+    let mut pid_file = launch
+        .pid_file
+        .as_deref()
+        .map(PidFile::prepare)
+        .transpose()
+        .map_err(|error| RunError::System("write the pid file", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(NAME_LOOKUPS)
@@ -78,41 +131,103 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         .zip(&bound)
         .map(|(listener, bound)| bound.announcement(listener.tls.is_some()))
         .collect();
+    let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
+    let gauged = Gauged {
+        workers: workers.iter().map(Worker::view).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        access_log: access.lost(),
+        event_log: events.lost(),
+    };
+    let plane = Plane {
+        drains: Drains::new(&snapshot),
+        tunnels,
+        reloads: Reloads::default(),
+        in_use: InUse::new(snapshot.clone()),
+        metrics: Metrics::new(gauged, snapshot.clone()),
+        loads: workers.iter().map(|worker| worker.port.load.clone()).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        log: events.switches(),
+        started: (clock::now(), clock::wall()),
+    };
+    let handles = bound.iter().map(BoundListener::handle).collect();
+    let admin_handle = admin.as_ref().map(BoundListener::handle);
+    let admin = snapshot.admin.clone().zip(admin);
+    let admin = admin
+        .map(|(plan, bound)| Admin::start(bound, plan, plane.clone()))
+        .transpose()
+        .map_err(|error| RunError::System("start the admin listener", error))?;
+    let unused = close_unused(inherited);
+    entrance.wait_for_go(&unused).map_err(|error| RunError::System("take the other process's place", error))?;
     let accepting = start_accepting(bound, &mut workers, connections.clone())
         .map_err(|error| RunError::System("start accepting", error))?;
-    events::announce(&addresses);
+    // Before the other process can be gone, which removes a file that still names it.
+    pid_file
+        .as_mut()
+        .map_or(Ok(()), PidFile::publish)
+        .map_err(|error| RunError::System("put the pid file in its place", error))?;
+    entrance.serving();
+    let sockets = Sockets::new(handles, admin_handle, notifier.clone());
+    sockets.claim();
+    unused.iter().for_each(|name| notifier.forget_socket(name));
+    events::announce(&addresses, admin.as_ref().map(Admin::open).as_deref());
+    notifier.ready(&format!("serving at {} addresses", addresses.len()));
 
-    let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
-    let drains = Drains::new(&snapshot);
+    let (repeats, refusals) = (events.repeats(), access.tell_refusals());
     let control = Rc::new(Control {
-        drain_timeout: Cell::new(config.server.drain_timeout),
+        drain_timeout: Cell::default(),
+        upgrade_timeout: Cell::default(),
+        upgrade_drain_timeout: Cell::default(),
+        sockets: RefCell::new(sockets),
+        notifier: notifier.clone(),
         access: RefCell::new(access),
         events,
+        admin: RefCell::new(admin),
     });
+    control.follow(&config.server);
     let max_connections = (config.server.max_connections, descriptors);
     let name_servers = config.server.name_servers.clone();
     // What was read is in the snapshot, and that is another one after a reload.
     drop((config, addresses));
     runtime.block_on(async {
+        let inboxes: Vec<_> = workers.iter().map(|worker| worker.port.inbox.clone()).collect();
+        let upgrades = document.can_be_read_again().then(|| Upgrades::new(entrance.program(), notifier.clone()));
         let reloader = Reloader::new(Running {
             // Until the very end: what drains may still have to connect.
             upkeep: Upkeep::start(&snapshot.upstreams, name_servers.as_deref()),
             document,
             snapshot,
-            inboxes: workers.iter().map(|worker| worker.port.inbox.clone()).collect(),
+            inboxes: inboxes.clone(),
             acceptor: accepting.changes,
             connections,
             max_connections,
             control: control.clone(),
             lifecycle: lifecycle.clone(),
-            tunnels: tunnels.clone(),
-            drains: drains.clone(),
+            plane: plane.clone(),
         });
-        let reloads = Reloads::default();
-        lifecycle::spawn_local("server drains", drains.run(tunnels));
-        lifecycle::spawn_local("reload", reloader.run(reloads.clone()));
-        serve(signals, &control, &reloads, &lifecycle, &accepting.stop).await;
+        lifecycle::spawn_local("repeated events", repeats.run());
+        lifecycle::spawn_local("refusals without a line", refusals);
+        lifecycle::spawn_local("server drains", plane.drains.clone().run(plane.tunnels.clone()));
+        lifecycle::spawn_local("reload", reloader.run());
+        lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes.clone()));
+        Serving {
+            signals,
+            control: &control,
+            reloads: plane.reloads,
+            upgrades,
+            pid_file,
+            inboxes,
+            lifecycle: &lifecycle,
+            stop_accepting: accepting.stop,
+        }
+        .run()
+        .await;
     });
+    // To the last: whoever waits for the end of a drain is told of it.
+    if let Some(admin) = control.admin.take() {
+        admin.end();
+    }
 
     if let Some(thread) = accepting.thread {
         let _ = thread.join();
@@ -124,57 +239,17 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
     Ok(())
 }
 
-/// The control plane: waits for what the operator wants, until the last connection has ended or been cut.
-async fn serve(
-    mut signals: Signals,
-    control: &Control,
-    reloads: &Reloads,
-    lifecycle: &Lifecycle,
-    stop_accepting: &watch::Sender<bool>,
-) {
-    loop {
-        match signals.next().await {
-            Request::Drain => break,
-            Request::End => return end(lifecycle, stop_accepting),
-            Request::Reopen => control.access.borrow().reopen(),
-            Request::Reload => reloads.ask(),
-        }
+/// Closes what no listener has a use for; the names.
+fn close_unused(inherited: Inherited) -> Vec<String> {
+    let closed = inherited.close();
+    for (name, address) in &closed {
+        tracing::warn!(
+            name,
+            address,
+            "an inherited socket is closed: no listener of this configuration has its address"
+        );
     }
-    let drain_timeout = control.drain_timeout.get();
-    tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "draining");
-    let deadline = clock::now() + drain_timeout;
-    let _ = stop_accepting.send(true);
-    lifecycle.drain(deadline);
-    let drained = async {
-        let left = lifecycle.wait_empty(deadline).await;
-        if left > 0 {
-            tracing::warn!(connections = left, "cut at the end of the drain");
-        }
-    };
-    tokio::select! {
-        () = drained => {}
-        () = second_stop(&mut signals, control) => tracing::warn!(connections = lifecycle.open(), "cut by a second signal"),
-    }
-    end(lifecycle, stop_accepting);
-    lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
-    tracing::info!("stopped");
-}
-
-async fn second_stop(signals: &mut Signals, control: &Control) {
-    loop {
-        match signals.next().await {
-            Request::End => return,
-            // A first one has been there.
-            Request::Drain => {}
-            Request::Reopen => control.access.borrow().reopen(),
-            Request::Reload => tracing::warn!("no reload: the gateway stops"),
-        }
-    }
-}
-
-fn end(lifecycle: &Lifecycle, stop_accepting: &watch::Sender<bool>) {
-    let _ = stop_accepting.send(true);
-    lifecycle.end();
+    closed.into_iter().map(|(name, _)| name).collect()
 }
 
 /// The accept loop at work.

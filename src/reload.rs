@@ -1,4 +1,4 @@
-//! From the file to another configuration in use, while the process serves. Whoever wants one asks [`Reloads`].
+//! From the file to another configuration in use, while the process serves. Whoever wants one asks `control/reloads.rs`.
 //!
 //! The road is that of `run` and `check`: text, model, snapshot, with all files read anew; then addresses that are new are
 //! bound. Everything that can fail has failed before anything changes, and is told in the words of `check`. Then the
@@ -18,17 +18,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::admin::{self, Admin, Plane};
 use crate::config::Document;
-use crate::config::model::{Config, ListenAddress, ListenerKey};
-use crate::config::report::{Problem, Report, Severity};
+use crate::config::model::{Config, ListenAddress, ListenerKey, Server};
+use crate::config::render::render;
+use crate::config::report::{Report, Severity};
 use crate::config::written::Changes;
-use crate::control::{Drains, Tunnels};
+use crate::control::{Outcome, Told};
+use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, Change, Door};
-use crate::snapshot::Snapshot;
+use crate::listener::{self, Change, Door, Handle, Inherited, Sockets};
+use crate::snapshot::{AdminPlan, Snapshot};
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events::{self, EventLog};
 use crate::upstream::Upkeep;
@@ -38,27 +41,35 @@ use crate::worker::{Message, NextConfiguration};
 const READING: Duration = Duration::from_secs(60);
 /// How often it is said that somebody has not got round to a new configuration.
 const REMINDER: Duration = Duration::from_secs(10);
-/// Problems of one reload that are logged one by one.
-const MOST: usize = 100;
-
-/// Asks for reloads. Clones ask the same gateway.
-#[derive(Clone, Debug, Default)]
-pub struct Reloads {
-    asked: Rc<Notify>,
-}
-
-impl Reloads {
-    /// Has the configuration read again. All who ask while one reload is under way get the next one between them.
-    pub fn ask(&self) {
-        self.asked.notify_one();
-    }
-}
-
 /// What the control plane goes by, and a reload changes.
 pub struct Control {
     pub drain_timeout: Cell<Duration>,
+    pub upgrade_timeout: Cell<Duration>,
+    pub upgrade_drain_timeout: Cell<Option<Duration>>,
+    /// Of the listeners in use.
+    pub sockets: RefCell<Sockets>,
+    pub notifier: Notifier,
     pub access: RefCell<AccessLogHandle>,
     pub events: EventLog,
+    /// The admin listener, where there is one.
+    pub admin: RefCell<Option<Admin>>,
+}
+
+impl Control {
+    /// What `[server]` says now.
+    pub fn follow(&self, server: &Server) {
+        self.drain_timeout.set(server.drain_timeout);
+        self.upgrade_timeout.set(server.upgrade_timeout);
+        self.upgrade_drain_timeout.set(server.upgrade_drain_timeout);
+    }
+}
+
+/// Listeners on their way to the accept loop.
+struct Doors {
+    doors: Vec<Door>,
+    /// The lines that announce those that are new, and a look at their sockets.
+    added: Vec<String>,
+    sockets: Vec<Handle>,
 }
 
 /// A gateway at work, as far as a reload has to do with it.
@@ -76,8 +87,8 @@ pub struct Running {
     pub max_connections: (Option<usize>, u64),
     pub control: Rc<Control>,
     pub lifecycle: Lifecycle,
-    pub tunnels: Tunnels,
-    pub drains: Drains,
+    /// What an admin listener asks and tells; of which a reload itself changes some.
+    pub plane: Plane,
 }
 
 /// Reloads a gateway.
@@ -85,8 +96,6 @@ pub struct Reloader {
     running: Running,
     /// Has been given up, and may still be at it.
     slow_reading: Option<JoinHandle<()>>,
-    /// Reloads that were refused.
-    refused: u64,
 }
 
 /// A configuration that was read, with what is wrong with it. Nothing that is built has errors in the report.
@@ -97,37 +106,54 @@ struct Draft {
 
 impl Reloader {
     pub fn new(running: Running) -> Self {
-        Self { running, slow_reading: None, refused: 0 }
+        Self { running, slow_reading: None }
     }
 
     /// Reloads whenever it is asked to, until the process stops.
-    pub async fn run(mut self, reloads: Reloads) {
-        let lifecycle = self.running.lifecycle.clone();
+    pub async fn run(mut self) {
+        let (lifecycle, reloads) = (self.running.lifecycle.clone(), self.running.plane.reloads.clone());
         loop {
-            reloads.asked.notified().await;
+            let asked = tokio::select! {
+                biased;
+                _ = lifecycle.stopping() => break,
+                asked = reloads.asked() => asked,
+            };
             tokio::select! {
                 biased;
-                _ = lifecycle.stopping() => return tracing::warn!("no reload: the gateway stops"),
-                () = self.reload() => {}
+                _ = lifecycle.stopping() => {
+                    tracing::warn!("no reload: the gateway stops");
+                    break;
+                }
+                outcome = self.reload() => asked.tell(&outcome),
             }
         }
+        reloads.close();
     }
 
     /// One reload, and its lines in the log.
-    async fn reload(&mut self) {
+    async fn reload(&mut self) -> Arc<Outcome> {
+        let notifier = self.running.control.notifier.clone();
+        notifier.reloading();
         let Draft { mut report, built } = self.read().await;
         let changes = match built {
             Some((config, snapshot)) => self.put_in_use(&config, snapshot, &mut report).await,
             None => None,
         };
-        log_problems(&report);
         let generation = self.running.snapshot.number;
-        if let Some(Changes { server, log, listeners, routes, upstreams }) = changes {
-            tracing::info!(generation, %listeners, %routes, %upstreams, server, log, "reloaded");
+        let problems = Told::of(&report);
+        let unsaid = report.problems.len() - problems.len();
+        log_problems(&problems, unsaid);
+        let outcome = Arc::new(Outcome { generation, changes, problems, unsaid, report: render(&report, false) });
+        let refused = self.running.plane.in_use.note(outcome.clone());
+        if let Some(Changes { server, log, admin, listeners, routes, upstreams }) = &outcome.changes {
+            tracing::info!(generation, %listeners, %routes, %upstreams, server, log, admin, "reloaded");
+            notifier.ready(&format!("serving; configuration {generation}"));
         } else {
-            self.refused += 1;
-            tracing::error!(generation, refused = self.refused, "no reload: the configuration in use stays");
+            self.running.plane.metrics.note_refused();
+            notifier.ready(&format!("serving; the last reload was refused, configuration {generation} stays"));
+            tracing::error!(generation, refused, "no reload: the configuration in use stays");
         }
+        outcome
     }
 
     /// The configuration as its files are now.
@@ -160,8 +186,9 @@ impl Reloader {
 
     /// What has changed now that every worker serves by this snapshot. `None`: nothing has, and the report says why.
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
-        let (doors, added) = self.doors(config, report);
-        let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
+        let Doors { doors, added, sockets } = self.doors(config, &snapshot, report);
+        let admin = self.admin(&snapshot, config, report);
+        let access = self.running.control.access.borrow().renewed(&config.log);
         if let Err(error) = &access {
             report.error_anywhere("access-log", format_args!("cannot open the access log: {error}"));
         }
@@ -170,18 +197,22 @@ impl Reloader {
         self.change(doors, &snapshot, &access, report).await?;
 
         let running = &mut self.running;
-        events::announce(&added);
+        let admin = running.control.put_admin(admin?);
+        events::announce(&added, admin.as_deref());
+        running.plane.in_use.replace(snapshot.clone());
         let changes = snapshot.since(&running.snapshot);
         running.upkeep.follow(&snapshot.upstreams, config.server.name_servers.as_deref());
-        running.drains.follow(&snapshot);
+        running.plane.drains.follow(&snapshot);
+        running.plane.metrics.follow(&snapshot);
         let before = std::mem::replace(&mut running.snapshot, snapshot);
-        let closed = running.tunnels.close_removed(&before, &running.snapshot).await.tunnels;
+        let closed = running.plane.tunnels.close_removed(&before, &running.snapshot).await.tunnels;
         if closed > 0 {
             tracing::info!(tunnels = closed, "closed with their routes");
         }
         running.control.access.replace(access);
         running.control.events.follow(&config.log);
-        running.control.drain_timeout.set(config.server.drain_timeout);
+        running.control.sockets.borrow_mut().follow(&config.listeners, sockets);
+        running.control.follow(&config.server);
         let (max_connections, descriptors) = running.max_connections;
         if config.server.max_connections != max_connections {
             running.max_connections = (config.server.max_connections, descriptors);
@@ -194,33 +225,74 @@ impl Reloader {
         Some(changes)
     }
 
-    /// Where to accept from now on, with new addresses bound, and the lines that announce those.
-    fn doors(&self, config: &Config, report: &mut Report) -> (Vec<Door>, Vec<String>) {
+    /// Where to accept from now on, with new addresses bound.
+    fn doors(&self, config: &Config, snapshot: &Snapshot, report: &mut Report) -> Doors {
         let open = &self.running.snapshot.listeners;
         let positions: HashMap<&ListenerKey, usize> = open.iter().map(|plan| (&plan.key, plan.index)).collect();
-        let (mut doors, mut added) = (Vec::new(), Vec::new());
-        for listener in &config.listeners {
+        let (mut doors, mut added, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
+        for (listener, plan) in config.listeners.iter().zip(&snapshot.listeners) {
+            let book = &plan.book;
             if let Some(&position) = positions.get(&listener.key()) {
-                doors.push(Door::Kept { position, name: listener.name.clone() });
+                doors.push(Door::Kept { position, book: book.clone() });
                 continue;
             }
-            match listener::bind(listener) {
+            match listener::bind(listener, book) {
                 Ok(bound) => {
                     added.push(bound.announcement(listener.tls.is_some()));
+                    sockets.push(bound.handle());
                     doors.push(Door::New(bound));
                 }
                 Err(error) => {
                     let problem = report.error("cannot-listen", &listener.address.spot, error);
-                    if let Some(own) = open.iter().find(|own| overlap(&own.key.address, &listener.address)) {
-                        problem.help(format!(
-                            "`{}` listens there: take it out with one reload, and put this in with the next",
-                            own.name
-                        ));
+                    if let Some(help) = self.in_the_way(&listener.address) {
+                        problem.help(help);
                     }
                 }
             }
         }
-        (doors, added)
+        Doors { doors, added, sockets }
+    }
+
+    /// What is to become of the admin listener, with a new address bound. `None`: there is an error in the report.
+    fn admin(&self, snapshot: &Snapshot, config: &Config, report: &mut Report) -> Option<NextAdmin> {
+        let Some((plan, admin)) = snapshot.admin.clone().zip(config.admin.as_ref()) else {
+            return Some(NextAdmin::None);
+        };
+        if self.running.control.admin.borrow().as_ref().is_some_and(|admin| *admin.key() == plan.key) {
+            return Some(NextAdmin::Same(plan));
+        }
+        let bound = match admin::bind(&plan, &mut Inherited::default()) {
+            Ok(bound) => bound,
+            Err(error) => {
+                let problem = report.error("cannot-listen", &admin.address.spot, error);
+                if let Some(help) = self.in_the_way(&admin.address) {
+                    problem.help(help);
+                }
+                return None;
+            }
+        };
+        let handle = bound.handle();
+        match Admin::start(bound, plan, self.running.plane.clone()) {
+            Ok(admin) => Some(NextAdmin::Other(admin, handle)),
+            Err(error) => {
+                report.error(
+                    "cannot-listen",
+                    &admin.address.spot,
+                    format_args!("the admin listener cannot start: {error}"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Who of ours may keep an address from being bound.
+    fn in_the_way(&self, address: &ListenAddress) -> Option<String> {
+        let running = &self.running;
+        let mut open = running.snapshot.listeners.iter();
+        let listener = open.find(|own| own.key.address.overlaps(address)).map(|own| format!("`{}`", own.name));
+        let admin = running.snapshot.admin.as_ref().filter(|own| own.key.address.overlaps(address));
+        let who = listener.or_else(|| admin.map(|_| "the admin listener".to_owned()))?;
+        Some(format!("{who} listens there: take it out with one reload, and put this in with the next"))
     }
 
     /// The step that changes something: it happens as a whole, or not at all.
@@ -298,29 +370,49 @@ async fn with_reminders<F: Future>(whom: &str, future: F) -> F::Output {
     }
 }
 
-/// Whether a listener of ours may be what keeps an address from being bound.
-fn overlap(own: &ListenAddress, other: &ListenAddress) -> bool {
-    match (own, other) {
-        (ListenAddress::Tcp(own), ListenAddress::Tcp(other)) => {
-            own.port() == other.port() && (own.ip().is_unspecified() || other.ip().is_unspecified())
+impl Control {
+    /// Puts another admin listener in the place of the one that is there; the line that announces it.
+    fn put_admin(&self, next: NextAdmin) -> Option<String> {
+        let before = match next {
+            NextAdmin::Same(plan) => {
+                self.admin.borrow().as_ref().inspect(|admin| admin.follow(plan));
+                return None;
+            }
+            NextAdmin::None => {
+                self.sockets.borrow_mut().follow_admin(None);
+                self.admin.take()
+            }
+            NextAdmin::Other(admin, handle) => {
+                self.sockets.borrow_mut().follow_admin(Some(handle));
+                self.admin.replace(Some(admin))
+            }
+        };
+        if let Some(before) = before {
+            before.retire();
         }
-        _ => false,
+        self.admin.borrow().as_ref().map(Admin::open)
     }
 }
 
+/// What becomes of the admin listener.
+enum NextAdmin {
+    /// There is none from now on.
+    None,
+    /// It keeps its socket.
+    Same(Arc<AdminPlan>),
+    /// It listens elsewhere, and waits to be opened.
+    Other(Admin, Handle),
+}
+
 /// Each problem in a line of its own, in the words of `check`.
-fn log_problems(report: &Report) {
-    for problem in report.problems.iter().take(MOST) {
-        let Problem { severity, code, spot, message, help, also } = problem;
-        let place = spot.as_ref().and_then(|spot| report.place(spot));
-        let also = also.as_ref().map(|(spot, words)| format!("{words}: {}", report.place(spot).unwrap_or_default()));
+fn log_problems(problems: &[Told], unsaid: usize) {
+    for Told { severity, code, place, message, help, also } in problems {
         let (place, help, also) = (place.as_deref(), help.as_deref(), also.as_deref());
         match severity {
             Severity::Error => tracing::error!(place, code, help, also, "{message}"),
             Severity::Warning => tracing::warn!(place, code, help, also, "{message}"),
         }
     }
-    let unsaid = report.problems.len().saturating_sub(MOST);
     if unsaid > 0 {
         tracing::warn!(unsaid, "there are more problems; `portcullis check` names them all");
     }

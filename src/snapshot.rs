@@ -4,39 +4,60 @@
 //! its own options, so that a snapshot is gone with the last request that has to do with it. What must outlive a reload
 //! (counts, tickets, our name in `Via`) is carried over from the one before.
 
+mod admin;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::{Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
+use crate::config::model::{
+    Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route, TraceMode,
+};
+use crate::config::places::Rulebook;
 use crate::config::report::{Digest, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
 use crate::proto::via::Via;
 use crate::route::RouteTable;
+use crate::telemetry::metrics::{Books, ListenerBook, RouteBook};
 use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
-use crate::upstream::Definition;
+use crate::upstream::{AskedDrains, Definition, States};
+
+pub use admin::{AdminPlan, Token};
 
 /// Everything a worker needs to know.
 pub struct Snapshot {
     /// Counts the configurations that this process has had in use, from 1.
     pub number: u64,
     pub listeners: Vec<Arc<ListenerPlan>>,
+    /// Where the gateway is asked and told; nowhere, unless the configuration says so.
+    pub admin: Option<Arc<AdminPlan>>,
     pub table: RouteTable,
     /// In the order of the configuration; `table` answers with an index into this.
     pub routes: Vec<Route>,
     /// Of each route, in the same order; `None` where they are not counted.
     pub tunnels: Vec<Option<Tunnels>>,
+    /// What is counted of each route, in the same order.
+    pub route_books: Vec<Arc<RouteBook>>,
+    /// What is counted of requests that no route takes.
+    pub unrouted: Arc<RouteBook>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
     /// What the files hold that each of them is built on.
     upstream_files: Vec<Files>,
+    /// What its rules are called, with their places.
+    pub rules: Rulebook,
     pub trusted_proxies: Peers,
     pub forwarded: bool,
+    pub trace: TraceMode,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
     written: Written,
     ledger: Arc<Ledger>,
+    books: Arc<Books>,
+    /// Servers that drain because somebody has asked for it: of this process, whatever the configuration.
+    pub asked_drains: Arc<AskedDrains>,
+    states: Arc<States>,
 }
 
 /// A listener as its connections see it.
@@ -52,6 +73,8 @@ pub struct ListenerPlan {
     pub proxy_protocol: Option<Peers>,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
+    /// What is counted of it.
+    pub book: Arc<ListenerBook>,
 }
 
 impl ListenerPlan {
@@ -73,7 +96,13 @@ impl ListenerPlan {
             && self.limits.fields == other.limits.fields
     }
 
-    fn build(index: usize, listener: &Listener, previous: Option<&Snapshot>, report: &mut Report) -> Option<Arc<Self>> {
+    fn build(
+        index: usize,
+        listener: &Listener,
+        previous: Option<&Snapshot>,
+        books: &Books,
+        report: &mut Report,
+    ) -> Option<Arc<Self>> {
         let key = listener.key();
         let before = previous.and_then(|previous| previous.listener(&key)).and_then(|before| before.tls.as_deref());
         let tls = match &listener.tls {
@@ -91,6 +120,7 @@ impl ListenerPlan {
             proxy_protocol: listener.proxy_protocol.clone(),
             timeouts: listener.timeouts.clone(),
             limits: listener.limits.clone(),
+            book: books.listeners.find(&listener.name),
         }))
     }
 }
@@ -98,38 +128,64 @@ impl ListenerPlan {
 impl Snapshot {
     /// Builds every stage. All problems go into the report; `None` if any of them is an error.
     ///
-    /// What `previous` knows of what is in this one as well is carried over: how many tunnels a route has, tickets of TLS
-    /// policies, live counts of servers and who is down, connections to upstreams that are the same.
+    /// What `previous` knows of what is in this one as well is carried over: how many tunnels a route has, what was
+    /// counted for metrics, tickets of TLS policies, live counts of servers and who is down, connections to upstreams that are the same.
     pub fn build(config: &Config, previous: Option<&Self>, report: &mut Report) -> Option<Self> {
+        let books = previous.map_or_else(Arc::default, |previous| previous.books.clone());
         let listeners: Vec<_> = config
             .listeners
             .iter()
             .enumerate()
-            .map(|(index, listener)| ListenerPlan::build(index, listener, previous, report))
+            .map(|(index, listener)| ListenerPlan::build(index, listener, previous, &books, report))
             .collect();
         let table = RouteTable::build(config, report);
-        let upstreams = build_upstreams(config, previous, report);
+        let states = previous.map_or_else(Arc::default, |previous| previous.states.clone());
+        let upstreams = build_upstreams(config, &states, previous, report);
+        let admin = match &config.admin {
+            None => Some(None),
+            Some(admin) => {
+                let previous = previous.and_then(|previous| previous.admin.as_deref());
+                AdminPlan::build(admin, previous, report).map(Some)
+            }
+        };
         if report.has_errors() {
             return None;
         }
         let listeners = listeners.into_iter().collect::<Option<Vec<_>>>()?;
         check_hosts(config, &listeners, report);
-        let (upstreams, upstream_files) = upstreams?.into_iter().unzip();
+        let (upstreams, upstream_files): (Vec<Arc<Definition>>, _) = upstreams?.into_iter().unzip();
         let ledger = previous.map_or_else(Arc::default, |previous| previous.ledger.clone());
+        let asked_drains = previous.map_or_else(Arc::default, |previous| previous.asked_drains.clone());
+        // Before anybody can ask a server of this one.
+        upstreams.iter().for_each(|upstream| upstream.honour(&asked_drains));
         Some(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             listeners,
+            admin: admin?,
             table,
             routes: config.routes.clone(),
             tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
+            route_books: config.routes.iter().map(|route| books.routes.find(&route.name)).collect(),
+            unrouted: books.routes.find(&Name::from("")),
             upstreams,
             upstream_files,
+            rules: Rulebook::of(config),
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
+            // Spans that are exported are in a trace.
+            trace: if config.log.otlp.is_some() { TraceMode::Start } else { config.server.trace },
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,
+            books,
+            asked_drains,
+            states,
         })
+    }
+
+    /// As it is written.
+    pub fn written(&self) -> &Written {
+        &self.written
     }
 
     /// What has changed since `before`, with which this one was built: what is written, and what the files hold.
@@ -141,6 +197,9 @@ impl Snapshot {
             {
                 changes.listeners.note_renewed(&plan.name);
             }
+        }
+        if let (Some(now), Some(old)) = (&self.admin, &before.admin) {
+            changes.admin |= !now.has_files_of(old);
         }
         for (upstream, files) in self.upstreams.iter().zip(&self.upstream_files) {
             if before.upstream(&upstream.name).is_some_and(|(_, old)| old != files) {
@@ -166,6 +225,7 @@ type Files = Box<[Digest]>;
 /// groups on the workers, and the connections that they have, go on.
 fn build_upstreams(
     config: &Config,
+    states: &Arc<States>,
     previous: Option<&Snapshot>,
     report: &mut Report,
 ) -> Option<Vec<(Arc<Definition>, Files)>> {
@@ -174,7 +234,7 @@ fn build_upstreams(
     for upstream in &config.upstreams {
         let known = previous.and_then(|previous| previous.upstream(&upstream.name));
         let before = report.files_read();
-        let built = Definition::build(upstream, &mut roots, known.map(|(known, _)| &**known), report);
+        let built = Definition::build(upstream, &mut roots, states, known.map(|(known, _)| &**known), report);
         let files: Files = report.read_since(before).into();
         let is_written_the_same =
             previous.is_some_and(|previous| config.written.has_upstream_of(&previous.written, &upstream.name));

@@ -118,6 +118,16 @@ pub enum HttpVersion {
     Http2,
 }
 
+impl HttpVersion {
+    /// As logs and metrics write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "h1",
+            Self::Http2 => "h2",
+        }
+    }
+}
+
 /// What the client did wrong while its request body was being sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestBodyFault {
@@ -139,3 +149,14 @@ impl fmt::Display for RequestBodyFault {
 }
 
 impl std::error::Error for RequestBodyFault {}
+
+/// A place in a trace: its id, the id of one span, that span's parent where it is ours, and flags (W3C Trace Context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    pub trace: [u8; 16],
+    pub span: [u8; 8],
+    pub parent: Option<[u8; 8]>,
+    pub flags: u8,
+    /// The span is the gateway's.
+    pub is_own: bool,
+}

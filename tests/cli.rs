@@ -200,11 +200,14 @@ fn what_is_no_configuration_is_named_and_never_waited_for() {
     fs::write(at("huge"), vec![b' '; (16 << 20) + 1]).expect("writable");
     let made = Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo starts");
     assert!(made.success());
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).expect("a socket");
     for (name, why) in [
         ("folder", "it is a directory"),
         ("binary", "line 2 is not UTF-8"),
         ("huge", "it is larger than 16 MiB"),
-        ("/dev/zero", "it is larger than 16 MiB"),
+        ("/dev/zero", "it is no file but a device or a socket"),
+        ("/dev/ptmx", "it is no file but a device or a socket"),
+        ("socket", "it is no file but a device or a socket"),
         ("pipe", "it is a pipe, and opening it would wait for somebody who writes"),
     ] {
         let expected = format!("error[unreadable]: cannot read {name}: {why}\n\n1 error in {name}\n");
@@ -755,4 +758,30 @@ fn stderr_that_is_closed_is_no_failure_either() {
     child.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("UTF-8");
     let (code, ..) = finish(child);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
+}
+
+#[test]
+fn on_a_stderr_that_is_the_journals_each_line_begins_with_its_priority() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = folder();
+    let config = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 204 }\n";
+    fs::write(folder.path().join("portcullis.toml"), config).expect("a writable folder");
+    for is_journal in [true, false] {
+        let errors = fs::File::create(folder.path().join("stderr")).expect("a file");
+        let there = errors.metadata().expect("a file");
+        let stream = format!("{}:{}", there.dev(), there.ino() + u64::from(!is_journal));
+        let mut command = command(folder.path(), &["run"]);
+        command.env("JOURNAL_STREAM", stream).stderr(errors);
+        let (running, line) = Running::of(command);
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+        let mut client = std::net::TcpStream::connect(address).expect("a listener");
+        std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .expect("sent");
+        client.read_to_end(&mut Vec::new()).expect("an answer");
+        assert_eq!(running.stop().0, Some(0));
+        let log = fs::read_to_string(folder.path().join("stderr")).expect("a log");
+        assert!(log.contains("\"event\":\"request\"") && log.contains("\"message\":\"stopped\""), "{log}");
+        let start = if is_journal { "<6>{" } else { "{" };
+        assert!(log.lines().all(|line| line.starts_with(start)), "{log}");
+    }
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use portcullis::config;
-use portcullis::config::model::{AccessTarget, LogFormat};
 use portcullis::exchange::live::{CloseOrder, Matches, TunnelRow, TunnelState, Which};
 use portcullis::lifecycle::Lifecycle;
 use portcullis::limits::Connections;
@@ -21,7 +20,8 @@ use portcullis::listener::{Arrival, ArrivedSocket, LoadGuard};
 use portcullis::snapshot::Snapshot;
 use portcullis::telemetry::access::AccessLogHandle;
 use portcullis::telemetry::end::EndReason;
-use portcullis::types::{HttpVersion, Peer};
+use portcullis::telemetry::metrics::ListenerBook;
+use portcullis::types::{HttpVersion, Name, Peer};
 use portcullis::worker::{Command, Worker};
 use tokio::sync::oneshot;
 
@@ -50,7 +50,7 @@ impl Bench {
         let (config, mut report) = config::read_text("test.toml", &text, std::path::Path::new("."));
         let config = config.unwrap_or_else(|| panic!("{report:?}"));
         let snapshot = Arc::new(Snapshot::build(&config, None, &mut report).expect("good"));
-        let access = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Text).expect("off");
+        let access = AccessLogHandle::off();
         let lifecycle = Lifecycle::new();
         // The second one of two.
         let worker = Some(Worker::start((1, 2), snapshot, lifecycle.clone(), access).expect("a worker"));
@@ -75,7 +75,7 @@ impl Bench {
             peer: Peer::Tcp(peer),
             local: None,
             permit: self.permits.try_acquire().expect("room"),
-            load: LoadGuard::new(&port.load),
+            load: LoadGuard::new(&port.load, &Arc::new(ListenerBook::from(Name::from("test")))),
         };
         assert!(port.inbox.send(arrival.into()).is_ok(), "the worker runs");
         let head = "GET /chat HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -9,8 +9,10 @@ mod check;
 pub mod demo;
 mod explain;
 mod expose;
+mod operate;
 mod papers;
 mod run;
+mod upgrade;
 mod version;
 
 use std::io::Write;
@@ -25,10 +27,9 @@ use clap::{Parser, Subcommand};
     version,
     long_version = version::LONG.as_str(),
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
-                  --cert c.pem --key k.pem --origin https://app.example.com\n\n\
-                  Exit codes: 0 stopped as asked, 1 failed while running,\n            \
-                  2 bad usage or configuration, 3 could not bind",
+    after_help = "A gateway that runs: reload, upgrade, status, ps, kill, drain, log\n\n\
+                  Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
+                  Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -49,8 +50,29 @@ enum Command {
     /// Try it in a browser: server, certificate, gateway and page in one
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Put the program as it is on disk now in place of the running one
+    #[command(hide = true)]
+    Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
+    /// Have a running gateway read its configuration again
+    #[command(hide = true)]
+    Reload(operate::reload::Args),
+    /// Say how a running gateway is
+    #[command(hide = true)]
+    Status(operate::status::Args),
+    /// List its live tunnels
+    #[command(hide = true)]
+    Ps(operate::ps::Args),
+    /// Close live tunnels
+    #[command(hide = true)]
+    Kill(operate::kill::Args),
+    /// Let a server go without work
+    #[command(hide = true)]
+    Drain(operate::drain::Args),
+    /// Say or set how much its event log says
+    #[command(hide = true)]
+    Log(operate::log::Args),
     /// Print completions for a shell
     #[command(hide = true)]
     Completions(papers::Completions),
@@ -76,7 +98,14 @@ pub fn main() -> ExitCode {
         Command::Expose(args) => expose::expose(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, run::serve_file),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Cert(args) => cert::run(&args),
+        Command::Reload(args) => operate::reload::reload(&args),
+        Command::Status(args) => operate::status::status(&args),
+        Command::Ps(args) => operate::ps::ps(&args),
+        Command::Kill(args) => operate::kill::kill(&args),
+        Command::Drain(args) => operate::drain::drain(&args),
+        Command::Log(args) => operate::log::log(&args),
         Command::Completions(args) => papers::completions(&args).into(),
         Command::Man(args) => papers::man(&args).into(),
     }

@@ -43,7 +43,7 @@ fn shell(word: &str) -> Result<Shell, String> {
 /// Prints a script that completes commands and options.
 pub(super) fn completions(args: &Completions) -> Exit {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "portcullis", &mut script);
+    clap_complete::generate(args.shell, &mut commands(), "portcullis", &mut script);
     say(&String::from_utf8_lossy(&script));
     Exit::Stopped
 }
@@ -62,7 +62,17 @@ pub(super) fn man(args: &Man) -> Exit {
 fn write_pages(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     // What `--version` prints fills a screen, not a line.
-    clap_mangen::generate_to(Cli::command().long_version(None), dir)?;
+    clap_mangen::generate_to(commands().long_version(None), dir)?;
     let first = dir.join("portcullis.1");
     File::options().append(true).open(first)?.write_all(MANUAL.as_bytes())
+}
+
+/// All that somebody may want to call. `--help` has no room for those that ask a gateway that runs.
+fn commands() -> clap::Command {
+    let mut root = Cli::command();
+    let names: Vec<_> = root.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names.into_iter().filter(|name| name != "completions" && name != "man") {
+        root = root.mut_subcommand(name, |command| command.hide(false));
+    }
+    root
 }

@@ -19,7 +19,7 @@ pub(super) static LONG: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// What Cargo was asked for; `-` is left out.
-const FEATURES: [(&str, bool); 1] = [("demo", cfg!(feature = "demo"))];
+const FEATURES: [(&str, bool); 2] = [("demo", cfg!(feature = "demo")), ("otel", cfg!(feature = "otel"))];
 
 /// Said by whoever builds a release.
 const COMMIT: Option<&str> = option_env!("PORTCULLIS_COMMIT");

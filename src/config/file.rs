@@ -37,6 +37,14 @@ pub fn read(path: &Located<PathBuf>, what: &str, max: u64, report: &mut Report) 
     }
 }
 
+/// A small file for those who have no report.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or is larger than `max`.
+pub fn read_small(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read_bounded(path, max)?.ok_or_else(|| io::Error::other("it is no regular file of a size that makes sense"))
+}
+
 /// `None`: not a regular file, or a larger one than any that makes sense.
 fn read_bounded(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     // Looked at before it is opened: opening a pipe waits for a writer.

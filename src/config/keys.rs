@@ -50,11 +50,12 @@ pub static ROOT: Section = Section {
     keys: &[
         key("server", Words("every key at its default")),
         key("log", Words("every key at its default")),
+        key("admin", Words("no admin listener")),
         key("listener", Required),
         key("route", Required),
         key("upstream", Words("no named upstream")),
     ],
-    later: &["admin"],
+    later: &[],
 };
 
 pub static SERVER: Section = Section {
@@ -63,11 +64,15 @@ pub static SERVER: Section = Section {
     keys: &[
         key("workers", Value("\"auto\"")),
         key("drain_timeout", Value("\"30s\"")),
+        key("upgrade_timeout", Value("\"1m\"")),
+        key("upgrade_drain_timeout", Value("\"24h\"")),
         key("max_connections", Value("100000")),
         key("trusted_proxies", Value("[]")),
         key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),
         key("forwarded", Value("false")),
+        key("trace", Value("\"pass\"")),
         key("include", Value("[]")),
+        key("watch", Value("false")),
     ],
     later: &[],
 };
@@ -75,7 +80,39 @@ pub static SERVER: Section = Section {
 pub static LOG: Section = Section {
     path: "log",
     header: "[log]",
-    keys: &[key("level", Value("\"info\"")), key("access", Value("\"stderr\"")), key("format", Value("\"auto\""))],
+    keys: &[
+        key("level", Value("\"info\"")),
+        key("access", Value("\"stderr\"")),
+        key("format", Value("\"auto\"")),
+        key("refusals_per_second", Value("1000")),
+        key("otlp", Words("no spans are exported")),
+    ],
+    later: &[],
+};
+
+pub static OTLP: Section = Section {
+    path: "log.otlp",
+    header: "`otlp`",
+    keys: &[key("endpoint", Required), key("service", Value("\"portcullis\""))],
+    later: &[],
+};
+
+pub static ADMIN: Section = Section {
+    path: "admin",
+    header: "[admin]",
+    keys: &[
+        key("address", Required),
+        key("token_file", Words("whoever can connect is let in")),
+        key("hosts", Value("[]")),
+        key("tls", Words("a clear listener")),
+    ],
+    later: &[],
+};
+
+pub static ADMIN_TLS: Section = Section {
+    path: "admin.tls",
+    header: "[admin.tls]",
+    keys: &[key("cert", Required), key("key", Required)],
     later: &[],
 };
 
@@ -111,7 +148,7 @@ pub static TLS: Section = Section {
         key("client_ca", Words("none; required where clients are asked for a certificate")),
         key("policy", Words("one policy for every name")),
     ],
-    later: &[],
+    later: &["acme"],
 };
 
 pub static CERTIFICATE: Section = Section {
@@ -366,6 +403,9 @@ pub static SECTIONS: &[&Section] = &[
     &ROOT,
     &SERVER,
     &LOG,
+    &OTLP,
+    &ADMIN,
+    &ADMIN_TLS,
     &LISTENER,
     &PROXY_PROTOCOL,
     &TLS,

@@ -7,6 +7,7 @@
 pub mod file;
 pub mod keys;
 pub mod model;
+pub mod places;
 pub mod render;
 pub mod report;
 pub mod written;
@@ -15,5 +16,5 @@ mod document;
 mod read;
 
 pub use document::Document;
-pub use read::{read, read_text, show_size};
+pub use read::{duration, nearest, read, read_admin, read_text, show_size, size};
 pub use render::render;

@@ -4,21 +4,27 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+mod admin;
 mod health;
+mod log;
 mod upstream;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::places::Places;
 use super::report::{Located, Spot};
 use super::written::Written;
 use crate::types::Name;
 
+pub use admin::Admin;
 pub use health::{Asked, Check, Ejection, Health, Panic};
+pub use log::{AccessTarget, Log, LogFormat, LogLevel, Otlp, SyslogTarget};
 pub use upstream::{
     Balance, Hash, HashBy, HostHeader, Queue, Resolve, RetryBudget, SameSite, ServerAddress, Sticky, Upstream,
     UpstreamServer,
@@ -28,6 +34,8 @@ pub use upstream::{
 pub struct Config {
     pub server: Server,
     pub log: Log,
+    /// `None`: nobody can ask the gateway anything.
+    pub admin: Option<Admin>,
     pub listeners: Vec<Listener>,
     /// In the order of the file; precedence is made by `route/`.
     pub routes: Vec<Route>,
@@ -35,6 +43,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// The same as it was written, to be compared with another.
     pub written: Written,
+    /// Where it stands.
+    pub places: Arc<Places>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +53,10 @@ pub struct Server {
     pub workers: usize,
     /// How long open requests and tunnels may go on after a stop was asked for.
     pub drain_timeout: Duration,
+    /// How long a process that is to take this one's place may take to be ready.
+    pub upgrade_timeout: Duration,
+    /// How long what is open may go on in a process whose place another has taken. `None`: until it ends by itself.
+    pub upgrade_drain_timeout: Option<Duration>,
     /// Connections open at once over all listeners; excess is accepted and closed at once. `None`: not written in the
     /// file, so that the process decides (see `limits`).
     pub max_connections: Option<usize>,
@@ -52,37 +66,19 @@ pub struct Server {
     pub name_servers: Option<Vec<SocketAddr>>,
     /// Adds the RFC 7239 `Forwarded` field to requests that go upstream.
     pub forwarded: bool,
+    /// Files that change are read again by themselves. Default false.
+    pub watch: bool,
+    pub trace: TraceMode,
 }
 
-#[derive(Clone, Debug)]
-pub struct Log {
-    pub level: LogLevel,
-    pub access: AccessTarget,
-    pub format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessTarget {
-    Stderr,
-    File(PathBuf),
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text where stderr is a terminal, JSON elsewhere.
-    Auto,
-    Text,
-    Json,
+/// What becomes of the trace that a request belongs to (W3C Trace Context).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceMode {
+    /// The client's goes on as it is.
+    #[default]
+    Pass,
+    /// The gateway has a span of its own, in the trace of trusted proxies, else in a new one.
+    Start,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +101,30 @@ pub struct Listener {
     pub spot: Spot,
 }
 
+impl ListenAddress {
+    /// Whether only the machine's own users can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+            // Whoever made the socket decides.
+            Self::Inherited(_) => false,
+        }
+    }
+
+    /// Whether somebody who listens here may be what keeps `other` from being bound, or what is reached there.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) => {
+                let (ours, theirs) = (own.ip().to_canonical(), other.ip().to_canonical());
+                own.port() == other.port() && (ours == theirs || ours.is_unspecified() || theirs.is_unspecified())
+            }
+            (Self::Unix(own), Self::Unix(other)) => own == other,
+            _ => false,
+        }
+    }
+}
+
 impl Listener {
     pub fn key(&self) -> ListenerKey {
         let address = self.address.value.clone();
@@ -125,6 +145,19 @@ pub struct ListenerKey {
 pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// The socket of this name that the process was started with.
+    Inherited(Name),
+}
+
+/// As the file writes it.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(out, "{address}"),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+            Self::Inherited(name) => write!(out, "fd:{name}"),
+        }
+    }
 }
 
 /// What may be spoken. On a TLS listener chosen by ALPN; on a clear one `http2` means h2c with prior knowledge.

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
@@ -21,10 +22,59 @@ const LISTED: usize = 5;
 pub struct Written {
     pub(super) server: Wording,
     pub(super) log: Wording,
+    pub(super) admin: Option<Wording>,
     pub(super) listeners: Vec<Entry>,
     pub(super) routes: Vec<Entry>,
     /// Those with a name of their own.
     pub(super) upstreams: Vec<Entry>,
+    /// All of it, file by file.
+    pub(super) files: Vec<Arc<WrittenFile>>,
+}
+
+/// One file as it is written, for those who ask what is in use. What could be a secret is not in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenFile {
+    pub path: PathBuf,
+    pub tables: serde_json::Value,
+}
+
+/// What stands in the place of a secret.
+const MASK: &str = "***";
+
+impl WrittenFile {
+    pub(super) fn of(path: &Path, table: &DeTable<'_>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), tables: json_table(table) })
+    }
+}
+
+fn json_table(table: &DeTable<'_>) -> serde_json::Value {
+    let entry = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
+        let key: &std::borrow::Cow<'_, str> = key.get_ref();
+        let value = if is_secret(key) { MASK.into() } else { json(value.get_ref()) };
+        (key.to_string(), value)
+    };
+    serde_json::Value::Object(table.iter().map(entry).collect())
+}
+
+fn json(value: &DeValue<'_>) -> serde_json::Value {
+    match value {
+        DeValue::String(text) => text.to_string().into(),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.as_str().into(), serde_json::Value::from),
+        DeValue::Float(number) => {
+            number.as_str().parse::<f64>().map_or_else(|_| number.as_str().into(), serde_json::Value::from)
+        }
+        DeValue::Boolean(value) => (*value).into(),
+        DeValue::Datetime(value) => value.to_string().into(),
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
+        DeValue::Table(table) => json_table(table),
+    }
+}
+
+/// Secrets stand in files of their own, and no key has one. Should somebody give it one, it is not shown.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    !key.ends_with("_file") && ["secret", "password", "token", "credential"].iter().any(|word| key.contains(word))
 }
 
 /// One table of several.
@@ -96,6 +146,7 @@ fn write_value(out: &mut String, value: &DeValue<'_>) {
 pub struct Changes {
     pub server: bool,
     pub log: bool,
+    pub admin: bool,
     pub listeners: Difference,
     pub routes: Difference,
     pub upstreams: Difference,
@@ -126,11 +177,17 @@ impl Written {
         is_same && self.server == before.server
     }
 
+    /// The main file, then those that it includes.
+    pub fn files(&self) -> &[Arc<WrittenFile>] {
+        &self.files
+    }
+
     /// What has changed since `before`.
     pub fn since(&self, before: &Self) -> Changes {
         Changes {
             server: self.server != before.server,
             log: self.log != before.log,
+            admin: self.admin != before.admin,
             listeners: difference(&self.listeners, &before.listeners),
             routes: difference(&self.routes, &before.routes),
             upstreams: difference(&self.upstreams, &before.upstreams),
@@ -263,6 +320,20 @@ mod tests {
         assert_eq!(changes.listeners.to_string(), "added third; removed other; changed renamed");
         assert_eq!(changes.routes.to_string(), "removed /; changed /a");
         assert!(changes.upstreams.is_empty());
+    }
+
+    #[test]
+    fn what_is_written_can_be_shown_but_for_what_could_be_a_secret() {
+        let files = written(BASE).files().to_vec();
+        let [file] = &files[..] else { panic!("{files:?}") };
+        assert_eq!(file.path, Path::new("x.toml"));
+        assert_eq!(file.tables["route"][0]["websocket"]["origins"][1], "https://b.example");
+        assert_eq!(file.tables["server"]["drain_timeout"], "5s");
+        for (key, secret) in
+            [("secret_file", false), ("token_file", false), ("Token", true), ("password", true), ("key", false)]
+        {
+            assert_eq!(is_secret(key), secret, "{key}");
+        }
     }
 
     #[test]

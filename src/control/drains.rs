@@ -1,8 +1,8 @@
 //! Servers that drain: their tunnels are closed at the rate that their upstream says, until none is left.
 //!
 //! Nobody begins or ends a drain here. Every second it is looked at how things are: a server drains while it has tunnels
-//! and its upstream has no weight for it, does not have it any more, or somebody has asked for it by name. So a drain
-//! ends of itself when the server gets weight again, goes on after a reload, and cannot be begun twice. There is one
+//! and its upstream has no weight for it, does not have it any more, or somebody has asked for it by name (which is kept
+//! beside the servers, in `upstream/asked.rs`, and so outlives them). So a drain ends of itself when the server gets weight again, goes on after a reload, and cannot be begun twice. There is one
 //! [`Pace`] for each upstream, whatever the number of its servers that drain and of workers: what follows from closing a
 //! tunnel, a client that comes back, is a matter of the servers that are left.
 //!
@@ -20,7 +20,7 @@ use crate::clock::{self, Instant};
 use crate::exchange::live::{CloseOrder, Matches, TunnelRef, TunnelState};
 use crate::snapshot::Snapshot;
 use crate::types::Name;
-use crate::upstream::{Definition, Server, State};
+use crate::upstream::{AskedDrain, AskedDrains, Definition, Server, ServerId, State};
 
 /// How often it is looked at how things are.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,22 +40,71 @@ pub struct Drains {
 struct Shared {
     /// Those of the configuration in use.
     upstreams: Mutex<Vec<Arc<Definition>>>,
+    asked: Arc<AskedDrains>,
+    /// Those that close tunnels, as of the last look.
+    under_way: Mutex<Vec<UnderWay>>,
     changed: Notify,
 }
 
-/// The configuration in use has no such server, or no such upstream.
+/// Why a server is not asked to drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoSuchServer;
+pub enum NoDrain {
+    /// The configuration in use has no such server, or no such upstream.
+    NoSuchServer,
+    /// So many are asked to already.
+    TooMany,
+}
+
+/// Why a server drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyDrains {
+    /// Somebody has asked for it.
+    Asked,
+    /// It has no weight.
+    NoWeight,
+    /// Its upstream, or the configuration, does not have it any more.
+    Gone,
+}
+
+/// A server that drains.
+#[derive(Clone, Debug)]
+pub struct ServerDrain {
+    pub id: ServerId,
+    pub upstream: Name,
+    pub server: Name,
+    pub why: WhyDrains,
+    /// Since when it is asked to, or loses tunnels. `None`: there is no telling.
+    pub since: Option<Instant>,
+    pub requests: u32,
+    pub tunnels: u32,
+    /// Tunnels that have been closed for it.
+    pub closed: usize,
+    /// How many are closed in a second, over all of its upstream. `None`: they stay until they end of themselves.
+    pub rate: Option<u32>,
+}
+
+/// A drain that closes tunnels.
+#[derive(Clone, Debug)]
+struct UnderWay {
+    upstream: Name,
+    server: Arc<Server>,
+    since: Instant,
+    closed: usize,
+    rate: Option<u32>,
+}
 
 impl Drains {
     pub fn new(snapshot: &Snapshot) -> Self {
         let upstreams = Mutex::new(snapshot.upstreams.clone());
-        Self { shared: Arc::new(Shared { upstreams, changed: Notify::new() }) }
+        let asked = snapshot.asked_drains.clone();
+        Self { shared: Arc::new(Shared { upstreams, asked, under_way: Mutex::default(), changed: Notify::new() }) }
     }
 
     /// Another configuration is in use.
     pub fn follow(&self, snapshot: &Snapshot) {
         self.upstreams().clone_from(&snapshot.upstreams);
+        // Who was asked, or forgotten, while this one was being read.
+        snapshot.upstreams.iter().for_each(|upstream| self.shared.asked.apply(&upstream.roster.read().1));
         self.shared.changed.notify_one();
     }
 
@@ -63,27 +112,97 @@ impl Drains {
     /// has. It is named as logs name it.
     ///
     /// # Errors
-    /// There is none of this name.
-    pub fn drain(&self, upstream: &str, server: &str) -> Result<u32, NoSuchServer> {
-        self.set(upstream, server, true)
+    /// See [`NoDrain`].
+    pub fn drain(&self, upstream: &str, server: &str) -> Result<u32, NoDrain> {
+        let [found, ..] = &self.find(Some(upstream), server)[..] else { return Err(NoDrain::NoSuchServer) };
+        if !self.shared.asked.ask(&found.0, &found.1) {
+            return Err(NoDrain::TooMany);
+        }
+        self.shared.changed.notify_one();
+        Ok(found.1.state.tunnels())
     }
 
-    /// Lets a server that drains by name take work again, if it has any weight.
+    /// Lets a server that drains by name take work again, if it has any weight. It need not be there at the moment.
     ///
     /// # Errors
     /// There is none of this name.
-    pub fn resume(&self, upstream: &str, server: &str) -> Result<u32, NoSuchServer> {
-        self.set(upstream, server, false)
+    pub fn resume(&self, upstream: &str, server: &str) -> Result<u32, NoDrain> {
+        let is_known = self.resume_by_id(ServerId::of(upstream, server)).is_some();
+        match &self.find(Some(upstream), server)[..] {
+            [found, ..] => Ok(found.1.state.tunnels()),
+            [] if is_known => Ok(0),
+            [] => Err(NoDrain::NoSuchServer),
+        }
     }
 
-    fn set(&self, upstream: &str, server: &str, drains: bool) -> Result<u32, NoSuchServer> {
-        let upstreams = self.upstreams();
-        let definition = upstreams.iter().find(|known| known.name.as_str() == upstream).ok_or(NoSuchServer)?;
-        let (_, servers) = definition.roster.read();
-        let state = &servers.iter().find(|known| known.url.as_str() == server).ok_or(NoSuchServer)?.state;
-        state.set_drains(drains);
+    /// The same; what was asked of it, if anything was.
+    pub fn resume_by_id(&self, id: ServerId) -> Option<AskedDrain> {
+        let asked = self.shared.asked.get(id)?;
+        self.shared.asked.forget(id);
+        for upstream in self.upstreams().iter() {
+            self.shared.asked.apply(&upstream.roster.read().1);
+        }
         self.shared.changed.notify_one();
-        Ok(state.tunnels())
+        Some(asked)
+    }
+
+    /// The servers of this name, with their upstreams; of one of them alone where that is named.
+    pub fn find(&self, upstream: Option<&str>, server: &str) -> Vec<(Name, Arc<Server>)> {
+        let upstreams = self.upstreams().clone();
+        let meant = upstreams.iter().filter(|known| upstream.is_none_or(|upstream| known.name.as_str() == upstream));
+        let found = meant.filter_map(|known| {
+            let (_, servers) = known.roster.read();
+            let server = servers.iter().find(|known| known.url.as_str() == server)?.clone();
+            Some((known.name.clone(), server))
+        });
+        found.collect()
+    }
+
+    /// All servers that drain: those of the configuration in its order, then those that are not there any more.
+    pub fn list(&self) -> Vec<ServerDrain> {
+        let (upstreams, mut asked) = (self.upstreams().clone(), self.shared.asked.all());
+        let mut under_way = self.under_way().clone();
+        let mut drains = Vec::new();
+        let of = |upstream: &Name, server: &Server, why| ServerDrain {
+            id: server.id,
+            upstream: upstream.clone(),
+            server: server.url.clone(),
+            why,
+            since: None,
+            requests: server.state.requests(),
+            tunnels: server.state.tunnels(),
+            closed: 0,
+            rate: None,
+        };
+        for upstream in &upstreams {
+            for server in upstream.roster.read().1.iter().filter(|server| server.drains()) {
+                let by_name = asked.iter().position(|asked| asked.id == server.id).map(|at| asked.swap_remove(at));
+                let why = if by_name.is_some() { WhyDrains::Asked } else { WhyDrains::NoWeight };
+                let mut drain = of(&upstream.name, server, why);
+                (drain.since, drain.rate) = (by_name.map(|asked| asked.since), upstream.drain_rate);
+                let closing = under_way.iter().position(|closing| Arc::ptr_eq(&closing.server.state, &server.state));
+                if let Some(closing) = closing.map(|at| under_way.swap_remove(at)) {
+                    drain.closed = closing.closed;
+                    drain.since = drain.since.or(Some(closing.since));
+                }
+                drains.push(drain);
+            }
+        }
+        let gone = under_way.iter().map(|closing| {
+            let mut drain = of(&closing.upstream, &closing.server, WhyDrains::Gone);
+            (drain.since, drain.closed, drain.rate) = (Some(closing.since), closing.closed, closing.rate);
+            drain
+        });
+        drains.extend(gone);
+        drains.extend(asked.into_iter().map(|AskedDrain { id, upstream, server, since }| {
+            let (why, since) = (WhyDrains::Asked, Some(since));
+            ServerDrain { id, upstream, server, why, since, requests: 0, tunnels: 0, closed: 0, rate: None }
+        }));
+        drains
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Vec<UnderWay>> {
+        self.shared.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn upstreams(&self) -> MutexGuard<'_, Vec<Arc<Definition>>> {
@@ -104,6 +223,7 @@ impl Drains {
             for upstream in watched.iter_mut().filter(|upstream| upstream.has_drains()) {
                 next = next.min(upstream.step(&tunnels, &order).await);
             }
+            *self.under_way() = watched.iter().flat_map(Upstream::under_way).collect();
             tokio::select! {
                 () = self.shared.changed.notified() => next_look = clock::now(),
                 () = tokio::time::sleep_until(next.max(clock::now() + GRAIN)) => {}
@@ -161,6 +281,19 @@ impl Upstream {
         self.servers.iter().any(|watched| watched.drain.is_some())
     }
 
+    fn under_way(&self) -> impl Iterator<Item = UnderWay> {
+        self.servers.iter().filter_map(|watched| {
+            let Drain { since, closed, .. } = watched.drain.as_ref()?;
+            Some(UnderWay {
+                upstream: self.definition.name.clone(),
+                server: watched.server.clone(),
+                since: *since,
+                closed: *closed,
+                rate: self.definition.drain_rate,
+            })
+        })
+    }
+
     /// Which servers drain now that the upstream has these.
     fn look(&mut self, roster: &[Arc<Server>]) {
         for server in roster {
@@ -172,7 +305,6 @@ impl Upstream {
         let rate = self.definition.drain_rate;
         let mut has_changed = false;
         for watched in &mut self.servers {
-            // One that has come back anew is the same one to its clients.
             let current = roster.iter().find(|server| server.id == watched.server.id);
             let drains = rate.filter(|_| current.is_none_or(|server| server.drains()));
             has_changed |= watched.look(&self.definition.name, drains);

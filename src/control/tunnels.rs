@@ -1,4 +1,4 @@
-//! The live tunnels of all workers: listed page by page, and closed.
+//! The live tunnels of all workers: listed page by page, and closed. And their last refusals.
 //!
 //! A worker that does not answer in time is passed over and counted: it cannot hold up what the others say.
 
@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::{self, Instant};
 use crate::config::model::Route;
 use crate::exchange::live::{CloseOrder, Matches, Page, TunnelRef, TunnelRow, Which};
+use crate::exchange::refusals::Refused;
 use crate::snapshot::Snapshot;
 use crate::types::Name;
 use crate::worker::Command;
@@ -80,6 +82,33 @@ impl Tunnels {
         self.close(&matches, &Arc::new(CloseOrder::route_removed())).await
     }
 
+    /// How many each worker has; `None`: it has not answered.
+    pub async fn counts(&self) -> Vec<Option<usize>> {
+        let asked: Vec<_> =
+            (0..self.workers.len()).map(|worker| self.ask(worker, |reply| Command::Count { reply })).collect();
+        let mut counts = Vec::with_capacity(asked.len());
+        for answer in asked {
+            counts.push(answer.wait().await);
+        }
+        counts
+    }
+
+    /// The last refusals of all workers, the newest first; and how many workers have not answered.
+    pub async fn refusals(&self, most: usize) -> (Vec<Refused>, usize) {
+        let asked: Vec<_> =
+            (0..self.workers.len()).map(|worker| self.ask(worker, |reply| Command::Refusals { most, reply })).collect();
+        let (mut all, mut silent) = (Vec::new(), 0);
+        for answer in asked {
+            match answer.wait().await {
+                Some(refusals) => all.extend(refusals),
+                None => silent += 1,
+            }
+        }
+        all.sort_by_key(|refused| std::cmp::Reverse(refused.time));
+        all.truncate(most);
+        (all, silent)
+    }
+
     async fn order(&self, orders: Vec<(usize, Which)>, order: &Arc<CloseOrder>) -> Closed {
         let asked = orders.into_iter().map(|(worker, which)| {
             let order = order.clone();
@@ -99,7 +128,7 @@ impl Tunnels {
     fn ask<T>(&self, worker: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Asked<T> {
         let (reply, answer) = oneshot::channel();
         let sent = self.workers.get(worker).is_some_and(|worker| worker.try_send(command(reply)).is_ok());
-        Asked { answer: sent.then_some(answer) }
+        Asked { answer: sent.then_some(answer), deadline: clock::now() + ANSWER }
     }
 }
 
@@ -107,11 +136,12 @@ impl Tunnels {
 struct Asked<T> {
     /// `None`: the worker has gone, or has more to do than it can remember.
     answer: Option<oneshot::Receiver<T>>,
+    deadline: Instant,
 }
 
 impl<T> Asked<T> {
     async fn wait(self) -> Option<T> {
-        tokio::time::timeout(ANSWER, self.answer?).await.ok()?.ok()
+        tokio::time::timeout_at(self.deadline, self.answer?).await.ok()?.ok()
     }
 }
 

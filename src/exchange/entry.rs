@@ -2,6 +2,7 @@
 //! lets go of it. Whoever ends the request says why; where nobody did, the client has left. A request that becomes a
 //! tunnel leaves a [`TunnelRecord`], which writes the line of the tunnel's end.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -12,18 +13,22 @@ use std::time::Duration;
 use http::header::{HOST, ORIGIN, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::counts::RouteCounts;
 use super::downstream::Downstream;
+use super::live_listener::Serving;
 use super::plan::Found;
 use super::record::{self, Asker, TunnelRecord, Way};
-use super::tools::Generation;
+use super::rule;
+use super::tools::{self, Generation};
 use crate::clock::{self, Instant};
-use crate::config::model::Target;
+use crate::config::model::{Target, TraceMode};
 use crate::fault::Fault;
 use crate::http::{Inbound, OpenRequest};
 use crate::lifecycle::Phase;
-use crate::snapshot::Snapshot;
+use crate::proto::trace::Trace;
 use crate::telemetry::access::{AccessEvent, AccessRecord};
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::RequestEnd;
 use crate::types::Name;
 use crate::upstream::Trail;
 
@@ -33,7 +38,10 @@ pub struct Entry {
     /// `None` once a tunnel has taken it over.
     open: Cell<Option<OpenRequest>>,
     is_tunnel: Cell<bool>,
+    /// The gateway has answered with a fault.
+    is_refused: Cell<bool>,
     started: Instant,
+    trace: Trace,
     status: Cell<Option<StatusCode>>,
     end: Cell<Option<EndReason>>,
     sent: Cell<u64>,
@@ -42,6 +50,9 @@ pub struct Entry {
     client_stall: Cell<Duration>,
     /// The way to a server.
     trail: Trail,
+    /// Where it is counted.
+    counts: RefCell<Rc<RouteCounts>>,
+    is_handshake: Cell<bool>,
     said: RefCell<Said>,
     learned: RefCell<Learned>,
 }
@@ -62,9 +73,12 @@ struct Said {
 struct Learned {
     request_id: Option<HeaderValue>,
     authority: Option<String>,
+    /// Its place in the configuration that serves the request.
+    route_index: Option<usize>,
     route: Option<Name>,
     upstream: Option<Name>,
     server: Option<Name>,
+    rule: Option<Cow<'static, str>>,
     detail: Option<String>,
 }
 
@@ -74,6 +88,12 @@ impl Entry {
         let open = Cell::new(Some(downstream.activity.open_request()));
         let head = &inbound.head;
         let client = downstream.client_address(&generation.snapshot, &head.headers);
+        let trace = match generation.snapshot.trace {
+            TraceMode::Pass => Trace::pass(&head.headers),
+            TraceMode::Start => {
+                Trace::join(&head.headers, downstream.is_trusted(&generation.snapshot), tools::random_bytes())
+            }
+        };
         let said = Said {
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -87,7 +107,9 @@ impl Entry {
             downstream: downstream.clone(),
             open,
             is_tunnel: Cell::default(),
+            is_refused: Cell::default(),
             started: clock::now(),
+            trace,
             status: Cell::default(),
             end: Cell::default(),
             sent: Cell::default(),
@@ -95,13 +117,21 @@ impl Entry {
             upstream_time: Cell::default(),
             client_stall: Cell::new(Duration::from_secs(30)),
             trail: Trail::default(),
+            counts: RefCell::new(generation.unrouted.clone()),
+            is_handshake: Cell::default(),
             said: RefCell::new(said),
             learned: RefCell::default(),
         })
     }
 
-    pub fn found(&self, found: &Found, snapshot: &Snapshot) {
+    pub fn found(&self, found: &Found, generation: &Generation) {
+        let snapshot = &*generation.snapshot;
+        self.is_handshake.set(found.is_handshake);
+        if let Some(route) = found.route {
+            self.counts.replace(generation.counts_of(route).clone());
+        }
         let mut learned = self.learned.borrow_mut();
+        learned.route_index = found.route;
         learned.authority = found.authority.as_ref().map(ToString::to_string);
         if let Some(route) = found.route.map(|route| &snapshot.routes[route]) {
             learned.route = Some(route.name.clone());
@@ -126,6 +156,11 @@ impl Entry {
 
     pub fn count_sent(&self, bytes: u64) {
         self.sent.set(self.sent.get() + bytes);
+    }
+
+    /// Whose trace the request belongs to.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// The client behind trusted proxies, or the peer.
@@ -178,10 +213,15 @@ impl Entry {
         }
     }
 
-    /// The gateway answers with a fault.
-    pub fn failed(&self, fault: &Fault) {
+    /// The gateway answers with a fault. `serving`: what served the request, if anything did.
+    pub fn failed(&self, fault: &Fault, serving: Option<&Serving>) {
+        self.is_refused.set(true);
         self.status.set(Some(fault.status()));
-        self.learned.borrow_mut().detail = Some(fault.to_string());
+        let learned = &mut *self.learned.borrow_mut();
+        learned.detail = Some(fault.to_string());
+        learned.rule = serving.and_then(|serving| {
+            rule::name(fault.rule(), serving.snapshot(), serving.listener().index, learned.route_index)
+        });
         if fault.is_ours() {
             tracing::error!(connection = self.downstream.number, %fault, "a request failed by our own mistake");
         }
@@ -191,11 +231,11 @@ impl Entry {
     /// The handshake has succeeded: one line now, one at the tunnel's end.
     pub fn tunnel_opened(&self, status: StatusCode, subprotocol: Option<Name>) -> (TunnelRecord, Option<OpenRequest>) {
         self.answered(status);
-        self.write(AccessEvent::TunnelOpen, None);
+        self.close(AccessEvent::TunnelOpen, None);
         self.is_tunnel.set(true);
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
         let downstream = &*self.downstream;
-        let place = downstream.tools.place(Way {
+        let way = Way {
             listener: downstream.listener.name().clone(),
             version: downstream.version,
             tls: downstream.tls.as_ref().map(|tls| tls.version),
@@ -203,7 +243,8 @@ impl Entry {
             upstream: learned.upstream.clone(),
             server: learned.server.clone(),
             subprotocol,
-        });
+        };
+        let place = downstream.tools.place(way, &self.counts.borrow());
         let asker = Asker {
             connection: downstream.number,
             peer: downstream.peer.clone(),
@@ -221,14 +262,32 @@ impl Entry {
                 query: said.uri.query().map(str::as_bytes),
                 origin: said.origin.as_ref().map(HeaderValue::as_bytes),
                 user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
+                trace: self.trace.context(),
             },
         );
         (record, self.open.take())
     }
 
-    fn write(&self, event: AccessEvent, end: Option<EndReason>) {
+    /// Counts it, and writes its line.
+    fn close(&self, event: AccessEvent, end: Option<EndReason>) {
+        let duration = self.started.elapsed();
+        self.counts.borrow().requests.note(&RequestEnd {
+            version: self.downstream.version,
+            status: self.status.get().map(|status| status.as_u16()),
+            end,
+            is_handshake: self.is_handshake.get(),
+            duration: Some(duration),
+            upstream: self.upstream_time.get().filter(|_| self.learned.borrow().server.is_some()),
+            received: self.received.borrow().get(),
+            sent: self.sent.get(),
+        });
+        self.write(event, end, duration);
+    }
+
+    fn write(&self, event: AccessEvent, end: Option<EndReason>, duration: Duration) {
         let downstream = &*self.downstream;
-        if !downstream.tools.access.is_on() {
+        let is_refused = self.is_refused.get();
+        if !downstream.tools.access.is_on() && !is_refused {
             return;
         }
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
@@ -237,10 +296,11 @@ impl Entry {
         let request_id = text(&learned.request_id).unwrap_or_default();
         let is_open = event == AccessEvent::TunnelOpen;
         let listener = downstream.listener.name();
-        downstream.tools.access.record(&AccessRecord {
+        let record = AccessRecord {
             event,
             time: None,
             request: &request_id,
+            trace: self.trace.context(),
             connection: downstream.number,
             listener: listener.as_str(),
             client: said.client,
@@ -257,16 +317,22 @@ impl Entry {
             status: self.status.get().map(|status| status.as_u16()),
             bytes_in: (!is_open).then(|| self.received.borrow().get()),
             bytes_out: (!is_open).then_some(self.sent.get()),
-            duration: Some(self.started.elapsed()),
+            duration: Some(duration),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             retries: Some(self.trail.retries()).filter(|retries| *retries > 0),
             queued: Some(self.trail.queued()).filter(|queued| !queued.is_zero()),
             end,
             origin: said.origin.as_ref().map(HeaderValue::as_bytes),
             user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
+            rule: learned.rule.as_deref(),
             detail: learned.detail.as_deref(),
             ..AccessRecord::default()
-        });
+        };
+        if is_refused {
+            downstream.tools.note_refused(&record);
+        } else {
+            downstream.tools.access.record(&record);
+        }
     }
 }
 
@@ -289,6 +355,6 @@ impl Drop for Entry {
             None => EndReason::ClientClosed,
         };
         let end = self.end.get().unwrap_or_else(silent_end);
-        self.write(AccessEvent::Request, Some(end));
+        self.close(AccessEvent::Request, Some(end));
     }
 }

@@ -136,6 +136,11 @@ impl LiveTunnels {
         self.phase.phase()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.phase.waiting()
+    }
+
     pub(super) fn number(&self) -> u64 {
         self.numbers.take()
     }

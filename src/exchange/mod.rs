@@ -4,6 +4,7 @@
 //! holder of the entry lets go of it. A request is served to its end by the configuration that was in use when its head
 //! was whole. Dropping the future (the client left) closes what was opened upstream.
 
+mod counts;
 mod delivery;
 mod downstream;
 mod entry;
@@ -14,6 +15,8 @@ mod plain;
 pub mod plan;
 mod promise;
 mod record;
+pub mod refusals;
+mod rule;
 mod stalls;
 mod tools;
 mod tunnel;
@@ -54,7 +57,7 @@ pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<An
     let mut answer = match served {
         Ok(answer) => answer,
         Err(fault) => {
-            entry.failed(&fault);
+            entry.failed(&fault, serving.as_ref());
             fault.answer(downstream.version)
         }
     };
@@ -97,7 +100,7 @@ async fn serve(
         head: &inbound.head,
     };
     let planned = plan::plan(snapshot, &asked, &mut found);
-    entry.found(&found, snapshot);
+    entry.found(&found, generation);
     let errand = |upstream, onward| Errand {
         downstream,
         generation,

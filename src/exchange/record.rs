@@ -1,5 +1,5 @@
 //! What is kept of a tunnel for as long as it lives: what its closing line in the access log tells, and the list of live
-//! tunnels does.
+//! tunnels does. Its opening and its end are counted here, too.
 //!
 //! There is one per tunnel, so it is small. What many have in common (where they came in, where they go) is one shared
 //! [`Place`]; words of the client's lie in one block, cut to what a line shows and without the values of the query, and
@@ -12,13 +12,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
+use super::counts::RouteCounts;
 use super::live::LiveTunnels;
 use crate::clock::Instant;
 use crate::lifecycle::Phase;
 use crate::telemetry::access::{AccessEvent, AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
-use crate::tunnel::TunnelEnd;
-use crate::types::{HttpVersion, Name, Peer};
+use crate::tunnel::{TunnelEnd, TunnelTools};
+use crate::types::{HttpVersion, Name, Peer, TraceContext};
 
 /// Bytes of one word of a client's that are kept; the log shows no more of any.
 const LONGEST: usize = 2048 + 1;
@@ -41,6 +44,22 @@ pub struct Place {
     way: Arc<Way>,
     access: Rc<AccessLog>,
     live: Rc<LiveTunnels>,
+    tunnels: TunnelTools,
+    /// Keeps the route's book, so that a route that comes back goes on counting there.
+    _counts: Rc<RouteCounts>,
+}
+
+impl Place {
+    /// `tunnels`: those of `counts`.
+    pub fn new(
+        way: Arc<Way>,
+        access: &Rc<AccessLog>,
+        live: &Rc<LiveTunnels>,
+        counts: Rc<RouteCounts>,
+        tunnels: TunnelTools,
+    ) -> Self {
+        Self { way, access: access.clone(), live: live.clone(), tunnels, _counts: counts }
+    }
 }
 
 /// The places of one worker's tunnels.
@@ -50,7 +69,7 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn find(&self, way: Way, access: &Rc<AccessLog>, live: &Rc<LiveTunnels>) -> Rc<Place> {
+    pub fn find(&self, way: Way, make: impl FnOnce(Arc<Way>) -> Place) -> Rc<Place> {
         let mut places = self.places.borrow_mut();
         if let Some(place) = places.get(&way) {
             return place.clone();
@@ -60,7 +79,7 @@ impl Places {
             places.retain(|_, place| Rc::strong_count(place) > 1);
         }
         let way = Arc::new(way);
-        let place = Rc::new(Place { way: way.clone(), access: access.clone(), live: live.clone() });
+        let place = Rc::new(make(way.clone()));
         places.insert(way, place.clone());
         place
     }
@@ -77,9 +96,11 @@ enum Word {
     UserAgent,
     /// Its address, where it is not the peer's: 4 or 16 bytes.
     Client,
+    /// The trace that it belongs to.
+    Trace,
 }
 
-const WORDS: usize = 7;
+const WORDS: usize = 8;
 
 /// Words in one block. Bytes: a word's presence and length (two bytes each), then all words.
 #[derive(Default)]
@@ -118,6 +139,7 @@ pub struct Said<'a> {
     pub query: Option<&'a [u8]>,
     pub origin: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// One tunnel. Writes its line when it is dropped.
@@ -154,9 +176,11 @@ impl TunnelRecord {
         let words = if place.access.is_on() {
             let query = said.query.map(names_of);
             let &Said { request_id, host, path, origin, user_agent, .. } = said;
-            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client])
+            let trace = said.trace.map(trace_bytes);
+            let trace = trace.as_deref();
+            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client, trace])
         } else if client.is_some() {
-            Words::new([None, None, None, None, None, None, client])
+            Words::new([None, None, None, None, None, None, client, None])
         } else {
             Words::default()
         };
@@ -166,12 +190,18 @@ impl TunnelRecord {
             Peer::Unix => None,
         };
         let number = place.live.number();
+        place.tunnels.cells().opened.add(1);
         Self { place, words, number, connection, started, upstream_time, peer, cut: None, is_told: false }
     }
 
     /// Where its worker asks it.
     pub fn live(&self) -> &LiveTunnels {
         &self.place.live
+    }
+
+    /// What it shares with the others of its route.
+    pub fn tools(&self) -> &TunnelTools {
+        &self.place.tunnels
     }
 
     pub fn number(&self) -> u64 {
@@ -212,18 +242,22 @@ impl TunnelRecord {
 
     fn tell(&mut self, reason: EndReason, end: Option<TunnelEnd>) {
         self.is_told = true;
-        let Place { way, access, .. } = &*self.place;
+        let Place { way, access, tunnels, .. } = &*self.place;
+        let duration = self.started.elapsed();
+        let frames = end.and_then(|end| end.frames);
+        let close = frames.and_then(|frames| Some((frames.closed_by?, frames.close_code)));
+        tunnels.cells().note_end(reason, duration, close);
         if !access.is_on() {
             return;
         }
         let word = |word| self.words.get(word);
-        let frames = end.and_then(|end| end.frames);
         let detail = frames.and_then(|frames| frames.violation).map(|violation| violation.to_string());
         let is_h1 = way.version == HttpVersion::Http1;
         access.record(&AccessRecord {
             event: AccessEvent::TunnelClose,
             time: None,
             request: word(Word::Request).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default(),
+            trace: word(Word::Trace).and_then(trace_of).as_ref(),
             connection: self.connection,
             listener: way.listener.as_str(),
             client: self.client(),
@@ -245,12 +279,13 @@ impl TunnelRecord {
             closed_by: frames.and_then(|frames| frames.closed_by),
             close_code: frames.and_then(|frames| frames.close_code),
             round_trip: frames.and_then(|frames| frames.round_trip),
-            duration: Some(self.started.elapsed()),
+            duration: Some(duration),
             upstream_time: Some(Duration::from_micros(u64::from(self.upstream_time))),
             // The line of the tunnel's opening has them.
             retries: None,
             queued: None,
             end: Some(reason),
+            rule: None,
             detail: detail.as_deref(),
             origin: word(Word::Origin),
             user_agent: word(Word::UserAgent),
@@ -279,6 +314,21 @@ fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| long()).ok()
 }
 
+/// The trace, the span, the flags, whose it is, and the span's parent where it has one.
+fn trace_bytes(context: &TraceContext) -> SmallVec<[u8; 34]> {
+    let TraceContext { trace, span, parent, flags, is_own } = context;
+    let marks = [*flags, u8::from(*is_own)];
+    trace.iter().chain(span).chain(&marks).chain(parent.iter().flatten()).copied().collect()
+}
+
+fn trace_of(bytes: &[u8]) -> Option<TraceContext> {
+    let (trace, rest) = bytes.split_first_chunk()?;
+    let (span, rest) = rest.split_first_chunk()?;
+    let ([flags, is_own], parent) = rest.split_first_chunk()?;
+    let parent = parent.try_into().ok();
+    Some(TraceContext { trace: *trace, span: *span, parent, flags: *flags, is_own: *is_own == 1 })
+}
+
 /// A query without its values: they may be secrets, and the log masks them.
 fn names_of(query: &[u8]) -> Vec<u8> {
     let mut names = Vec::with_capacity(query.len().min(LONGEST));
@@ -305,7 +355,7 @@ mod tests {
 
     #[test]
     fn words_come_back_as_they_were_and_those_that_were_not_there_stay_away() {
-        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None]);
+        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None, None]);
         assert_eq!(words.get(Word::Request), Some(&b"id"[..]));
         assert_eq!(words.get(Word::Host), None);
         assert_eq!(words.get(Word::Path), Some(&b"/path"[..]));
@@ -313,7 +363,8 @@ mod tests {
         assert_eq!(words.get(Word::Origin), None);
         assert_eq!(words.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(Words::default().get(Word::Path), None);
-        let long = Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01")]);
+        let long =
+            Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01"), None]);
         assert_eq!(long.get(Word::Path).map(<[u8]>::len), Some(LONGEST));
         assert_eq!(long.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(long.get(Word::Client).and_then(address_of), Some(IpAddr::from([127, 0, 0, 1])));
@@ -326,6 +377,15 @@ mod tests {
             assert_eq!(address_of(&address_bytes(address)), Some(address));
         }
         assert_eq!(address_of(b"12345"), None);
+    }
+
+    #[test]
+    fn a_trace_comes_back_from_its_bytes_with_and_without_a_parent() {
+        for (parent, is_own) in [(None, false), (None, true), (Some([3; 8]), true)] {
+            let context = TraceContext { trace: [1; 16], span: [2; 8], parent, flags: 1, is_own };
+            assert_eq!(trace_of(&trace_bytes(&context)), Some(context));
+        }
+        assert_eq!(trace_of(b"short"), None);
     }
 
     #[test]

@@ -1,24 +1,28 @@
 //! What the requests of one worker share: the generation in use and its listeners, the timer wheel, the scratch buffers,
 //! the logs. A reload changes the first two, in one step.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::clock::Wheel;
-use crate::lifecycle::{Lifecycle, WorkerPhase};
+use crate::clock::{Instant, Wheel};
+use crate::fault::Rule;
+use crate::lifecycle::{Lifecycle, Phase, WorkerPhase};
 use crate::proto::request_id::RequestIds;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::transport::Scratch;
-use crate::types::{Name, Peer};
+use crate::types::Peer;
 use crate::upstream::{Definition, Group};
 
+use super::counts::RouteCounts;
 use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
+use super::refusals::Refusals;
+use super::rule;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -31,6 +35,7 @@ pub struct Tools {
     pub request_ids: RequestIds,
     /// The live tunnels.
     pub live: Rc<LiveTunnels>,
+    pub refusals: Rc<Refusals>,
     places: Places,
     pub(super) numbers: Numbers,
 }
@@ -62,23 +67,43 @@ impl Numbers {
     }
 }
 
-/// A snapshot with this worker's groups for its upstreams. Requests keep the one they began with.
+/// A snapshot with this worker's groups for its upstreams, and what it counts. Requests keep the one they began with.
 pub struct Generation {
     pub snapshot: Arc<Snapshot>,
     groups: Vec<Rc<Group>>,
+    /// Of its routes, in its order.
+    counts: Vec<OnceCell<Rc<RouteCounts>>>,
+    /// Of requests that no route takes.
+    pub unrouted: Rc<RouteCounts>,
 }
 
 impl Generation {
     /// Upstreams that are the same as in `before` keep their group, and with it their connections.
     fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Rc<Self> {
-        let before = before.map_or(&[][..], |before| &before.groups);
-        let kept: HashMap<_, _> = before.iter().map(|group| (Arc::as_ptr(&group.definition), group)).collect();
+        let groups = before.map_or(&[][..], |before| &before.groups);
+        let kept: HashMap<_, _> = groups.iter().map(|group| (Arc::as_ptr(&group.definition), group)).collect();
         let group = |upstream: &Arc<Definition>| match kept.get(&Arc::as_ptr(upstream)) {
             Some(group) => Rc::clone(group),
             None => Group::new(upstream.clone()),
         };
         let groups = snapshot.upstreams.iter().map(group).collect();
-        Rc::new(Self { snapshot, groups })
+        let (counts, unrouted) = (Self::counts(&snapshot, before), before.map(|before| before.unrouted.clone()));
+        let unrouted = unrouted.unwrap_or_else(|| RouteCounts::new(&snapshot.unrouted));
+        Rc::new(Self { snapshot, groups, counts, unrouted })
+    }
+
+    /// Routes that were in `before` go on counting where they did.
+    fn counts(snapshot: &Snapshot, before: Option<&Self>) -> Vec<OnceCell<Rc<RouteCounts>>> {
+        let before = before.iter().flat_map(|before| before.snapshot.route_books.iter().zip(&before.counts));
+        let known: HashMap<_, _> =
+            before.filter_map(|(book, counts)| Some((Arc::as_ptr(book), counts.get()?))).collect();
+        let of = |book| known.get(&Arc::as_ptr(book)).map_or_else(OnceCell::new, |known| Rc::clone(known).into());
+        snapshot.route_books.iter().map(of).collect()
+    }
+
+    /// What is counted of a route.
+    pub(super) fn counts_of(&self, route: usize) -> &Rc<RouteCounts> {
+        self.counts[route].get_or_init(|| RouteCounts::new(&self.snapshot.route_books[route]))
     }
 
     /// The group of an upstream that a route's target names.
@@ -110,27 +135,42 @@ impl Tools {
             scratch: Rc::new(Scratch::new()),
             request_ids: RequestIds::new(random()),
             live,
+            refusals: Rc::default(),
             places: Places::default(),
             numbers,
         }
     }
 
     /// What all tunnels that go one way have in common.
-    pub(super) fn place(&self, way: Way) -> Rc<Place> {
-        self.places.find(way, &self.access, &self.live)
+    pub(super) fn place(&self, way: Way, counts: &Rc<RouteCounts>) -> Rc<Place> {
+        self.places.find(way, |way| {
+            let tunnels = counts.tunnels(&self.scratch, &self.wheel).clone();
+            Place::new(way, &self.access, &self.live, counts.clone(), tunnels)
+        })
     }
 
     /// The one line of a connection that did not get as far as HTTP.
-    pub fn note_turned_away(&self, listener: &Name, peer: &Peer, end: EndReason, detail: &str) {
-        self.access.record(&AccessRecord {
+    pub fn note_turned_away(&self, listener: &ListenerPlan, peer: &Peer, end: EndReason, rule: Rule, detail: &str) {
+        // The connection was greeted by this plan: where it is gone, nobody knows its place any more.
+        let snapshot = &self.generation().snapshot;
+        let current = snapshot.listener(&listener.key).filter(|current| current.name == listener.name);
+        let rule = current.and_then(|current| rule::name(rule, snapshot, current.index, None));
+        self.note_refused(&AccessRecord {
             connection: self.numbers.take(),
-            listener: listener.as_str(),
+            listener: listener.name.as_str(),
             client: peer.ip(),
             peer: Some(peer),
             end: Some(end),
+            rule: rule.as_deref(),
             detail: Some(detail),
             ..AccessRecord::default()
         });
+    }
+
+    /// The one line of what was refused.
+    pub(super) fn note_refused(&self, record: &AccessRecord<'_>) {
+        self.refusals.note(record);
+        self.access.record(record);
     }
 
     /// Another configuration takes the place of the one in use: for every request whose head is whole from now on.
@@ -153,6 +193,16 @@ impl Tools {
         current.generation = generation;
     }
 
+    /// Until when a connection that has never asked for anything may do so once, where no new ones are taken any more:
+    /// in the phase of its listener, or that of the process, which goes before.
+    pub fn last_call(&self, listener: Phase) -> Option<Instant> {
+        let process = self.phase.phase();
+        match if process.is_stopping() { process } else { listener } {
+            Phase::Draining { ask_until, .. } => Some(ask_until),
+            Phase::Running | Phase::Ended => None,
+        }
+    }
+
     /// The generation in use now.
     pub fn generation(&self) -> Rc<Generation> {
         self.current.borrow().generation.clone()
@@ -165,8 +215,13 @@ impl Tools {
 }
 
 fn random() -> u64 {
-    let mut bytes = [0_u8; 8];
     // Ids only have to differ; without randomness they still count up.
+    u64::from_ne_bytes(random_bytes())
+}
+
+/// Zeros where there is no randomness to be had.
+pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    u64::from_ne_bytes(bytes)
+    bytes
 }

@@ -63,19 +63,31 @@ fn route(at: usize, hosts: &[&str], path: &str, listeners: &[&str]) -> Route {
 
 fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
     Config {
+        admin: None,
         server: Server {
             workers: 1,
             drain_timeout: Duration::ZERO,
+            upgrade_timeout: Duration::ZERO,
+            upgrade_drain_timeout: None,
             max_connections: None,
             trusted_proxies: Peers::default(),
             name_servers: None,
             forwarded: false,
+            watch: false,
+            trace: crate::config::model::TraceMode::Pass,
         },
-        log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },
+        log: Log {
+            level: LogLevel::Info,
+            access: AccessTarget::Off,
+            format: LogFormat::Auto,
+            refusals_per_second: None,
+            otlp: None,
+        },
         listeners,
         routes: routes.iter().enumerate().map(|(at, (hosts, path))| route(at, hosts, path, &[])).collect(),
         upstreams: vec![],
         written: Written::default(),
+        places: std::sync::Arc::default(),
     }
 }
 

@@ -30,6 +30,7 @@ macro_rules! end_reasons {
         impl EndReason {
             /// Every reason, in the order of the documentation.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            pub const COUNT: usize = Self::ALL.len();
 
             /// The stable name in logs, headers and metrics.
             pub fn code(self) -> &'static str {
@@ -41,6 +42,27 @@ macro_rules! end_reasons {
             }
         }
     };
+}
+
+impl EndReason {
+    /// Whether somebody was refused, by what the gateway read of him or by how many there are of him already: what a
+    /// stranger can have as often as he likes.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            // Clients that were served until then, or tunnels.
+            Self::ClientClosed
+            | Self::ClientReset
+            | Self::ClientStalled
+            | Self::TunnelClosedDownstream
+            | Self::TunnelResetDownstream
+            | Self::DeadPeerDownstream
+            | Self::FrameViolationDownstream
+            | Self::MessageTooBigDownstream
+            | Self::RateExceeded => false,
+            Self::TooManyTunnels => true,
+            other => other.side() == Side::Downstream,
+        }
+    }
 }
 
 end_reasons! {

@@ -23,6 +23,10 @@ use crate::config::report::{Located, Report};
 pub(super) struct OwnCertificate {
     pub key: Arc<CertifiedKey>,
     pub names: Names,
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// From when to when it is valid, in seconds since 1970.
+    pub validity: (i64, i64),
 }
 
 /// Whether the two are one. Keys belong to their chains, so that the same chain has the same key; unless one is of a kind
@@ -65,6 +69,13 @@ impl Names {
 
     fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.wildcard.is_empty() && self.addresses.is_empty()
+    }
+
+    /// One of them, to tell certificates apart by.
+    pub fn first(&self) -> String {
+        let exact = self.exact.first().cloned();
+        let wildcard = || self.wildcard.first().map(|suffix| format!("*.{suffix}"));
+        exact.or_else(wildcard).or_else(|| self.addresses.first().map(IpAddr::to_string)).unwrap_or_default()
     }
 
     /// Whether a client that asks for a host of this pattern would accept the certificate's names. For a wildcard
@@ -134,12 +145,12 @@ fn load_pair(
             return None;
         }
     };
-    let names = names?;
+    let (names, validity) = names?;
     let pair = CertifiedKey::new(chain, key);
     match pair.keys_match() {
         // Unknown: a kind of key that does not tell its public half; the TLS handshake would fail, nothing opens.
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
-            Some(OwnCertificate { key: Arc::new(pair), names })
+            Some(OwnCertificate { key: Arc::new(pair), names, file: files.cert.value.clone(), validity })
         }
         Err(error) => {
             report_mismatch(files, &pair, &error, report);
@@ -169,7 +180,7 @@ fn report_mismatch(files: &CertificateFiles, pair: &CertifiedKey, error: &Error,
 }
 
 /// Parses the leaf and reports what its dates and names say.
-fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Report) -> Option<Names> {
+fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Report) -> Option<(Names, (i64, i64))> {
     let file = path.value.display();
     let certificate = match X509Certificate::from_der(der) {
         Ok((_, certificate)) => certificate,
@@ -201,7 +212,41 @@ fn inspect(path: &Located<PathBuf>, der: &[u8], now: SystemTime, report: &mut Re
             )
             .help("whoever verifies it will refuse it until then; is the clock of this machine right?");
     }
-    Some(Names::of(&certificate))
+    let dates = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Some((Names::of(&certificate), dates))
+}
+
+/// A certificate of the gateway's own, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    pub file: PathBuf,
+    /// What it is good for: names, wildcards as they are written, addresses.
+    pub names: Vec<String>,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    pub not_after: i64,
+    /// RFC 4514.
+    pub subject: String,
+    /// SHA-256 of it in DER, in lower-case hexadecimal digits.
+    pub fingerprint: String,
+}
+
+impl OwnCertificate {
+    pub fn info(&self) -> CertificateInfo {
+        let der = self.key.cert.first().map(|der| der.as_ref()).unwrap_or_default();
+        let Names { exact, wildcard, addresses } = &self.names;
+        let wildcards = wildcard.iter().map(|suffix| format!("*.{suffix}"));
+        let names = exact.iter().cloned().chain(wildcards).chain(addresses.iter().map(ToString::to_string)).collect();
+        let (not_before, not_after) = self.validity;
+        let (subject, fingerprint) = (subject(der), fingerprint(der));
+        CertificateInfo { file: self.file.clone(), names, not_before, not_after, subject, fingerprint }
+    }
+}
+
+/// SHA-256, in lower-case hexadecimal digits.
+pub(super) fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The subject of a certificate after RFC 4514: most specific part first, special and control characters escaped, so

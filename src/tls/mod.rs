@@ -31,6 +31,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 
 pub use adapter::TlsStream;
+pub use certificate::CertificateInfo;
 pub use client::ClientStream;
 pub use makeup::Anchors;
 pub use policy::{ClientAuthMode, PolicyId, ServerPolicies};

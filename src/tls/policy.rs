@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,7 +22,7 @@ use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 
-use super::certificate::{self, OwnCertificate};
+use super::certificate::{self, CertificateInfo, OwnCertificate};
 use super::chooser::Chooser;
 use super::makeup::{Anchors, Makeup};
 use super::server::TlsInfo;
@@ -136,6 +136,19 @@ impl ServerPolicies {
         }
     }
 
+    /// The certificates of each policy, the default one first, with the hosts that it is for.
+    pub fn certificates(&self) -> Vec<(Vec<String>, Vec<CertificateInfo>)> {
+        let of = |(index, policy): (usize, &Policy)| {
+            let is_own = |id: &PolicyId| id.0 == index;
+            let exact = self.exact.iter().filter(|(_, id)| is_own(id)).map(|(host, _)| host.clone());
+            let wildcard = self.wildcard.iter().filter(|(_, id)| is_own(id)).map(|(suffix, _)| format!("*.{suffix}"));
+            let mut hosts: Vec<_> = exact.chain(wildcard).collect();
+            hosts.sort_unstable();
+            (hosts, policy.makeup.certificates.iter().map(OwnCertificate::info).collect())
+        };
+        self.policies.iter().enumerate().map(of).collect()
+    }
+
     /// The policy for a connection that asks for `sni`.
     pub fn select(&self, sni: Option<&str>) -> PolicyId {
         sni.map_or(PolicyId::DEFAULT, |name| self.policy_for_host(name))
@@ -185,6 +198,18 @@ impl ServerPolicies {
             return *id;
         }
         self.longest_wildcard(&host)
+    }
+
+    /// The certificates that are shown, once each: their file, one of their names, and when they expire, in seconds since
+    /// 1970.
+    pub fn expiries(&self) -> Vec<(&Path, String, i64)> {
+        let mut all: Vec<(&Path, String, i64)> = Vec::new();
+        for own in self.policies.iter().flat_map(|policy| policy.makeup.certificates.iter()) {
+            if !all.iter().any(|(file, ..)| *file == own.file) {
+                all.push((&own.file, own.names.first(), own.validity.1));
+            }
+        }
+        all
     }
 
     /// Whether this policy asks clients for a certificate.

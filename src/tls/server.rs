@@ -27,6 +27,7 @@ use super::makeup::Anchors;
 use super::policy::{PolicyId, ServerPolicies};
 use super::turns;
 use super::{certificate, chooser};
+use crate::telemetry::metrics::TlsResult;
 use crate::transport::Socket;
 use crate::types::HttpVersion;
 
@@ -133,6 +134,22 @@ impl fmt::Display for TlsError {
             Self::Handshake(_) => "the TLS handshake failed",
             Self::Io(_) => "the socket failed during the TLS handshake",
         })
+    }
+}
+
+impl TlsError {
+    /// What it is counted as.
+    pub fn result(&self) -> TlsResult {
+        match self {
+            Self::Timeout => TlsResult::Timeout,
+            Self::Closed => TlsResult::Closed,
+            Self::NotTls { .. } => TlsResult::NotTls,
+            Self::ClientCertificate(_) => TlsResult::ClientCertificate,
+            Self::OurCertificate(_) => TlsResult::OurCertificate,
+            Self::NoCommonProtocol => TlsResult::NoCommonProtocol,
+            Self::Handshake(_) => TlsResult::Handshake,
+            Self::Io(_) => TlsResult::Io,
+        }
     }
 }
 
@@ -314,10 +331,10 @@ fn protocol(session: &CommonState, policies: &ServerPolicies) -> Option<HttpVers
 }
 
 fn describe(session: &CommonState, sni: Option<Arc<str>>, anchors: Option<Anchors>, alpn: HttpVersion) -> TlsInfo {
-    let client_certificate = session
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .map(|der| VerifiedClient { subject: certificate::subject(der).into(), fingerprint: fingerprint(der).into() });
+    let client_certificate = session.peer_certificates().and_then(<[_]>::first).map(|der| VerifiedClient {
+        subject: certificate::subject(der).into(),
+        fingerprint: certificate::fingerprint(der).into(),
+    });
     TlsInfo {
         sni,
         alpn,
@@ -332,11 +349,6 @@ fn describe(session: &CommonState, sni: Option<Arc<str>>, anchors: Option<Anchor
         key_exchange: session.negotiated_key_exchange_group().and_then(|group| group.name().as_str()).unwrap_or(""),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     }
-}
-
-fn fingerprint(der: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn classify(error: io::Error) -> TlsError {

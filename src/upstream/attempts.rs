@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::balance::{Ask, Lack};
+use super::capacity::Place;
 use super::failure::Failure;
 use super::group::{Group, Member, Picked, Tried};
-use super::places::Place;
 use super::queue::{Ticket, Wants};
 use super::send::Failed;
 use super::trail::Trail;
@@ -56,7 +56,7 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// It was the last one.
     pub fn failed(&mut self, member: &Rc<Member>, failure: Failure) -> Result<(), Failed> {
-        let failed = Failed { failure, server: Some(member.server.clone()) };
+        let failed = Failed::at(member, failure);
         let Some(left) = self.left.checked_sub(1) else { return Err(failed) };
         self.left = left;
         self.last = Some(failed);

@@ -2,17 +2,19 @@
 //!
 //! An entry is one server, or, with `resolve = "each"` or `"srv"`, a name behind which servers come and go: its keeper
 //! (`names/`) says which. Servers that stay the same stay the very same object, so that workers keep their connections
-//! to them; one that comes back while something of it is still alive has its old state. Tunnels to servers that have
-//! gone are nobody's business here.
+//! to them; what is known of one that comes back holds ([`States`]). Tunnels to servers that have gone are nobody's
+//! business here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
+use super::asked::AskedDrains;
 use super::server::{Server, ServerId, State};
 use super::source::{Addresses, Sources};
+use super::states::States;
 use super::whereabouts::{Location, Nowhere};
 use crate::config::model::{self, Resolve, ServerAddress};
 use crate::types::Name;
@@ -64,10 +66,13 @@ pub struct Entry {
 pub struct Entries {
     upstream: Name,
     sources: Arc<Sources>,
+    states: Arc<States>,
     list: Vec<Entry>,
     /// Of each entry. Written by keepers, all on one thread.
     standing: Mutex<Vec<Standing>>,
     progress: watch::Sender<Vec<Progress>>,
+    /// Who drains by name, whenever it comes.
+    asked: OnceLock<Arc<AskedDrains>>,
 }
 
 /// What stands behind one entry now.
@@ -75,8 +80,6 @@ pub struct Entries {
 struct Standing {
     finds: Vec<Find>,
     servers: Vec<Arc<Server>>,
-    /// Of servers that are here or of which something is still alive.
-    states: HashMap<ServerId, Weak<State>>,
 }
 
 /// How far an entry is known.
@@ -89,14 +92,28 @@ pub enum Progress {
 
 impl Entries {
     /// What stood behind an entry of `previous` stands behind the same one here until its name is asked for anew.
-    pub fn new(upstream: Name, sources: Arc<Sources>, list: Vec<Entry>, previous: Option<&Self>) -> Self {
+    pub fn new(
+        upstream: Name,
+        sources: Arc<Sources>,
+        states: Arc<States>,
+        list: Vec<Entry>,
+        previous: Option<&Self>,
+    ) -> Self {
         let asking = |entry: &Entry| if entry.search.is_server() { Progress::Known } else { Progress::Asking };
         let progress = watch::Sender::new(list.iter().map(asking).collect());
         let standing = list.iter().map(|entry| Standing {
             servers: if entry.search.is_server() { vec![entry.server.clone()] } else { Vec::new() },
             ..Standing::default()
         });
-        let entries = Self { upstream, sources, standing: Mutex::new(standing.collect()), list, progress };
+        let entries = Self {
+            upstream,
+            sources,
+            states,
+            standing: Mutex::new(standing.collect()),
+            list,
+            progress,
+            asked: OnceLock::new(),
+        };
         if let Some(previous) = previous {
             entries.inherit(previous);
         }
@@ -107,16 +124,23 @@ impl Entries {
         for (index, entry) in self.list.iter().enumerate().filter(|(_, entry)| !entry.search.is_server()) {
             let same = |other: &Entry| other.server.id == entry.server.id && other.search == entry.search;
             let Some(before) = previous.list.iter().position(same) else { continue };
-            let (finds, states) = {
-                let standing = previous.standing.lock().unwrap_or_else(PoisonError::into_inner);
-                (standing[before].finds.clone(), standing[before].states.clone())
-            };
+            let (finds, _) = previous.standing(before);
             if !finds.is_empty() {
-                self.standing.lock().unwrap_or_else(PoisonError::into_inner)[index].states = states;
                 self.stand(index, finds);
                 self.note(index, Progress::Known);
             }
         }
+    }
+
+    /// Servers that are here, and those that will come, drain where somebody has asked for it.
+    pub fn honour(&self, asked: &Arc<AskedDrains>) {
+        let _ = self.asked.set(asked.clone());
+        asked.apply(&self.servers());
+    }
+
+    #[cfg(test)]
+    pub fn states(&self) -> &Arc<States> {
+        &self.states
     }
 
     pub fn list(&self) -> &[Entry] {
@@ -145,7 +169,7 @@ impl Entries {
         let servers: Vec<_> = finds
             .iter()
             .map(|find| {
-                let found = self.found(template, find);
+                let found = Found::of(template, find);
                 let id = ServerId::of(self.upstream.as_str(), found.url.as_str());
                 let same = |server: &&Arc<Server>| {
                     server.id == id && server.weight == found.weight && server.backup == found.backup
@@ -153,20 +177,20 @@ impl Entries {
                 if let Some(same) = standing.servers.iter().find(same) {
                     return same.clone();
                 }
-                let state = standing.states.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
-                    let state = Arc::new(State::default());
-                    if !is_first {
-                        state.note_arrival();
-                    }
-                    state
-                });
-                standing.states.insert(id, Arc::downgrade(&state));
-                Arc::new(template.found(self.upstream.as_str(), found, state))
+                let state = self.states.of(id);
+                if !is_first && standing.servers.iter().all(|server| server.id != id) {
+                    state.enter_upstream();
+                }
+                state.set_drains(self.asked.get().is_some_and(|asked| asked.has(id)));
+                let location = match found.address {
+                    Some(address) => Location::Fixed(Addresses::new([address], &self.sources, &state.open)),
+                    None => Location::Named,
+                };
+                Arc::new(template.found(self.upstream.as_str(), found, location, state))
             })
             .collect();
         standing.finds = finds;
         standing.servers.clone_from(&servers);
-        standing.states.retain(|_, state| state.strong_count() > 0);
         servers
     }
 
@@ -199,19 +223,30 @@ impl Entries {
             Progress::Asking | Progress::Known => None,
         })
     }
+}
 
-    fn found(&self, template: &Server, find: &Find) -> Found {
+/// A server that stands behind a name.
+struct Found {
+    url: Name,
+    /// `None`: it has a name of its own.
+    address: Option<SocketAddr>,
+    weight: u32,
+    backup: bool,
+}
+
+impl Found {
+    fn of(template: &Server, find: &Find) -> Self {
         let scheme = template.url.as_str().split_once("://").map_or("", |(scheme, _)| scheme);
         match find {
-            Find::Address(address) => Found {
+            Find::Address(address) => Self {
                 url: Name::new(format!("{scheme}://{address}")),
-                location: Location::Fixed(Addresses::new([*address], &self.sources)),
+                address: Some(*address),
                 weight: template.weight,
                 backup: template.backup,
             },
-            Find::Target { host, port, weight, backup } => Found {
+            Find::Target { host, port, weight, backup } => Self {
                 url: Name::new(format!("{scheme}://{host}:{port}")),
-                location: Location::Named,
+                address: None,
                 // A service that drains drains as a whole.
                 weight: if template.weight == 0 { 0 } else { *weight },
                 backup: *backup || template.backup,
@@ -220,18 +255,10 @@ impl Entries {
     }
 }
 
-/// A server that stands behind a name.
-struct Found {
-    url: Name,
-    location: Location,
-    weight: u32,
-    backup: bool,
-}
-
 impl Server {
     /// One of the servers that this one's name stands for: like it but for what `found` says.
-    fn found(&self, upstream: &str, found: Found, state: Arc<State>) -> Self {
-        let Found { url, location, weight, backup } = found;
+    fn found(&self, upstream: &str, found: Found, location: Location, state: Arc<State>) -> Self {
+        let Found { url, weight, backup, .. } = found;
         Self {
             id: ServerId::of(upstream, url.as_str()),
             location,

@@ -6,13 +6,16 @@
 //! Does not decide which group a request goes to, and does not touch header fields except those of framing.
 
 mod answer_head;
+mod asked;
 mod attempt;
 mod attempts;
 mod balance;
 mod budget;
+mod capacity;
 mod carrier;
 mod circuit;
 mod connection;
+mod counts;
 mod definition;
 mod dial;
 mod entries;
@@ -28,7 +31,6 @@ mod http2;
 #[cfg(test)]
 mod limits_tests;
 mod names;
-mod places;
 mod pool;
 mod ports;
 mod queue;
@@ -40,13 +42,17 @@ mod send;
 mod server;
 mod share;
 mod source;
+mod states;
 mod sticky;
 mod trail;
 mod upkeep;
 mod whereabouts;
 
+pub use asked::{AskedDrain, AskedDrains};
 pub use balance::{Ask, Balance};
 pub use budget::RetryCounts;
+pub use capacity::TunnelShare;
+pub use counts::{FailureKind, ServerCells};
 pub use definition::Definition;
 pub use dial::UpstreamStream;
 pub use failure::Failure;
@@ -54,7 +60,6 @@ pub use foresee::{Foreseen, How};
 pub use group::{Asker, Group};
 pub use handshake::{HandshakeAnswer, HandshakeOptions, Switched};
 pub use health::{CheckCounts, LastCheck};
-pub use places::TunnelShare;
 pub use ports::{Pair, in_use as ports_in_use};
 pub use queue::{Queue, QueueCounts};
 pub use race::Unreachable;
@@ -64,6 +69,7 @@ pub use roster::Roster;
 pub use send::{Answered, Failed, SendOptions};
 pub use server::{Condition, Server, ServerId, Standing, State};
 pub use share::Share;
+pub use states::States;
 pub use trail::Trail;
 pub use upkeep::Upkeep;
 pub use whereabouts::{Location, Nowhere};

@@ -1,4 +1,4 @@
-//! What a worker is asked about its live tunnels, one command after the other.
+//! What a worker is asked about its live tunnels and its last refusals, one command after the other.
 //!
 //! Each is bounded by itself: a list comes page by page, asked for one by one; closing goes on in chunks between which
 //! the worker does other things. Who does not wait for the answer has asked for nothing.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::exchange::live::{CloseOrder, LiveTunnels, Matches, Page, Which};
+use crate::exchange::refusals::{Refusals, Refused};
 
 /// One command.
 pub enum Command {
@@ -16,10 +17,14 @@ pub enum Command {
     List { from: u32, matches: Matches, reply: oneshot::Sender<Page> },
     /// Closes tunnels; how many were still open.
     Close { which: Which, order: Arc<CloseOrder>, reply: oneshot::Sender<usize> },
+    /// How many tunnels there are.
+    Count { reply: oneshot::Sender<usize> },
+    /// The last refusals, the newest first, at most so many.
+    Refusals { most: usize, reply: oneshot::Sender<Vec<Refused>> },
 }
 
 /// Carries out commands as they come, until nobody can send one any more.
-pub(super) async fn obey(mut commands: mpsc::Receiver<Command>, live: Rc<LiveTunnels>) {
+pub(super) async fn obey(mut commands: mpsc::Receiver<Command>, live: Rc<LiveTunnels>, refusals: Rc<Refusals>) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::List { from, matches, reply } if !reply.is_closed() => {
@@ -29,6 +34,8 @@ pub(super) async fn obey(mut commands: mpsc::Receiver<Command>, live: Rc<LiveTun
             Command::Close { which, order, reply } if !reply.is_closed() => {
                 let _ = reply.send(live.close(which, order).await);
             }
+            Command::Count { reply } => _ = reply.send(live.count()),
+            Command::Refusals { most, reply } => _ = reply.send(refusals.newest(most)),
             Command::List { .. } | Command::Close { .. } => {}
         }
     }

@@ -120,7 +120,8 @@ fn every_command_has_a_manual_page_that_the_formatter_likes() {
     let names: Vec<_> =
         commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
     assert!(names.contains(&"run") && names.len() > 4, "{help}");
-    let pages = names.iter().map(|name| format!("-{name}")).chain([String::new()]);
+    let operating = ["reload", "upgrade", "status", "ps", "kill", "drain", "log"];
+    let pages = names.iter().chain(&operating).map(|name| format!("-{name}")).chain([String::new()]);
     for page in pages.map(|name| PACKAGE.file(&format!("usr/share/man/man1/portcullis{name}.1.gz"))) {
         let output = Command::new("man")
             .args(["--warnings", "-E", "UTF-8", "-P", "cat", "-l"])
@@ -151,6 +152,7 @@ fn bash_completes_commands_and_options() {
     };
     assert_eq!(complete("portcullis exp", 1).trim(), "explain expose");
     assert!(complete("portcullis check --c", 2).contains("--config"));
+    assert_eq!(complete("portcullis rel", 1).trim(), "reload");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::suggest::nearest;
-use super::{Draft, DraftRoute, DraftUpstream, UpstreamReference, server};
+use super::{Draft, DraftRoute, DraftUpstream, UpstreamReference, admin, server};
 use crate::config::model::{
     ClientAuth, Config, HostPattern, ListenAddress, Listener, ListenerTls, Route, Target, TlsPolicy, Upstream,
 };
@@ -31,13 +31,18 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
         }
     }
     let (routes, upstreams) = resolve(draft.routes, draft.upstreams, draft.incomplete, report);
+    if let Some(admin) = &draft.admin {
+        admin::check(admin, &draft.listeners, &upstreams, report);
+    }
     Some(Config {
+        admin: draft.admin,
         server: draft.server.unwrap_or_else(server::default_server),
-        log: draft.log.unwrap_or_else(server::default_log),
+        log: draft.log.unwrap_or_else(super::log::default_log),
         listeners: draft.listeners,
         routes,
         upstreams,
         written: draft.written,
+        places: draft.places.into(),
     })
 }
 

@@ -1,15 +1,17 @@
 //! The reader: files → spanned trees → [`Draft`] → checks across tables → [`Config`].
 //!
-//! Each file is read on its own into the common draft (`server`, `listener`, `tls`, `route`, `websocket`, `upstream`,
+//! Each file is read on its own into the common draft (`server`, `admin`, `listener`, `tls`, `route`, `websocket`, `upstream`,
 //! one file each); `link` then resolves names and checks what no single table can know. Problems are gathered all the
 //! way; a configuration comes out only when none of them is an error.
 
 mod address;
+mod admin;
 mod common;
 mod fault;
 mod include;
 mod link;
 mod listener;
+mod log;
 mod names;
 mod paths;
 mod route;
@@ -26,13 +28,15 @@ pub use include::is_handed_over;
 pub use units::show_size;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::keys;
-use super::model::{Config, Listener, Log, Route, Server, Upstream};
+use super::model::{Admin, Config, ListenAddress, Listener, Log, Route, Server, Upstream};
+use super::places::Places;
 use super::report::{Located, Report, Severity, Source, Spot};
-use super::written::{Entry, Identity, Wording, Written};
+use super::written::{Entry, Identity, Wording, Written, WrittenFile};
 use crate::types::Name;
 use tree::{Cx, Node, Table};
 
@@ -55,6 +59,59 @@ pub fn read_text(name: &str, text: &str, base: &Path) -> (Option<Config>, Report
     finish(base.join(name), text.to_owned(), Report::default())
 }
 
+/// The `[admin]` of a file, whatever else is wrong with that: a gateway that runs is asked about a file that it would not
+/// take. The report has what is wrong with the table itself, or with the file as a whole.
+pub fn read_admin(path: &Path) -> (Option<Admin>, Report) {
+    let mut report = Report::default();
+    let text = match include::load(path) {
+        Ok(text) => text,
+        Err(why) => {
+            report.error_anywhere("unreadable", format!("cannot read {}: {why}", path.display()));
+            return (None, report);
+        }
+    };
+    report.sources.push(Source { path: path.to_owned(), text: text.clone() });
+    let (tree, damaged) = syntax::parse(&text, 0, &mut report);
+    let syntax = report.problems.len();
+    let mut cx = Cx {
+        report: &mut report,
+        file: 0,
+        base: include::folder_of(path),
+        broken: !damaged.is_empty(),
+        places: Places::default(),
+    };
+    let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
+    let admin = root.table(&mut cx, "admin", &keys::ADMIN).map(|table| admin::admin(&mut cx, table));
+    // What is damaged may be anything, also this table; and matters only then.
+    let is_whole =
+        |admin: &Admin| !matches!(&admin.address.value, ListenAddress::Unix(path) if path.as_os_str().is_empty());
+    if admin.as_ref().is_some_and(is_whole) {
+        report.problems.drain(..syntax);
+    }
+    (admin.filter(|_| !report.has_errors()), report)
+}
+
+/// A duration as files write it, or what would be right.
+///
+/// # Errors
+/// It is none, or zero.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|fault| fault.help.unwrap_or(fault.message))
+}
+
+/// A size as files write it, in bytes, or what would be right.
+///
+/// # Errors
+/// It is none, or zero.
+pub fn size(text: &str) -> Result<u64, String> {
+    units::size(text).map_err(|fault| fault.help.unwrap_or(fault.message))
+}
+
+/// The nearest of some words, where it is near enough to be what was meant.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    suggest::nearest(word, candidates)
+}
+
 fn finish(path: PathBuf, text: String, mut report: Report) -> (Option<Config>, Report) {
     let mut draft = Draft::default();
     file(&mut report, &mut draft, Source { path: path.clone(), text }, None);
@@ -73,12 +130,14 @@ fn finish(path: PathBuf, text: String, mut report: Report) -> (Option<Config>, R
 struct Draft {
     server: Option<Server>,
     log: Option<Log>,
+    admin: Option<Admin>,
     /// Patterns of `server.include`, still to be read.
     include: Vec<Located<String>>,
     listeners: Vec<Listener>,
     routes: Vec<DraftRoute>,
     upstreams: Vec<DraftUpstream>,
     written: Written,
+    places: Places,
     /// A file could not be read in full: what is missing may stand in the rest of it.
     incomplete: bool,
 }
@@ -109,10 +168,15 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     let index = report.sources.len();
     let base = include::folder_of(&source.path);
     let text = source.text.clone();
+    draft.places.add_file(index, &source);
     report.sources.push(source);
     let (tree, damaged) = syntax::parse(&text, index, report);
     let after_syntax = report.problems.len();
-    let mut cx = Cx { report, file: index, base, broken: !damaged.is_empty() };
+    let mut cx =
+        Cx { report, file: index, base, broken: !damaged.is_empty(), places: std::mem::take(&mut draft.places) };
+    if let Some(source) = cx.report.sources.get(index) {
+        draft.written.files.push(WrittenFile::of(&source.path, tree.get_ref()));
+    }
     let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
     match included_by {
         None => {
@@ -122,11 +186,15 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
             }
             if let Some(table) = root.table(&mut cx, "log", &keys::LOG) {
                 draft.written.log = table.wording(&cx);
-                draft.log = Some(server::log(&mut cx, table));
+                draft.log = Some(log::log(&mut cx, table));
+            }
+            if let Some(table) = root.table(&mut cx, "admin", &keys::ADMIN) {
+                draft.written.admin = Some(table.wording(&cx));
+                draft.admin = Some(admin::admin(&mut cx, table));
             }
         }
         Some(place) => {
-            for key in ["server", "log"] {
+            for key in ["server", "log", "admin"] {
                 if root.take(key).is_some() {
                     let spot = root.key_spot(key);
                     cx.error("misplaced-table", &spot, format!("[{key}] cannot stand in an included file"))
@@ -154,6 +222,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     }
     root.close(&mut cx);
     draft.incomplete |= cx.broken;
+    draft.places = cx.places;
     // A value on a damaged line is not what the operator meant; only the syntax error is worth reading.
     let mut at = 0;
     report.problems.retain(|problem| {

@@ -1,0 +1,288 @@
+//! What may be asked, as one table; and the way of a request through it: guard, route, token, body, handler, answer.
+//!
+//! Paths are compared as they come, byte for byte: nothing is decoded or tidied up, so that there is one way to write each.
+//! `openapi.rs` describes the same table.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Response, StatusCode};
+use http_body::Body as _;
+use tokio::sync::watch;
+
+use super::answer::{ApiError, Reply, response};
+use super::ask::{self, Ask};
+use super::{Plane, api, guard};
+use crate::clock::{self, Instant};
+use crate::http::{AnswerBody, Inbound};
+use crate::snapshot::AdminPlan;
+use crate::types::Peer;
+
+/// How long anything but a reload may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a reload may take: files that are read, and whoever has to follow.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(120);
+/// Whoever guesses tokens waits.
+const WRONG_TOKEN: Duration = Duration::from_millis(100);
+/// One line in this time about those who are not let in.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Live,
+    Ready,
+    Status,
+    Tunnels,
+    CloseTunnels,
+    Listeners,
+    Routes,
+    Upstreams,
+    Certificates,
+    Config,
+    Refusals,
+    Drains,
+    Drain,
+    Resume,
+    Reload,
+    Log,
+    SetLog,
+    OpenApi,
+    Metrics,
+}
+
+/// One thing that may be asked.
+#[derive(Debug)]
+pub struct Route {
+    pub method: Method,
+    /// The last segment may be `{id}`, which stands for any one.
+    pub path: &'static str,
+    /// What a query may say.
+    pub query: &'static [&'static str],
+    pub call: Call,
+    pub access: Access,
+}
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Also those without a token: whoever looks whether the gateway is well has none.
+    Anybody,
+    Token,
+}
+
+const fn get(path: &'static str, query: &'static [&'static str], call: Call) -> Route {
+    Route { method: Method::GET, path, query, call, access: Access::Token }
+}
+
+const fn change(method: Method, path: &'static str, call: Call) -> Route {
+    Route { method, path, query: &[], call, access: Access::Token }
+}
+
+const fn probe(path: &'static str, call: Call) -> Route {
+    Route { method: Method::GET, path, query: &[], call, access: Access::Anybody }
+}
+
+/// All of them.
+pub static ROUTES: &[Route] = &[
+    probe("/healthz", Call::Live),
+    probe("/readyz", Call::Ready),
+    get("/metrics", &[], Call::Metrics),
+    get("/api/v1/status", &[], Call::Status),
+    get("/api/v1/tunnels", &["filter", "sort", "limit"], Call::Tunnels),
+    change(Method::POST, "/api/v1/tunnels/close", Call::CloseTunnels),
+    get("/api/v1/listeners", &[], Call::Listeners),
+    get("/api/v1/routes", &[], Call::Routes),
+    get("/api/v1/upstreams", &[], Call::Upstreams),
+    get("/api/v1/certificates", &[], Call::Certificates),
+    get("/api/v1/config", &[], Call::Config),
+    get("/api/v1/refusals", &["limit"], Call::Refusals),
+    get("/api/v1/drains", &[], Call::Drains),
+    change(Method::POST, "/api/v1/drains", Call::Drain),
+    change(Method::DELETE, "/api/v1/drains/{id}", Call::Resume),
+    change(Method::POST, "/api/v1/reload", Call::Reload),
+    get("/api/v1/log", &[], Call::Log),
+    change(Method::PUT, "/api/v1/log", Call::SetLog),
+    get("/api/v1/openapi.json", &[], Call::OpenApi),
+];
+
+impl Route {
+    /// What stands in the place of `{id}`, where the path is this one's.
+    fn fits<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let Some(front) = self.path.strip_suffix("{id}") else { return (self.path == path).then_some("") };
+        let id = path.strip_prefix(front)?;
+        let is_word = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
+        is_word.then_some(id)
+    }
+}
+
+/// Where all requests of the listener are answered.
+pub struct Desk {
+    pub plane: Plane,
+    pub plans: watch::Receiver<Arc<AdminPlan>>,
+    pub turned_away: TurnedAway,
+}
+
+/// Counts those who were not let in, so that one line speaks for many.
+#[derive(Debug, Default)]
+pub struct TurnedAway {
+    next: Cell<Option<Instant>>,
+    unsaid: Cell<u64>,
+}
+
+impl TurnedAway {
+    fn note(&self, peer: &Peer, error: &ApiError) {
+        let now = clock::now();
+        if self.next.get().is_some_and(|next| now < next) {
+            return self.unsaid.set(self.unsaid.get() + 1);
+        }
+        self.next.set(Some(now + LOG_INTERVAL));
+        let unsaid = self.unsaid.take();
+        tracing::warn!(%peer, reason = error.code, unsaid, "not let in at the admin listener");
+    }
+}
+
+impl Desk {
+    pub async fn answer(self: &Rc<Self>, inbound: Inbound, peer: &Peer, is_tls: bool) -> Response<AnswerBody> {
+        let is_head = inbound.head.method == Method::HEAD;
+        let outcome = self.serve(inbound, peer, is_tls).await;
+        if let Err(error) = &outcome
+            && matches!(error.status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
+        {
+            self.turned_away.note(peer, error);
+            if error.code == "wrong-token" {
+                tokio::time::sleep(WRONG_TOKEN).await;
+            }
+        }
+        response(outcome, is_head)
+    }
+
+    async fn serve(&self, inbound: Inbound, peer: &Peer, is_tls: bool) -> Result<Reply, ApiError> {
+        let Inbound { head, body, .. } = inbound;
+        let plan = self.plans.borrow().clone();
+        let via = self.plane.in_use.snapshot().via.clone();
+        guard::check(&plan, &via, is_tls, &head)?;
+        let (path, method) = (head.uri.path(), if head.method == Method::HEAD { &Method::GET } else { &head.method });
+        let found = find(method, path);
+        if !matches!(found, Ok((Route { access: Access::Anybody, .. }, _))) {
+            guard::authenticate(&plan, &head.headers)?;
+        }
+        let (route, id) = found?;
+        let query = ask::query(head.uri.query(), route.query)?;
+        let takes_body = *method != Method::GET;
+        if !takes_body && !body.is_end_stream() {
+            return Err(ApiError::bad_request("unexpected-body", "a GET has no body here"));
+        }
+        let body = if takes_body {
+            guard::check_body(&head.headers, body.is_end_stream())?;
+            ask::body(body).await?
+        } else {
+            Vec::new()
+        };
+        let ask = Ask::new(query, body, id.to_owned(), peer.to_string());
+        let patience = if route.call == Call::Reload { RELOAD_PATIENCE } else { PATIENCE };
+        tokio::time::timeout(patience, call(route.call, &self.plane, &ask)).await.unwrap_or_else(|_| {
+            let message = format!("this has taken longer than {patience:?}");
+            Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "took-too-long", message)
+                .help("it may go on; the event log tells what comes of it"))
+        })
+    }
+}
+
+/// The route for a method and a path, with what stands for `{id}`.
+fn find<'a>(method: &Method, path: &'a str) -> Result<(&'static Route, &'a str), ApiError> {
+    let mut allowed = Vec::new();
+    for route in ROUTES {
+        if let Some(id) = route.fits(path) {
+            if route.method == *method {
+                return Ok((route, id));
+            }
+            allowed.push(route.method.as_str());
+            if route.method == Method::GET {
+                allowed.push("HEAD");
+            }
+        }
+    }
+    if allowed.is_empty() {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
+            .help("`GET /api/v1/openapi.json` lists what there is"));
+    }
+    let allowed = allowed.join(", ");
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "not with this method")
+        .help(format!("here one may {allowed}"));
+    Err(ApiError { allow: Some(allowed), ..error })
+}
+
+async fn call(call: Call, plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
+    match call {
+        Call::Live => Ok(api::status::live()),
+        Call::Ready => api::status::ready(plane),
+        Call::Status => api::status::status(plane).await,
+        Call::Tunnels => api::tunnels::list(plane, ask).await,
+        Call::CloseTunnels => api::tunnels::close(plane, ask).await,
+        Call::Listeners => api::listeners::listeners(plane),
+        Call::Routes => api::routes::routes(plane),
+        Call::Upstreams => api::upstreams::upstreams(plane),
+        Call::Certificates => api::certificates::certificates(plane),
+        Call::Config => api::config::config(plane),
+        Call::Refusals => api::refusals::refusals(plane, ask).await,
+        Call::Drains => api::drains::list(plane),
+        Call::Drain => api::drains::drain(plane, ask),
+        Call::Resume => api::drains::resume(plane, ask),
+        Call::Reload => api::reload::reload(plane, ask).await,
+        Call::Log => api::log::log(plane),
+        Call::SetLog => api::log::set(plane, ask),
+        Call::Metrics => api::metrics::metrics(plane),
+        Call::OpenApi => Reply::json(&super::openapi::document()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_one_spelling() {
+        assert_eq!(find(&Method::GET, "/api/v1/tunnels").map(|(route, _)| route.call).ok(), Some(Call::Tunnels));
+        let (route, id) = find(&Method::DELETE, "/api/v1/drains/server-00ff").expect("a drain");
+        assert_eq!((route.call, id), (Call::Resume, "server-00ff"));
+        for path in [
+            "",
+            "/",
+            "/api/v1/tunnels/",
+            "//api/v1/tunnels",
+            "/api//v1/tunnels",
+            "/api/v1/../v1/tunnels",
+            "/api/v1/./tunnels",
+            "/api/v1/%74unnels",
+            "/API/v1/tunnels",
+            "/api/v1/tunnels;x",
+            "/api/v1/drains/",
+            "/api/v1/drains/a/b",
+            "/api/v1/drains/a%2fb",
+            "/api/v1",
+        ] {
+            for method in [Method::GET, Method::DELETE] {
+                let error = find(&method, path).map(drop).expect_err(path);
+                assert_eq!(error.status, StatusCode::NOT_FOUND, "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_which_ones_there_are() {
+        let error = find(&Method::POST, "/api/v1/log").map(drop).expect_err("no POST");
+        assert_eq!((error.status, error.allow.as_deref()), (StatusCode::METHOD_NOT_ALLOWED, Some("GET, HEAD, PUT")));
+        assert!(find(&Method::OPTIONS, "/api/v1/status").is_err() && find(&Method::GET, "/api/v1/reload").is_err());
+    }
+
+    #[test]
+    fn no_two_routes_are_the_same_and_only_probes_are_for_anybody() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            assert!(!ROUTES[..index].iter().any(|other| other.path == route.path && other.method == route.method));
+            assert_eq!(route.access == Access::Anybody, route.path.ends_with('z'), "{}", route.path);
+        }
+    }
+}
