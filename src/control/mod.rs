@@ -11,11 +11,13 @@ mod pace;
 pub mod ranking;
 mod reloads;
 mod tunnels;
+mod watch;
 
 pub use drains::{Drains, NoDrain, ServerDrain, WhyDrains};
 pub use in_use::{InUse, ReloadHistory};
 pub use reloads::{MOST as MOST_PROBLEMS, NoReload, Outcome, Reloads, Told};
 pub use tunnels::{Closed, Listing, Tunnels};
+pub use watch::Watch;
 
 #[cfg(test)]
 mod tests;
