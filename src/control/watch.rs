@@ -120,6 +120,9 @@ impl Eye {
             } else if looked.elapsed() < unasked {
                 continue;
             }
+            if shared.is_over.load(Ordering::Relaxed) {
+                return;
+            }
             looked = clock::now();
             let marks = marks(&self.files);
             if marks != self.marks {
