@@ -50,6 +50,7 @@ pub enum Call {
     Log,
     SetLog,
     OpenApi,
+    Metrics,
 }
 
 /// One thing that may be asked.
@@ -88,6 +89,7 @@ const fn probe(path: &'static str, call: Call) -> Route {
 pub static ROUTES: &[Route] = &[
     probe("/healthz", Call::Live),
     probe("/readyz", Call::Ready),
+    get("/metrics", &[], Call::Metrics),
     get("/api/v1/status", &[], Call::Status),
     get("/api/v1/tunnels", &["filter", "sort", "limit"], Call::Tunnels),
     change(Method::POST, "/api/v1/tunnels/close", Call::CloseTunnels),
@@ -232,6 +234,7 @@ async fn call(call: Call, plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
         Call::Reload => api::reload::reload(plane, ask).await,
         Call::Log => api::log::log(plane),
         Call::SetLog => api::log::set(plane, ask),
+        Call::Metrics => api::metrics::metrics(plane),
         Call::OpenApi => Reply::json(&super::openapi::document()),
     }
 }

@@ -5,7 +5,8 @@
 //! instead of spinning. Each connection goes to the worker with the least load and stays there. Listeners take turns
 //! in small bursts, so that a flood on one does not starve the others.
 //! A reload changes the set of listeners in one step ([`Change`]); those that stay keep their socket and its queue.
-//! Dropping the future closes the listeners; what the kernel had queued is then reset.
+//! Dropping the future closes the listeners; what the kernel had queued is then reset, unless another process listens
+//! with the same socket.
 
 use std::fs::File;
 use std::future::poll_fn;
@@ -24,12 +25,12 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::bind::BoundListener;
+use super::bind::{BoundListener, BoundTo};
 use super::load::{LoadGuard, WorkerLoad};
-use crate::config::model::ListenAddress;
 use crate::limits::{ConnectionPermit, Connections};
+use crate::telemetry::metrics::{ListenerBook, Refused};
 use crate::transport::Socket;
-use crate::types::{Name, Peer};
+use crate::types::Peer;
 
 /// Connections taken from one listener before the next has its turn.
 const BURST: usize = 16;
@@ -106,16 +107,16 @@ pub struct Change {
 /// A listener of a [`Change`].
 #[derive(Debug)]
 pub enum Door {
-    /// One that accepts already: where it stood so far, and what it is called now.
+    /// One that accepts already: where it stood so far, and what it is called and counted as now.
     Kept {
         position: usize,
-        name: Name,
+        book: Arc<ListenerBook>,
     },
     New(BoundListener),
 }
 
 /// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and
-/// closes them. Without a sender of `changes` the set of listeners stays as it is.
+/// closes them; the queue of one that has been handed on is left to whoever has it. Without a sender of `changes` the set of listeners stays as it is.
 ///
 /// # Errors
 /// When a listener cannot be made part of the calling thread's runtime; nothing has been accepted then.
@@ -159,8 +160,9 @@ pub async fn accept_loop<M: From<Arrival>>(
             }
         }
     }
-    for (index, door) in doors.iter().enumerate() {
-        hall.take_burst(index, door.get_ref(), LAST_CALL);
+    let doors = doors.iter().map(AsyncFd::get_ref).enumerate();
+    for (index, door) in doors.filter(|(_, door)| !door.socket.is_handed_on()) {
+        hall.take_burst(index, door, LAST_CALL);
     }
     Ok(())
 }
@@ -184,7 +186,7 @@ fn change_doors<M: From<Arrival>>(
                     return old.into_iter().flatten().collect();
                 }
             },
-            Door::Kept { position, name } => Place::Old(position, name),
+            Door::Kept { position, book } => Place::Old(position, book),
         });
     }
     let is_kept = |index: usize| new.iter().any(|place| matches!(place, Place::Old(position, _) if *position == index));
@@ -194,9 +196,11 @@ fn change_doors<M: From<Arrival>>(
     between();
     let placed = new.into_iter().filter_map(|place| match place {
         Place::New(door) => Some(door),
-        Place::Old(position, name) => {
+        Place::Old(position, book) => {
             let mut door = old.get_mut(position)?.take()?;
-            door.get_mut().name = name;
+            let listener = door.get_mut();
+            listener.name = book.name.clone();
+            listener.book = book;
             Some(door)
         }
     });
@@ -208,7 +212,7 @@ fn change_doors<M: From<Arrival>>(
 /// Where a door of the new set comes from.
 enum Place {
     New(AsyncFd<BoundListener>),
-    Old(usize, Name),
+    Old(usize, Arc<ListenerBook>),
 }
 
 #[expect(
@@ -311,24 +315,25 @@ impl<M: From<Arrival>> Hall<M> {
     /// Gives a connection to the worker with the least load, or closes it where there is no room.
     fn place(&mut self, index: usize, listener: &BoundListener, socket: OwnedFd, peer: Option<SocketAddrAny>) {
         let Some(permit) = self.limits.try_acquire() else {
+            listener.book.connections.note_refused(Refused::MaxConnections);
             if let Some(unsaid) = self.full.say() {
                 let max_connections = self.limits.max();
                 tracing::warn!(listener = %listener.name, max_connections, unsaid, "too many connections: closing new ones");
             }
             return;
         };
-        let (socket, peer, local) = match &listener.address {
-            ListenAddress::Tcp(_) => {
+        let (socket, peer, local) = match &listener.bound_to {
+            BoundTo::Tcp(_) => {
                 let stream = TcpStream::from(socket);
                 // Absent only if the client is gone already.
                 let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { return };
                 let local = listener.fixed_local().or_else(|| stream.local_addr().ok());
                 (ArrivedSocket::Tcp(stream), Peer::Tcp(peer), local)
             }
-            ListenAddress::Unix(_) => (ArrivedSocket::Unix(UnixStream::from(socket)), Peer::Unix, None),
+            BoundTo::Unix(_) => (ArrivedSocket::Unix(UnixStream::from(socket)), Peer::Unix, None),
         };
         let Some(worker) = self.least_loaded() else { return };
-        let load = LoadGuard::new(&worker.load);
+        let load = LoadGuard::new(&worker.load, &listener.book);
         // A worker that has just ended drops the connection with its inbox.
         let _ = worker.inbox.send(Arrival { listener: index, socket, peer, local, permit, load }.into());
     }
@@ -352,6 +357,9 @@ impl<M: From<Arrival>> Hall<M> {
         // Linux looks for a free descriptor before it looks into the queue: there may have been nobody waiting.
         if had_reserve && shed == Err(Errno::AGAIN) {
             return Some(After::Empty);
+        }
+        if shed.is_ok() {
+            listener.book.connections.note_refused(Refused::Descriptors);
         }
         if let Some(unsaid) = self.starved.say() {
             tracing::warn!(listener = %listener.name, %error, unsaid, "out of descriptors: closing new connections");

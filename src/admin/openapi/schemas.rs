@@ -7,7 +7,7 @@ use crate::admin::router::Call;
 /// An answer's, where it is JSON.
 pub fn schema(call: Call) -> Option<Value> {
     Some(match call {
-        Call::Live | Call::Ready => return None,
+        Call::Live | Call::Ready | Call::Metrics => return None,
         Call::Status => status(),
         Call::Tunnels => object(&[("matched", int()), ("silent_workers", int()), ("tunnels", list(tunnel()))]),
         Call::CloseTunnels => object(&[("closed", int()), ("silent_workers", int())]),
