@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::answer::{ApiError, Reply, response};
 use super::ask::{self, Ask};
-use super::{Plane, api, guard};
+use super::{Plane, api, dashboard, guard};
 use crate::clock::{self, Instant};
 use crate::http::{AnswerBody, Inbound};
 use crate::snapshot::AdminPlan;
@@ -32,6 +32,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
+    Dashboard,
+    DashboardFile,
     Live,
     Ready,
     Status,
@@ -67,7 +69,8 @@ pub struct Route {
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Also those without a token: whoever looks whether the gateway is well has none.
+    /// Also those without a token: whoever looks whether the gateway is well has none, and whoever opens the dashboard
+    /// types it in there.
     Anybody,
     Token,
 }
@@ -86,10 +89,12 @@ const fn probe(path: &'static str, call: Call) -> Route {
 
 /// All of them.
 pub static ROUTES: &[Route] = &[
+    probe("/", Call::Dashboard),
+    probe("/dashboard/{id}", Call::DashboardFile),
     probe("/healthz", Call::Live),
     probe("/readyz", Call::Ready),
     get("/api/v1/status", &[], Call::Status),
-    get("/api/v1/tunnels", &["filter", "sort", "limit"], Call::Tunnels),
+    get("/api/v1/tunnels", &["filter", "sort", "limit", "offset"], Call::Tunnels),
     change(Method::POST, "/api/v1/tunnels/close", Call::CloseTunnels),
     get("/api/v1/listeners", &[], Call::Listeners),
     get("/api/v1/routes", &[], Call::Routes),
@@ -215,6 +220,8 @@ fn find<'a>(method: &Method, path: &'a str) -> Result<(&'static Route, &'a str),
 
 async fn call(call: Call, plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
     match call {
+        Call::Dashboard => Ok(dashboard::page()),
+        Call::DashboardFile => dashboard::file(&ask.tail),
         Call::Live => Ok(api::status::live()),
         Call::Ready => api::status::ready(plane),
         Call::Status => api::status::status(plane).await,
@@ -247,7 +254,9 @@ mod tests {
         assert_eq!((route.call, id), (Call::Resume, "server-00ff"));
         for path in [
             "",
-            "/",
+            "/index.html",
+            "/dashboard/",
+            "/dashboard/../api",
             "/api/v1/tunnels/",
             "//api/v1/tunnels",
             "/api//v1/tunnels",

@@ -55,6 +55,8 @@ enum Command {
     Status(operate::status::Args),
     /// List its live tunnels
     Ps(operate::ps::Args),
+    /// Watch its numbers and tunnels on a screen
+    Top(operate::top::Args),
     /// Close live tunnels
     Kill(operate::kill::Args),
     /// Let a server go without work
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => operate::reload::reload(&args),
         Command::Status(args) => operate::status::status(&args),
         Command::Ps(args) => operate::ps::ps(&args),
+        Command::Top(args) => operate::top::top(&args),
         Command::Kill(args) => operate::kill::kill(&args),
         Command::Drain(args) => operate::drain::drain(&args),
         Command::Log(args) => operate::log::log(&args),
