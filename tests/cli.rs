@@ -200,11 +200,14 @@ fn what_is_no_configuration_is_named_and_never_waited_for() {
     fs::write(at("huge"), vec![b' '; (16 << 20) + 1]).expect("writable");
     let made = Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo starts");
     assert!(made.success());
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).expect("a socket");
     for (name, why) in [
         ("folder", "it is a directory"),
         ("binary", "line 2 is not UTF-8"),
         ("huge", "it is larger than 16 MiB"),
-        ("/dev/zero", "it is larger than 16 MiB"),
+        ("/dev/zero", "it is no file but a device or a socket"),
+        ("/dev/ptmx", "it is no file but a device or a socket"),
+        ("socket", "it is no file but a device or a socket"),
         ("pipe", "it is a pipe, and opening it would wait for somebody who writes"),
     ] {
         let expected = format!("error[unreadable]: cannot read {name}: {why}\n\n1 error in {name}\n");

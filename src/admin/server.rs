@@ -192,14 +192,14 @@ async fn connection(house: House, socket: Socket, peer: Peer, permit: OwnedSemap
         }
     };
     let http = serve_http1(Watched::new(stream, Bytes::new(), activity.clone()), &LIMITS, serve);
-    if let Some(stream) = drive(http, &house, &activity, since).await {
-        close(stream).await;
+    if let Some((stream, patience)) = drive(http, &house, &activity, since).await {
+        close(stream, patience).await;
     }
     drop(permit);
 }
 
-/// Runs HTTP until no further request will come, or a deadline cuts it.
-async fn drive<C>(mut http: C, house: &House, activity: &Activity, since: Instant) -> Option<ClientStream>
+/// Runs HTTP until no further request will come, or a deadline cuts it. How long its end may take, where it is to end well.
+async fn drive<C>(mut http: C, house: &House, activity: &Activity, since: Instant) -> Option<(ClientStream, Duration)>
 where
     C: ServerConnection<Stream = ClientStream>,
 {
@@ -244,11 +244,13 @@ where
         }
     })
     .await;
-    if is_cut { None } else { http.into_stream().map(|(stream, _)| stream) }
+    // One that was idle has nothing under way that a reset could overtake, and somebody waits for its place.
+    let patience = if is_pressed { PAUSE } else { LINGER };
+    if is_cut { None } else { http.into_stream().map(|(stream, _)| (stream, patience)) }
 }
 
 /// close_notify and FIN, then what still comes is read and thrown away for a while.
-async fn close(mut stream: ClientStream) {
+async fn close(mut stream: ClientStream, patience: Duration) {
     let lingering = async {
         stream.shutdown().await?;
         let (mut left, mut sink) = (LINGER_BYTES, [0_u8; 2048]);
@@ -261,7 +263,7 @@ async fn close(mut stream: ClientStream) {
         io::Result::Ok(())
     };
     // Whether the client listened or not: the connection is over.
-    let _ = tokio::time::timeout(LINGER, lingering).await;
+    let _ = tokio::time::timeout(patience, lingering).await;
 }
 
 #[cfg(test)]

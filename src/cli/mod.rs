@@ -23,10 +23,9 @@ use clap::{Parser, Subcommand};
     name = "portcullis",
     version,
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 \\\n    \
-                  --cert c.pem --key k.pem --origin https://app.example.com\n\n\
-                  Exit codes: 0 stopped as asked, 1 failed while running,\n            \
-                  2 bad usage or configuration, 3 could not bind",
+    after_help = "A gateway that runs: reload, status, ps, kill, drain, log\n\n\
+                  Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
+                  Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -50,18 +49,24 @@ enum Command {
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
     /// Have a running gateway read its configuration again
+    #[command(hide = true)]
     Reload(operate::reload::Args),
     /// Say how a running gateway is
+    #[command(hide = true)]
     Status(operate::status::Args),
     /// List its live tunnels
+    #[command(hide = true)]
     Ps(operate::ps::Args),
     /// Watch its numbers and tunnels on a screen
     Top(operate::top::Args),
     /// Close live tunnels
+    #[command(hide = true)]
     Kill(operate::kill::Args),
     /// Let a server go without work
+    #[command(hide = true)]
     Drain(operate::drain::Args),
     /// Say or set how much its event log says
+    #[command(hide = true)]
     Log(operate::log::Args),
 }
 

@@ -182,10 +182,14 @@ mod tests {
                 tokio::task::spawn_local(async move { drop(reloads.ask_and_wait().await) })
             })
             .collect();
-        tokio::task::yield_now().await;
+        while reloads.waiting().list.len() < WAITING {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(reloads.ask_and_wait().await.map(drop), Err(NoReload::Busy));
-        waiting.iter().for_each(|task| task.abort());
-        tokio::task::yield_now().await;
+        for task in waiting {
+            task.abort();
+            let _ = task.await;
+        }
         let again = tokio::time::timeout(std::time::Duration::from_millis(10), reloads.ask_and_wait()).await;
         assert!(again.is_err(), "it waits");
     }

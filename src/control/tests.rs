@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Closed, Drains, NoDrain, Tunnels};
+use super::{Closed, Drains, NoDrain, Tunnels, WhyDrains};
 use crate::clock::{self, Instant};
 use crate::config;
 use crate::exchange::Way;
@@ -79,6 +79,10 @@ async fn worker(number: u32, mut commands: mpsc::Receiver<Command>, live: Live) 
                 live.closed.borrow_mut().extend(std::iter::repeat_n(clock::now(), closed));
                 let _ = reply.send(closed);
             }
+            Command::Count { reply } => {
+                let _ = reply.send(live.tunnels.borrow().iter().filter(|(row, _)| mine(row)).count());
+            }
+            Command::Refusals { reply, .. } => _ = reply.send(Vec::new()),
         }
     }
 }
@@ -220,6 +224,36 @@ async fn who_drains_by_name_does_so_until_it_is_resumed_whatever_its_weight() {
     let before = bench.closed();
     seconds(5).await;
     assert_eq!((bench.closed(), bench.server(0).drains()), (before, false));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_drain_by_name_outlives_the_server_and_its_upstream() {
+    let mut bench = bench(snapshot(&format!("{A1}, {B1}"), "drain_rate = 10", None));
+    assert_eq!(bench.drains.drain("u", "ws://a:1"), Ok(0));
+    let other = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"http://c\"\n";
+    for without in [snapshot(B1, "", Some(&bench.snapshot)), build(other, Some(&bench.snapshot))] {
+        bench.reload(without);
+        seconds(2).await;
+        let [drain] = &bench.drains.list()[..] else { panic!("{:?}", bench.drains.list()) };
+        assert_eq!((drain.server.as_str(), drain.why, drain.tunnels), ("ws://a:1", WhyDrains::Asked, 0));
+        let back = snapshot(&format!("{A1}, {B1}"), "drain_rate = 10", Some(&bench.snapshot));
+        // Before anybody can ask it.
+        assert!(back.upstreams[0].roster.read().1[0].drains());
+        bench.reload(back);
+        assert!(bench.server(0).drains() && !bench.server(1).drains());
+    }
+    bench.open(&bench.server(0), 50);
+    seconds(3).await;
+    let [drain] = &bench.drains.list()[..] else { panic!("{:?}", bench.drains.list()) };
+    assert!(drain.closed > 5 && drain.rate == Some(10) && drain.since.is_some(), "{drain:?}");
+    // It can be taken back also while the server is not there.
+    bench.reload(build(other, Some(&bench.snapshot)));
+    assert_eq!(bench.drains.resume("u", "ws://a:1"), Ok(0));
+    assert_eq!(bench.drains.resume("u", "ws://a:1"), Err(NoDrain::NoSuchServer));
+    bench.reload(snapshot(&format!("{A1}, {B1}"), "drain_rate = 10", Some(&bench.snapshot)));
+    assert!(!bench.server(0).drains());
+    seconds(2).await;
+    assert!(bench.drains.list().iter().all(|drain| drain.why == WhyDrains::Gone), "{:?}", bench.drains.list());
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

@@ -5,11 +5,15 @@ use http::{HeaderMap, HeaderValue};
 
 /// The value of the first cookie of that name, over all lines; quotes belong to the value.
 pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    headers.get_all(COOKIE).iter().find_map(|line| {
-        line.as_bytes().split(|byte| *byte == b';').find_map(|pair| {
-            let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-            Some(value.trim_ascii_end())
-        })
+    all(headers, name).next()
+}
+
+/// The values of all cookies of that name, in their order.
+pub fn all<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.trim_ascii_end())
     })
 }
 

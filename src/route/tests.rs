@@ -63,6 +63,7 @@ fn route(at: usize, hosts: &[&str], path: &str, listeners: &[&str]) -> Route {
 
 fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
     Config {
+        admin: None,
         server: Server {
             workers: 1,
             drain_timeout: Duration::ZERO,
@@ -70,6 +71,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             trusted_proxies: Peers::default(),
             name_servers: None,
             forwarded: false,
+            watch: false,
         },
         log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },
         listeners,

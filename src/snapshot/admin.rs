@@ -66,6 +66,11 @@ impl AdminPlan {
         Some(Arc::new(Self { key: admin.key(), token: token?, hosts: admin.hosts.clone(), tls: tls?, files }))
     }
 
+    #[cfg(test)]
+    pub fn for_tests(key: ListenerKey, token: Option<Token>, hosts: Vec<String>) -> Self {
+        Self { key, token, hosts, tls: None, files: Box::default() }
+    }
+
     /// Whether its files hold what they held before.
     pub(super) fn has_files_of(&self, before: &Self) -> bool {
         self.files == before.files

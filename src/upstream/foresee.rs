@@ -39,11 +39,14 @@ impl Definition {
         let (_, servers) = self.roster.read();
         let turns: Vec<_> = servers.iter().map(|_| Cell::new(0)).collect();
         let candidates: Vec<_> = servers.iter().zip(&turns).map(|(server, turn)| unused(server, turn)).collect();
-        let home = self.sticky.as_ref().and_then(|sticky| sticky.find(ask.headers));
-        let home = servers.iter().position(|server| Some(server.id) == home && server.weight > 0);
+        let homes = self.sticky.iter().flat_map(|sticky| sticky.find(ask.headers));
+        let mut known = homes.filter_map(|home| servers.iter().position(|server| server.id == home));
+        let home = known.find(|&home| self.keeps_clients(&servers[home]));
         let key = self.balance.key(ask);
         // Two choices are random: the first server stands for all.
-        let (chosen, tier) = balance::choose(&self.balance, &candidates, key, self.panic, || 0).ok()?;
+        let chosen = balance::choose(&self.balance, &candidates, key, self.panic, || 0).ok();
+        let tier = chosen.map_or(Tier::Primary, |(_, tier)| tier);
+        let server = servers[home.or(chosen.map(|(chosen, _)| chosen))?].clone();
         let peers = || servers.iter().filter(|server| server.weight > 0 && server.backup == (tier == Tier::Backup));
         let how = match (&self.balance, key) {
             _ if home.is_some() => How::Sticky,
@@ -55,7 +58,7 @@ impl Definition {
             (Balance::Hash { .. }, None) => How::NothingToHash,
         };
         Some(Foreseen {
-            server: servers[home.unwrap_or(chosen)].clone(),
+            server,
             how,
             is_backup: tier == Tier::Backup,
             total_weight: peers().map(|server| server.weight).sum(),

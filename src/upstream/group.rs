@@ -152,27 +152,31 @@ impl Group {
         }
     }
 
-    /// The server of that id, if it may get work.
+    /// The server of that id, if it may get work of a client that is with it.
     fn find(&self, id: ServerId, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
         let members = self.members();
         let member = members.iter().find(|member| member.server.id == id)?;
         let server = &*member.server;
         let is_asked = matches!(server.state.standing(&self.definition), Standing::Up | Standing::Trial);
-        let is_fit = !server.drains() && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
+        let is_fit =
+            self.definition.keeps_clients(server) && is_asked && !tried.iter().any(|tried| Rc::ptr_eq(tried, member));
         is_fit.then(|| member.clone())
     }
 
-    /// The server that the client is with. Its cookie goes no further.
+    /// The server that the client is with. Its cookies go no further. Of several servers it is the first that may get its
+    /// work.
     pub(super) fn home(&self, headers: &mut HeaderMap) -> Option<ServerId> {
         let sticky = self.definition.sticky.as_ref()?;
-        let home = sticky.find(headers);
+        let homes: SmallVec<[_; 1]> = sticky.find(headers).collect();
         sticky.remove(headers);
-        home
+        homes.iter().find(|home| self.find(**home, &[]).is_some()).or(homes.first()).copied()
     }
 
     /// Tells the client where it is from now on, where that matters.
     pub(super) fn tell(&self, answer: &mut HeaderMap, server: &Server, home: Option<ServerId>, asker: Asker) {
-        if let Some(sticky) = &self.definition.sticky {
+        // A server that drains keeps its clients for as long as their cookies last, and no longer.
+        let is_leaving = home == Some(server.id) && server.drains();
+        if let Some(sticky) = self.definition.sticky.as_ref().filter(|_| !is_leaving) {
             sticky.tell(answer, server.id, home, asker.is_secure);
         }
     }

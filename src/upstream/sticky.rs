@@ -29,6 +29,9 @@ const ID: usize = size_of::<u64>();
 /// Half of a SHA-256: what it guards is worth no more.
 const TAG: usize = 16;
 
+/// Cookies of the name that are looked at in a request.
+const MOST_COOKIES: usize = 8;
+
 /// Tells this use of a secret from any other.
 const PURPOSE: &[u8] = b"portcullis sticky cookie 1\0";
 
@@ -84,9 +87,14 @@ impl Sticky {
         })
     }
 
-    /// The server that a client says it is with, if the gateway has told it so.
-    pub(super) fn find(&self, headers: &HeaderMap) -> Option<ServerId> {
-        let value = cookie::find(headers, &self.cookie)?;
+    /// The servers that a client says it is with, if the gateway has told it so. Usually one: who has been told for
+    /// several paths or domains, or by somebody else of the site, sends more than one, and which is first says nothing
+    /// (RFC 6265 5.4).
+    pub(super) fn find<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = ServerId> + 'a {
+        cookie::all(headers, &self.cookie).take(MOST_COOKIES).filter_map(|value| self.read(value))
+    }
+
+    fn read(&self, value: &[u8]) -> Option<ServerId> {
         let mut bytes = [0; ID + TAG];
         if URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()? != bytes.len() {
             return None;
@@ -100,7 +108,7 @@ impl Sticky {
 
     /// Takes the cookie out of what goes upstream.
     pub(super) fn remove(&self, headers: &mut HeaderMap) {
-        if cookie::find(headers, &self.cookie).is_some() {
+        if cookie::all(headers, &self.cookie).next().is_some() {
             cookie::remove(headers, &self.cookie);
         }
     }
@@ -212,12 +220,16 @@ mod tests {
     fn every_gateway_with_the_secret_understands_the_cookie_and_no_other_upstream_does() {
         let server = ServerId(0x0123_4567_89ab_cdef);
         let request = told(&sticky("chat", OLD), server);
-        assert_eq!(sticky("chat", OLD).find(&request), Some(server));
-        assert_eq!(sticky("chat", &format!("\n{NEW}\r\n\n {OLD} \n")).find(&request), Some(server), "a rotation");
-        assert_eq!(sticky("chat", NEW).find(&request), None);
-        assert_eq!(sticky("shop", OLD).find(&request), None);
+        assert_eq!(sticky("chat", OLD).find(&request).next(), Some(server));
+        assert_eq!(
+            sticky("chat", &format!("\n{NEW}\r\n\n {OLD} \n")).find(&request).next(),
+            Some(server),
+            "a rotation"
+        );
+        assert_eq!(sticky("chat", NEW).find(&request).next(), None);
+        assert_eq!(sticky("shop", OLD).find(&request).next(), None);
         let rotated = told(&sticky("chat", &format!("{NEW}\n{OLD}")), server);
-        assert_eq!(sticky("chat", NEW).find(&rotated), Some(server), "the first one signs");
+        assert_eq!(sticky("chat", NEW).find(&rotated).next(), Some(server), "the first one signs");
     }
 
     #[test]
@@ -228,6 +240,20 @@ mod tests {
         assert!(answer.is_empty());
         sticky.tell(&mut answer, ServerId(1), Some(ServerId(2)), false);
         assert!(!answer[SET_COOKIE].to_str().expect("text").contains("Secure"));
+    }
+
+    #[test]
+    fn of_several_cookies_those_are_believed_that_the_gateway_has_given() {
+        let sticky = sticky("chat", OLD);
+        let cookie = |server| told(&sticky, ServerId(server))[COOKIE].to_str().expect("text").to_owned();
+        let both = format!("pcl=; pcl={}; {}; {}", "A".repeat(32), cookie(1), cookie(2));
+        let request = HeaderMap::from_iter([(COOKIE, both.parse().expect("a value"))]);
+        assert_eq!(sticky.find(&request).collect::<Vec<_>>(), [ServerId(1), ServerId(2)]);
+        let many = HeaderMap::from_iter([(
+            COOKIE,
+            format!("{}{}", "pcl=x; ".repeat(99), cookie(1)).parse().expect("a value"),
+        )]);
+        assert_eq!(sticky.find(&many).next(), None, "nobody has that many");
     }
 
     #[test]
@@ -247,14 +273,14 @@ mod tests {
             value["a=b; pcl=".len() + position] ^= change;
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let request = HeaderMap::from_iter([(COOKIE, value)]);
-                prop_assert_eq!(sticky.find(&request), None);
+                prop_assert_eq!(sticky.find(&request).next(), None);
             }
         }
 
         #[test]
         fn no_cookie_of_a_clients_own_is_believed(value in "[ -:<-~]{0,80}") {
             let request = HeaderMap::from_iter([(COOKIE, format!("pcl={value}").parse().expect("a value"))]);
-            prop_assert_eq!(sticky("chat", OLD).find(&request), None);
+            prop_assert_eq!(sticky("chat", OLD).find(&request).next(), None);
         }
     }
 }

@@ -5,6 +5,8 @@
 // The house rules about clocks, threads and tasks are for the gateway; this is the world outside it.
 #![allow(clippy::disallowed_methods)]
 
+mod admin;
+mod admin_listener;
 mod balance;
 mod closes;
 mod drains;

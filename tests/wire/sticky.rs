@@ -114,6 +114,104 @@ async fn stk_02_the_clients_of_a_server_that_dies_move_and_stay_where_they_moved
     }
 }
 
+/// The first server has no weight any more.
+async fn drain_first(stage: &Stage, upstream: &str) {
+    let first = format!("\"http://{}\", ", stage.b1.address);
+    assert!(stage.toml.contains(&first), "{}", stage.toml);
+    let drained = format!("{{ url = \"http://{}\", weight = 0 }}, ", stage.b1.address);
+    let toml = stage.toml.replace(&first, &drained).replace(STICKY, &format!("{STICKY}\n{upstream}"));
+    assert_eq!(stage.gateway.reload_with(&toml).await["message"], "reloaded");
+}
+
+/// The cookie of a client that is with the first server.
+async fn with_first(stage: &Stage) -> String {
+    loop {
+        let before = stage.b1.requests().len();
+        let (cookie, _) = given(&Way::Clear.ask(stage, &Request::get("/three/n")).await);
+        if stage.b1.requests().len() > before {
+            return cookie;
+        }
+    }
+}
+
+#[tokio::test]
+async fn stk_05_a_server_that_drains_keeps_its_clients_and_gets_no_new_ones() {
+    let stage = three(Setup::new().server("workers = 2"), PLAIN, STICKY);
+    let cookie = with_first(&stage).await;
+    drain_first(&stage, "").await;
+    let before = requests(&stage);
+    for way in Way::ALL {
+        let answer = way.ask(&stage, &get(&cookie)).await;
+        assert!(answer.status == 200 && !answer.has("set-cookie"), "{way:?}: {answer:?}");
+        let (answer, tunnel) = way.open(&stage, &handshake().add("Cookie", &cookie)).await;
+        assert!(!answer.has("set-cookie"), "{way:?}: {answer:?}");
+        tunnel.expect("a tunnel").echo("x").await;
+        for _ in 0..3 {
+            assert!(way.ask(&stage, &Request::get("/three/n")).await.has("set-cookie"));
+        }
+    }
+    assert_eq!(requests(&stage)[0] - before[0], 6, "its own client, and nobody else");
+}
+
+#[tokio::test]
+async fn stk_05_a_cookie_that_ends_is_not_given_anew_by_a_server_that_drains() {
+    let sticky = STICKY.replace(" }", ", max_age = \"1h\" }");
+    let stage = three(Setup::new(), PLAIN, &sticky);
+    let cookie = with_first(&stage).await;
+    assert_eq!(given(&Way::Clear.ask(&stage, &get(&cookie)).await).0, cookie);
+    drain_first(&stage, "").await;
+    for way in Way::ALL {
+        assert!(!way.ask(&stage, &get(&cookie)).await.has("set-cookie"), "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn stk_05_who_is_sent_away_from_a_server_that_drains_is_not_sent_back_there() {
+    let stage = three(Setup::new(), PLAIN, STICKY);
+    let cookie = with_first(&stage).await;
+    let mut tunnel = Way::Clear.tunnel(&stage, &handshake().add("Cookie", &cookie)).await;
+    drain_first(&stage, "drain_rate = 1000").await;
+    assert_eq!(tunnel.frame().await.close_code(), Some(1012));
+    let before = requests(&stage);
+    for way in Way::ALL {
+        let (moved, _) = given(&way.open(&stage, &handshake().add("Cookie", &cookie)).await.0);
+        assert!(!way.ask(&stage, &get(&moved)).await.has("set-cookie"), "{way:?}");
+    }
+    assert_eq!(requests(&stage)[0], before[0]);
+}
+
+#[tokio::test]
+async fn stk_03_a_cookie_of_somebody_elses_does_not_hide_the_gateways() {
+    let stage = three(Setup::new(), PLAIN, STICKY);
+    let cookie = with_first(&stage).await;
+    for way in Way::ALL {
+        // A browser sends the one with the longer path first, whoever has set it.
+        for more in ["pcl=x; ", "pcl=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA; pcl=; "] {
+            let before = requests(&stage);
+            for _ in 0..3 {
+                let answer = way.ask(&stage, &get(&format!("{more}{cookie}"))).await;
+                assert!(answer.status == 200 && !answer.has("set-cookie"), "{way:?}: {answer:?}");
+            }
+            assert_eq!(requests(&stage)[0] - before[0], 3, "{way:?}");
+        }
+    }
+    assert!(stage.b1.requests().iter().all(|head| !head.has("cookie")), "no server sees any of them");
+}
+
+#[tokio::test]
+async fn stk_02_of_two_cookies_the_one_counts_whose_server_is_there() {
+    let stage = three(Setup::new(), PLAIN, STICKY);
+    let gone = with_first(&stage).await;
+    drain_first(&stage, "drain_rate = 1000").await;
+    let (here, _) = given(&Way::Clear.ask(&stage, &Request::get("/three/n")).await);
+    for way in Way::ALL {
+        for cookies in [format!("{gone}; {here}"), format!("{here}; {gone}")] {
+            let answer = way.ask(&stage, &get(&cookies)).await;
+            assert!(answer.status == 200 && !answer.has("set-cookie"), "{way:?}: {answer:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn stk_02_a_client_whose_server_stops_listening_is_moved_with_its_cookie() {
     // A server that leaves no connection behind when it stops.

@@ -20,13 +20,18 @@ const FILES: usize = 4096;
 /// The text of a file, or why there is none.
 pub fn load(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
-    if fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo()) && !is_handed_over(path) {
-        return Err("it is a pipe, and opening it would wait for somebody who writes".into());
-    }
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    if file.metadata().is_ok_and(|about| about.is_dir()) {
+    // Looked at before it is opened: that alone may wait for ever, and so may reading.
+    let kind = fs::metadata(path).map_err(|error| error.to_string())?.file_type();
+    if kind.is_dir() {
         return Err("it is a directory".into());
     }
+    if kind.is_fifo() && !is_handed_over(path) {
+        return Err("it is a pipe, and opening it would wait for somebody who writes".into());
+    }
+    if !kind.is_file() && !is_handed_over(path) {
+        return Err("it is no file but a device or a socket".into());
+    }
+    let file = File::open(path).map_err(|error| error.to_string())?;
     file.take(FILE_SIZE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > FILE_SIZE {
         return Err(format!("it is larger than {} MiB", FILE_SIZE >> 20));

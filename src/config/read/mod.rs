@@ -32,7 +32,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::keys;
-use super::model::{Admin, Config, Listener, Log, Route, Server, Upstream};
+use super::model::{Admin, Config, ListenAddress, Listener, Log, Route, Server, Upstream};
 use super::report::{Located, Report, Severity, Source, Spot};
 use super::written::{Entry, Identity, Wording, Written, WrittenFile};
 use crate::types::Name;
@@ -68,15 +68,19 @@ pub fn read_admin(path: &Path) -> (Option<Admin>, Report) {
             return (None, report);
         }
     };
-    let mut draft = Draft::default();
-    file(&mut report, &mut draft, Source { path: path.to_owned(), text }, None);
-    let Some(admin) = draft.admin else {
-        report.problems.retain(|problem| problem.code == "syntax");
-        return (None, report);
-    };
-    let within = |spot: &Spot| admin.spot.range.start <= spot.range.start && spot.range.end <= admin.spot.range.end;
-    report.problems.retain(|problem| problem.spot.as_ref().is_some_and(within));
-    (Some(admin).filter(|_| !report.has_errors()), report)
+    report.sources.push(Source { path: path.to_owned(), text: text.clone() });
+    let (tree, damaged) = syntax::parse(&text, 0, &mut report);
+    let syntax = report.problems.len();
+    let mut cx = Cx { report: &mut report, file: 0, base: include::folder_of(path), broken: !damaged.is_empty() };
+    let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
+    let admin = root.table(&mut cx, "admin", &keys::ADMIN).map(|table| admin::admin(&mut cx, table));
+    // What is damaged may be anything, also this table; and matters only then.
+    let is_whole =
+        |admin: &Admin| !matches!(&admin.address.value, ListenAddress::Unix(path) if path.as_os_str().is_empty());
+    if admin.as_ref().is_some_and(is_whole) {
+        report.problems.drain(..syntax);
+    }
+    (admin.filter(|_| !report.has_errors()), report)
 }
 
 /// A duration as files write it, or what would be right.

@@ -44,6 +44,9 @@ fn command(folder: &Path, descriptors: Option<u32>) -> Command {
     command
 }
 
+/// `admin listening on http://127.0.0.1:43211`: under this name it stands among the others.
+const ADMIN: &str = "[admin]";
+
 /// `listening on https://127.0.0.1:43211 (NAME)` as name and URL.
 fn announcement(line: &str) -> Option<(String, String)> {
     let (url, name) = line.strip_prefix("listening on ")?.split_once(" (")?;
@@ -53,7 +56,17 @@ fn announcement(line: &str) -> Option<(String, String)> {
 impl Gateway {
     /// Returns when every listener has announced its address.
     pub fn start_with(toml: &str, descriptors: Option<u32>) -> Self {
+        Self::start_in(folder_with(toml), toml, descriptors)
+    }
+
+    /// The same with further files in its folder.
+    pub fn start_prepared(toml: &str, prepare: impl FnOnce(&Path)) -> Self {
         let folder = folder_with(toml);
+        prepare(folder.path());
+        Self::start_in(folder, toml, None)
+    }
+
+    fn start_in(folder: TempDir, toml: &str, descriptors: Option<u32>) -> Self {
         let mut child = command(folder.path(), descriptors).spawn().expect("the binary");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (announce, announced) = mpsc::channel();
@@ -62,7 +75,9 @@ impl Gateway {
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                if let Some(found) = announcement(&line) {
+                if let Some(url) = line.strip_prefix("admin listening on ") {
+                    known.lock().expect("a whole list").push((ADMIN.to_owned(), url.to_owned()));
+                } else if let Some(found) = announcement(&line) {
                     known.lock().expect("a whole list").push(found);
                     let _ = announce.send(());
                 }
@@ -122,6 +137,31 @@ impl Gateway {
         let is_there = || self.addresses.lock().expect("a whole list").iter().any(|(other, _)| other == name);
         eventually(&format!("listening of {name}"), is_there).await;
         self.address(name)
+    }
+
+    /// Where its admin listener was announced last.
+    pub fn admin(&self) -> String {
+        self.url(ADMIN)
+    }
+
+    /// How often one was.
+    pub fn admins(&self) -> usize {
+        self.addresses.lock().expect("a whole list").iter().filter(|(name, _)| name == ADMIN).count()
+    }
+
+    /// A command for it, run in its folder to its end: exit code, stdout, stderr.
+    pub async fn command(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(args).current_dir(self.folder()).stdin(Stdio::null()).kill_on_drop(true);
+        let output = super::within("the end of a command", command.output()).await.expect("the binary");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// The same, with the address of its admin listener.
+    pub async fn operate(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let admin = self.admin();
+        self.command(&[args, &["--admin", &admin]].concat()).await
     }
 
     /// Where its configuration and certificates are.

@@ -4,6 +4,7 @@
 //! Order comes from channels and from what a peer has seen. Waiting has one limit, [`patience`], and one polling
 //! helper, [`eventually`]; a pause of a fixed length stands only where a scenario itself speaks of time.
 
+mod admin;
 mod backend;
 mod client;
 mod cluster;
@@ -24,6 +25,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use self::h2::{H2, H2Stream, send_all, whole};
+pub use admin::{Api, admin_table};
 pub use backend::{Backend, Peer, accept_for};
 pub use client::{Client, TlsOptions};
 pub use cluster::Cluster;
