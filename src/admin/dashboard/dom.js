@@ -43,9 +43,9 @@ function button({ text, label, act, danger, disabled }, rowOf) {
   }, text);
 }
 
-/** A cell is a text, or { text, under, tone, link, buttons }. */
+/** A cell is a text, or { text, beside, under, tone, link, title, buttons }. */
 function fill(cell, value, rowOf) {
-  const { text, under, tone, link, buttons, title } = typeof value === 'object' && value !== null ? value : { text: value };
+  const { text, beside, under, tone, link, buttons, title } = typeof value === 'object' && value !== null ? value : { text: value };
   const parts = [];
   if (buttons) parts.push(...buttons.map((one) => button(one, rowOf)).flatMap((made) => [made, ' ']));
   if (text !== undefined) {
@@ -54,8 +54,9 @@ function fill(cell, value, rowOf) {
     if (link && !isNothing) {
       parts.push(el('button', { type: 'button', class: 'link foreign', title, onclick: (event) => link(rowOf(event)) }, shown));
     } else parts.push(el('span', { class: tone ? 'standing' : 'foreign', 'data-tone': tone, title: title && clean(title) }, shown));
-    cell.classList.toggle('void', isNothing && !under);
+    cell.classList.toggle('void', isNothing && !under && !beside);
   }
+  if (beside) parts.push(' ', el('span', { class: 'beside foreign' }, clean(beside)));
   if (under) parts.push(el('span', { class: 'under foreign' }, clean(under)));
   cell.replaceChildren(...parts);
 }

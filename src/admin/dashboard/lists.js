@@ -13,13 +13,13 @@ const routes = new Table(by('routes-table'), {
   key: (row) => row.name,
   empty: 'No routes.',
   columns: [
-    { head: 'Route', isHeader: true, of: (row) => ({ text: row.name, under: row.listeners.join(', ') }) },
+    { head: 'Route', isHeader: true, of: (row) => ({ text: row.name, beside: row.listeners.join(', ') }) },
     { head: 'Hosts', of: (row) => row.hosts.join(', ') || 'any' },
-    { head: 'Path', of: (row) => ({ text: row.path, under: row.strip_prefix && `without ${row.strip_prefix}` }) },
+    { head: 'Path', of: (row) => ({ text: row.path, beside: row.strip_prefix && `without ${row.strip_prefix}` }) },
     { head: 'To', of: (row) => row.upstream ?? (row.redirect ? `${row.redirect.status} ${row.redirect.to}` : `answers ${row.respond}`) },
-    { head: 'Origins', of: ({ websocket }) => (websocket ? { text: websocket.origins.join(', '), under: websocket.allow_missing_origin ? null : 'none missing' } : { text: null, under: 'no WebSocket' }) },
+    { head: 'Origins', of: ({ websocket }) => (websocket ? { text: websocket.origins.join(', '), beside: websocket.allow_missing_origin ? null : 'never without' } : { text: 'no WebSocket', tone: 'rest' }) },
     { head: 'Subprotocols', of: ({ websocket }) => websocket?.subprotocols?.join(', ') ?? null },
-    { head: 'Tunnels', kind: 'count', of: ({ websocket }) => (websocket?.tunnels == null ? null : { text: count(websocket.tunnels), under: websocket.max_tunnels && `of ${count(websocket.max_tunnels)}`, link: websocket.tunnels > 0 ? (row) => filterBy(term('route', row.name)) : undefined, title: 'Show them' }) },
+    { head: 'Tunnels', kind: 'count', of: ({ websocket }) => (websocket?.tunnels == null ? null : { text: count(websocket.tunnels), beside: websocket.max_tunnels && `of ${count(websocket.max_tunnels)}`, link: websocket.tunnels > 0 ? (row) => filterBy(term('route', row.name)) : undefined, title: 'Show them' }) },
   ],
 });
 
@@ -48,7 +48,7 @@ const certificates = new Table(by('certificates-table'), {
   empty: 'No certificates: nothing here is served over TLS.',
   columns: [
     { head: 'Names', isHeader: true, of: (row) => ({ text: row.names.join(', ') || row.subject, under: row.file }) },
-    { head: 'Expires', kind: 'tight', of: (row) => ({ ...left(row.expires_in_s), under: day(row.not_after) }) },
+    { head: 'Expires', kind: 'tight', of: (row) => ({ ...left(row.expires_in_s), beside: day(row.not_after) }) },
     { head: 'Used by', of: ({ used_by: uses }) => uses.map(({ listener, hosts }) => `${listener ?? 'admin'}${hosts.length > 0 ? ` for ${hosts.join(', ')}` : ''}`).join('; ') },
     { head: 'SHA-256', of: (row) => ({ text: row.fingerprint_sha256.slice(0, 16), title: row.fingerprint_sha256 }) },
   ],

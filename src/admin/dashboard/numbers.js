@@ -3,7 +3,9 @@
 import { by, el, put, svg } from './dom.js';
 import { bytes, count, rate } from './format.js';
 
-const SPAN = 600_000;
+/** What is kept; what is drawn is no longer than what there is, and no shorter than the other. */
+const LONGEST = 600_000;
+const SHORTEST = 60_000;
 const WIDTH = 300;
 const HEIGHT = 56;
 /** Longer than this between two answers is a gap in the line. */
@@ -30,15 +32,15 @@ const tiles = NUMBERS.map(({ name }, which) => {
   const mark = svg('line', { class: 'cursor', y1: 0, y2: HEIGHT, visibility: 'hidden' });
   const plot = svg('svg', {
     class: 'plot', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', tabindex: '0',
-    'aria-label': `${name}, last ten minutes. Arrow keys look back.`,
+    'aria-label': `${name}, up to ten minutes. Arrow keys look back.`,
   });
   plot.append(area, line, mark);
-  const [value, left, right] = [el('output'), el('span'), el('span')];
-  const tile = el('article', { class: 'number', 'aria-label': name }, el('h3', {}, name), value,
-    el('div', { class: 'aside' }, left, right), plot);
+  const [value, most, when] = [el('output'), el('span', { class: 'most' }), el('span', { class: 'when' })];
+  const tile = el('article', { class: 'number', 'aria-label': name }, el('h3', {}, name),
+    el('div', { class: 'now' }, value, most), plot, when);
   plot.addEventListener('pointermove', (event) => {
     const { left: from, width } = plot.getBoundingClientRect();
-    look(SPAN * (1 - (event.clientX - from) / width));
+    look(span() * (1 - (event.clientX - from) / width));
   });
   plot.addEventListener('pointerleave', () => look(null));
   plot.addEventListener('blur', () => look(null));
@@ -49,7 +51,7 @@ const tiles = NUMBERS.map(({ name }, which) => {
     else return;
     event.preventDefault();
   });
-  return { which, tile, value, left, right, plot, area, line, mark };
+  return { which, tile, value, most, when, area, line, mark };
 });
 
 export function build() {
@@ -70,7 +72,7 @@ export function note(status) {
   });
   before = status;
   past.push({ at, values });
-  const oldest = at - SPAN - GAP;
+  const oldest = at - LONGEST - GAP;
   past = past.filter((moment) => moment.at >= oldest);
   draw();
 }
@@ -81,9 +83,13 @@ export function interrupt() {
 }
 
 function look(ago) {
-  cursor = ago === null ? null : Math.min(Math.max(ago, 0), SPAN);
+  cursor = ago === null ? null : Math.min(Math.max(ago, 0), span());
   draw();
 }
+
+const span = () => (past.length === 0 ? SHORTEST : Math.min(Math.max(past.at(-1).at - past[0].at, SHORTEST), LONGEST));
+
+const ago = (millis) => (millis < 60_000 ? `${Math.round(millis / 1000)} s` : `${Math.round(millis / 60_000)} min`);
 
 function nearest(at) {
   let best = null;
@@ -95,18 +101,18 @@ function draw() {
   if (past.length === 0) return;
   const now = past.at(-1).at;
   const looked = cursor === null ? past.at(-1) : nearest(now - cursor);
-  for (const { which, tile, value, left, right, area, line, mark } of tiles) {
+  for (const { which, tile, value, most: top, when, area, line, mark } of tiles) {
     const { show, isBad } = NUMBERS[which];
     const shown = looked?.values[which] ?? null;
     put(value, shown === null ? '–' : show(shown));
-    put(left, cursor === null ? '' : `${Math.round(cursor / 1000)} s ago`);
+    put(when, cursor === null ? `last ${ago(span())}` : `${Math.round(cursor / 1000)} s ago`);
     const most = Math.max(0, ...past.map(({ values }) => values[which] ?? 0));
-    put(right, most > 0 ? `max ${show(most)}` : '');
+    put(top, most > 0 ? `max ${show(most)}` : '');
     if (isBad) tile.dataset.tone = most > 0 ? 'bad' : '';
     const runs = curves(which, now, most);
     line.setAttribute('d', runs.map((run) => `M${run.map(([x, y]) => `${x},${y}`).join('L')}`).join(''));
     area.setAttribute('d', runs.map((run) => `M${run[0][0]},${HEIGHT}L${run.map(([x, y]) => `${x},${y}`).join('L')}L${run.at(-1)[0]},${HEIGHT}Z`).join(''));
-    const x = (WIDTH * (1 - (cursor ?? 0) / SPAN)).toFixed(1);
+    const x = (WIDTH * (1 - (cursor ?? 0) / span())).toFixed(1);
     mark.setAttribute('x1', x);
     mark.setAttribute('x2', x);
     mark.setAttribute('visibility', cursor === null ? 'hidden' : 'visible');
@@ -120,7 +126,7 @@ function curves(which, now, most) {
   for (const { at, values } of past) {
     const value = values[which];
     if (value === null) continue;
-    const x = (WIDTH * (1 - (now - at) / SPAN)).toFixed(1);
+    const x = (WIDTH * (1 - (now - at) / span())).toFixed(1);
     const y = (HEIGHT - 2 - (HEIGHT - 8) * (most > 0 ? value / most : 0)).toFixed(1);
     if (at - last > GAP) runs.push([]);
     runs.at(-1).push([x, y]);

@@ -17,14 +17,14 @@ const WHY = { asked: 'by an operator', 'no-weight': 'its weight is 0', gone: 'no
 let changed = () => {};
 
 function standing({ server, drain }) {
-  if (server.draining) return { text: '◌ draining', tone: 'wait', under: WHY[drain?.why] ?? drain?.why };
+  if (server.draining) return { text: '◌ draining', tone: 'wait', beside: WHY[drain?.why] ?? drain?.why };
   const [text, tone] = STANDINGS[server.standing] ?? [server.standing, 'rest'];
-  return { text, tone, under: server.since ? `since ${clock(server.since)}` : null };
+  return { text, tone, beside: server.since ? `since ${clock(server.since)}` : null };
 }
 
 function checks({ upstream, server: { last_check: last, checks: { failed } } }) {
-  if (!last) return { text: null, under: upstream.checked ? 'not yet' : 'not checked' };
-  return { text: last.passed ? `passed in ${duration(last.took_ms)}` : last.failure ?? 'failed', under: failed > 0 ? `${count(failed)} failed` : null };
+  if (!last) return { text: upstream.checked ? 'not yet' : 'not checked', tone: 'rest' };
+  return { text: last.passed ? `passed in ${duration(last.took_ms)}` : last.failure ?? 'failed', beside: failed > 0 ? `${count(failed)} failed` : null };
 }
 
 function aside({ checked, websocket_only: isOnly, queue, retries }) {
@@ -37,8 +37,8 @@ const table = new Table(by('upstreams-list'), {
   key: ({ upstream, server }) => `${upstream.name} ${server.id}`,
   empty: 'No upstreams.',
   columns: [
-    { head: 'Server', isHeader: true, of: ({ server }) => ({ text: server.server, under: server.backup ? 'backup' : server.weight !== 1 ? `weight ${server.weight}` : null }) },
-    { head: 'Upstream', of: ({ upstream, server }) => ({ text: upstream.name === server.server ? null : upstream.name, under: aside(upstream) }) },
+    { head: 'Server', isHeader: true, of: ({ server }) => ({ text: server.server, beside: server.backup ? 'backup' : server.weight !== 1 ? `weight ${server.weight}` : null }) },
+    { head: 'Upstream', of: ({ upstream, server }) => ({ text: upstream.name === server.server ? null : upstream.name, beside: aside(upstream) }) },
     { head: 'Health', kind: 'tight', of: standing },
     { head: 'Tunnels', kind: 'count', of: ({ server }) => ({ text: count(server.tunnels), link: server.tunnels > 0 ? showTunnels : undefined, title: 'Show them' }) },
     { head: 'Requests', kind: 'count', of: ({ server }) => count(server.requests) },
