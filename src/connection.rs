@@ -26,6 +26,7 @@ use crate::lifecycle::{Guard, Phase, Stop};
 use crate::limits::ConnectionPermit;
 use crate::listener::{Arrival, LoadGuard};
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::Closed;
 use crate::tls::ClientStream;
 use crate::transport::Transport;
 use crate::types::{Ends, HttpVersion, Local};
@@ -53,22 +54,28 @@ pub fn run(arrival: Arrival, tools: Rc<Tools>) -> impl Future<Output = ()> {
     let greeting = tools.listener(listener).and_then(|listener| {
         let plan = listener.serving()?.listener().clone();
         let promise = Promise::of(&listener, &plan, ends.peer.ip());
-        let greeting = until_ended(greet(socket, ends, plan, tools.clone()), tools.clone());
+        let greeting = until_ended(greet(socket, ends, plan, listener.clone(), tools.clone()), tools.clone());
         Some(Box::pin(async move {
-            let greeted = greeting.await.flatten()?;
-            Some(Box::new(Guest { greeted, listener, promise }))
+            let greeted = greeting.await.unwrap_or(Err(Closed::Drained))?;
+            Ok(Box::new(Guest { greeted, listener, promise }))
         }))
     });
     async move {
         let Some(greeting) = greeting else { return };
-        let Some(mut guest) = greeting.await else { return };
+        let mut guest = match greeting.await {
+            Ok(guest) => guest,
+            Err(closed) => return load.ends_as(closed),
+        };
         load.handshake_done();
         // Nothing of HTTP is set up before there is something to read.
         let since = clock::now();
         if guest.greeted.read.is_empty() {
             match wait_first(&mut guest.greeted.stream, &guest.listener, &tools, since).await {
-                Some(read) => guest.greeted.read = read,
-                None => return Box::pin(close(guest.greeted.stream, tools)).await,
+                Ok(read) => guest.greeted.read = read,
+                Err(closed) => {
+                    load.ends_as(closed);
+                    return Box::pin(close(guest.greeted.stream, tools)).await;
+                }
             }
         }
         converse(guest, since, tools, (permit, load, open)).await;
@@ -87,7 +94,7 @@ type Held = (ConnectionPermit, LoadGuard, Guard);
 
 /// HTTP from the first byte on, in a box.
 #[expect(clippy::boxed_local, reason = "taken apart here, so that the guest's box is gone while HTTP goes on")]
-fn converse(guest: Box<Guest>, since: Instant, tools: Rc<Tools>, held: Held) -> Pin<Box<impl Future<Output = ()>>> {
+fn converse(guest: Box<Guest>, since: Instant, tools: Rc<Tools>, mut held: Held) -> Pin<Box<impl Future<Output = ()>>> {
     let Guest { greeted, listener, promise } = *guest;
     let Greeted { mut stream, version, tls, mut read, ends } = greeted;
     let activity = Rc::new(Activity::new(version, since, CLIENT_STALL));
@@ -96,17 +103,24 @@ fn converse(guest: Box<Guest>, since: Instant, tools: Rc<Tools>, held: Held) -> 
     Box::pin(async move {
         loop {
             match Box::pin(serve(stream, read, downstream.clone())).await {
-                Served::Over => return,
-                Served::Open(open, early) => match downstream.take_tunnel() {
-                    Some(tunnel) => return tunnel.open(open, early, held),
-                    None => return Box::pin(close(open, downstream.tools.clone())).await,
-                },
+                Served::Over(closed) => return held.1.ends_as(closed),
+                Served::Open(open, early, closed) => {
+                    if let Some(tunnel) = downstream.take_tunnel() {
+                        held.1.ends_as(Closed::Tunnel);
+                        return tunnel.open(open, early, held);
+                    }
+                    held.1.ends_as(closed);
+                    return Box::pin(close(open, downstream.tools.clone())).await;
+                }
                 Served::Resting(resting, early) => (stream, read) = (resting, early),
             }
             if read.is_empty() {
                 match wait_again(&mut stream, &downstream).await {
-                    Some(input) => read = input,
-                    None => return Box::pin(close(stream, downstream.tools.clone())).await,
+                    Ok(input) => read = input,
+                    Err(closed) => {
+                        held.1.ends_as(closed);
+                        return Box::pin(close(stream, downstream.tools.clone())).await;
+                    }
                 }
             }
         }
@@ -127,16 +141,18 @@ async fn until_ended<F: Future>(future: F, tools: Rc<Tools>) -> Option<F::Output
 /// What has become of a connection with HTTP on it.
 enum Served {
     /// Closed, or to be closed by the drop.
-    Over,
+    Over(Closed),
     /// No further request will come on it; with bytes behind the last one.
-    Open(ClientStream, Bytes),
+    Open(ClientStream, Bytes, Closed),
     /// Nothing to do for a while: HTTP is taken off it, since its buffers are many times what the rest needs.
     Resting(ClientStream, Bytes),
 }
 
 async fn serve(stream: ClientStream, read: Bytes, downstream: Rc<Downstream>) -> Served {
     // Its listener is gone, and nobody knows any more how it was served.
-    let Some(serving) = downstream.listener.serving() else { return Served::Open(stream, read) };
+    let Some(serving) = downstream.listener.serving() else {
+        return Served::Open(stream, read, Closed::Drained);
+    };
     let plan = serving.listener().clone();
     drop(serving);
     downstream.renew_promise(&plan);
@@ -216,25 +232,31 @@ async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, do
         }
     })
     .await;
-    let open = |stream: Option<(ClientStream, Bytes)>| match stream {
-        Some((stream, early)) => Served::Open(stream, early),
-        None => Served::Over,
+    let finished = match clockwork.goaway_until {
+        Some(_) => Closed::Idle,
+        None if finishing => Closed::Drained,
+        None => Closed::Finished,
     };
     match end {
         End::Resting => match connection.into_stream() {
             // A copy, since an empty slice would keep hyper's buffer alive.
             Some((stream, early)) => Served::Resting(stream, Bytes::copy_from_slice(&early)),
-            None => Served::Over,
+            None => Served::Over(finished),
         },
-        End::Served(Ok(())) | End::Idle => open(connection.into_stream()),
+        End::Served(Ok(())) | End::Idle => match connection.into_stream() {
+            Some((stream, early)) => Served::Open(stream, early, finished),
+            None => Served::Over(finished),
+        },
         End::Served(Err(error)) => {
             downstream.note_refused(&error);
-            let Some((mut stream, early)) = connection.into_stream() else { return Served::Over };
+            let closed =
+                if error.is_parse() || error.is_parse_too_large() { Closed::Malformed } else { Closed::Broken };
+            let Some((mut stream, early)) = connection.into_stream() else { return Served::Over(closed) };
             if downstream.ends_by_close() && !error.is_parse() {
                 stream.abort();
-                return Served::Over;
+                return Served::Over(closed);
             }
-            Served::Open(stream, early)
+            Served::Open(stream, early, closed)
         }
         End::Cut(reason) => {
             downstream.cut(reason);
@@ -244,7 +266,11 @@ async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, do
                     stream.abort();
                 }
             }
-            Served::Over
+            Served::Over(match reason {
+                EndReason::ClientStalled => Closed::Stalled,
+                EndReason::ClientTimeout => Closed::LateHead,
+                _ => Closed::Drained,
+            })
         }
     }
 }

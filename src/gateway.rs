@@ -16,7 +16,7 @@ use crate::admin::{self, Admin, Plane};
 use crate::clock;
 use crate::config::Document;
 use crate::config::model::Config;
-use crate::control::{Drains, InUse, Reloads, Tunnels};
+use crate::control::{Drains, Gauged, InUse, Metrics, Reloads, Tunnels};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
@@ -51,7 +51,9 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
     let events = events::start(&config.log).map_err(|error| RunError::System("start the event log", error))?;
     let (descriptors, _) = limits::raise_descriptor_limit();
     let connections = Connections::new(limits::fit_connections(config.server.max_connections, descriptors));
-    let bound = config.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
+    let with_books = config.listeners.iter().zip(&snapshot.listeners);
+    let bound = with_books.map(|(listener, plan)| listener::bind(listener, &plan.book));
+    let bound = bound.collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
     let admin = snapshot.admin.as_ref().map(|plan| admin::bind(plan)).transpose().map_err(RunError::Bind)?;
     let access = AccessLogHandle::start(&config.log.access, config.log.format)
         .map_err(|error| RunError::System("open the access log", error))?;
@@ -81,11 +83,19 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot) -> Result<(),
         .map(|(listener, bound)| bound.announcement(listener.tls.is_some()))
         .collect();
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
+    let gauged = Gauged {
+        workers: workers.iter().map(Worker::view).collect(),
+        connections: connections.clone(),
+        lifecycle: lifecycle.clone(),
+        access_log: access.lost(),
+        event_log: events.lost(),
+    };
     let plane = Plane {
         drains: Drains::new(&snapshot),
         tunnels,
         reloads: Reloads::default(),
         in_use: InUse::new(snapshot.clone()),
+        metrics: Metrics::new(gauged, snapshot.clone()),
         loads: workers.iter().map(|worker| worker.port.load.clone()).collect(),
         connections: connections.clone(),
         lifecycle: lifecycle.clone(),

@@ -123,6 +123,7 @@ impl Reloader {
         if let Some(Changes { server, log, admin, listeners, routes, upstreams }) = &outcome.changes {
             tracing::info!(generation, %listeners, %routes, %upstreams, server, log, admin, "reloaded");
         } else {
+            self.running.plane.metrics.note_refused();
             tracing::error!(generation, refused, "no reload: the configuration in use stays");
         }
         outcome
@@ -158,7 +159,7 @@ impl Reloader {
 
     /// What has changed now that every worker serves by this snapshot. `None`: nothing has, and the report says why.
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
-        let (doors, added) = self.doors(config, report);
+        let (doors, added) = self.doors(config, &snapshot, report);
         let admin = self.admin(&snapshot, config, report);
         let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
         if let Err(error) = &access {
@@ -175,6 +176,7 @@ impl Reloader {
         let changes = snapshot.since(&running.snapshot);
         running.upkeep.follow(&snapshot.upstreams, config.server.name_servers.as_deref());
         running.plane.drains.follow(&snapshot);
+        running.plane.metrics.follow(&snapshot);
         let before = std::mem::replace(&mut running.snapshot, snapshot);
         let closed = running.plane.tunnels.close_removed(&before, &running.snapshot).await.tunnels;
         if closed > 0 {
@@ -196,16 +198,17 @@ impl Reloader {
     }
 
     /// Where to accept from now on, with new addresses bound, and the lines that announce those.
-    fn doors(&self, config: &Config, report: &mut Report) -> (Vec<Door>, Vec<String>) {
+    fn doors(&self, config: &Config, snapshot: &Snapshot, report: &mut Report) -> (Vec<Door>, Vec<String>) {
         let open = &self.running.snapshot.listeners;
         let positions: HashMap<&ListenerKey, usize> = open.iter().map(|plan| (&plan.key, plan.index)).collect();
         let (mut doors, mut added) = (Vec::new(), Vec::new());
-        for listener in &config.listeners {
+        for (listener, plan) in config.listeners.iter().zip(&snapshot.listeners) {
+            let book = &plan.book;
             if let Some(&position) = positions.get(&listener.key()) {
-                doors.push(Door::Kept { position, name: listener.name.clone() });
+                doors.push(Door::Kept { position, book: book.clone() });
                 continue;
             }
-            match listener::bind(listener) {
+            match listener::bind(listener, book) {
                 Ok(bound) => {
                     added.push(bound.announcement(listener.tls.is_some()));
                     doors.push(Door::New(bound));

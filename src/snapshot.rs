@@ -15,6 +15,7 @@ use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
 use crate::proto::via::Via;
 use crate::route::RouteTable;
+use crate::telemetry::metrics::{Books, ListenerBook, RouteBook};
 use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
 use crate::upstream::{AskedDrains, Definition};
@@ -33,6 +34,10 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// Of each route, in the same order; `None` where they are not counted.
     pub tunnels: Vec<Option<Tunnels>>,
+    /// What is counted of each route, in the same order.
+    pub route_books: Vec<Arc<RouteBook>>,
+    /// What is counted of requests that no route takes.
+    pub unrouted: Arc<RouteBook>,
     /// `Target::Upstream` is an index into this.
     pub upstreams: Vec<Arc<Definition>>,
     /// What the files hold that each of them is built on.
@@ -43,6 +48,7 @@ pub struct Snapshot {
     pub via: Via,
     written: Written,
     ledger: Arc<Ledger>,
+    books: Arc<Books>,
     /// Servers that drain because somebody has asked for it: of this process, whatever the configuration.
     pub asked_drains: Arc<AskedDrains>,
 }
@@ -60,6 +66,8 @@ pub struct ListenerPlan {
     pub proxy_protocol: Option<Peers>,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
+    /// What is counted of it.
+    pub book: Arc<ListenerBook>,
 }
 
 impl ListenerPlan {
@@ -81,7 +89,13 @@ impl ListenerPlan {
             && self.limits.fields == other.limits.fields
     }
 
-    fn build(index: usize, listener: &Listener, previous: Option<&Snapshot>, report: &mut Report) -> Option<Arc<Self>> {
+    fn build(
+        index: usize,
+        listener: &Listener,
+        previous: Option<&Snapshot>,
+        books: &Books,
+        report: &mut Report,
+    ) -> Option<Arc<Self>> {
         let key = listener.key();
         let before = previous.and_then(|previous| previous.listener(&key)).and_then(|before| before.tls.as_deref());
         let tls = match &listener.tls {
@@ -99,6 +113,7 @@ impl ListenerPlan {
             proxy_protocol: listener.proxy_protocol.clone(),
             timeouts: listener.timeouts.clone(),
             limits: listener.limits.clone(),
+            book: books.listeners.find(&listener.name),
         }))
     }
 }
@@ -106,14 +121,15 @@ impl ListenerPlan {
 impl Snapshot {
     /// Builds every stage. All problems go into the report; `None` if any of them is an error.
     ///
-    /// What `previous` knows of what is in this one as well is carried over: how many tunnels a route has, tickets of TLS
-    /// policies, live counts of servers and who is down, connections to upstreams that are the same.
+    /// What `previous` knows of what is in this one as well is carried over: how many tunnels a route has, what was
+    /// counted for metrics, tickets of TLS policies, live counts of servers and who is down, connections to upstreams that are the same.
     pub fn build(config: &Config, previous: Option<&Self>, report: &mut Report) -> Option<Self> {
+        let books = previous.map_or_else(Arc::default, |previous| previous.books.clone());
         let listeners: Vec<_> = config
             .listeners
             .iter()
             .enumerate()
-            .map(|(index, listener)| ListenerPlan::build(index, listener, previous, report))
+            .map(|(index, listener)| ListenerPlan::build(index, listener, previous, &books, report))
             .collect();
         let table = RouteTable::build(config, report);
         let upstreams = build_upstreams(config, previous, report);
@@ -141,6 +157,8 @@ impl Snapshot {
             table,
             routes: config.routes.clone(),
             tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
+            route_books: config.routes.iter().map(|route| books.routes.find(&route.name)).collect(),
+            unrouted: books.routes.find(&Name::from("")),
             upstreams,
             upstream_files,
             trusted_proxies: config.server.trusted_proxies.clone(),
@@ -148,6 +166,7 @@ impl Snapshot {
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,
+            books,
             asked_drains,
         })
     }

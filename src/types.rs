@@ -118,6 +118,16 @@ pub enum HttpVersion {
     Http2,
 }
 
+impl HttpVersion {
+    /// As logs and metrics write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "h1",
+            Self::Http2 => "h2",
+        }
+    }
+}
+
 /// What the client did wrong while its request body was being sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestBodyFault {

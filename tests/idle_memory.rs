@@ -24,7 +24,8 @@ use portcullis::limits::Connections;
 use portcullis::listener::{Arrival, ArrivedSocket, LoadGuard};
 use portcullis::snapshot::Snapshot;
 use portcullis::telemetry::access::AccessLogHandle;
-use portcullis::types::Peer;
+use portcullis::telemetry::metrics::ListenerBook;
+use portcullis::types::{Name, Peer};
 use portcullis::worker::Worker;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
@@ -78,6 +79,7 @@ struct Bench {
     permits: Connections,
     doors: TcpListener,
     tls: Arc<ClientConfig>,
+    book: Arc<ListenerBook>,
 }
 
 impl Bench {
@@ -111,8 +113,9 @@ impl Bench {
             .with_no_client_auth();
         tls.resumption = rustls::client::Resumption::disabled();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let book = Arc::new(ListenerBook::from(Name::from("test")));
         let doors = TcpListener::bind("127.0.0.1:0").expect("a port");
-        Self { worker: Some(worker), lifecycle, permits: Connections::new(usize::MAX), doors, tls: Arc::new(tls) }
+        Self { worker: Some(worker), lifecycle, permits: Connections::new(usize::MAX), doors, tls: Arc::new(tls), book }
     }
 
     /// A client's end of a connection that the worker has been given.
@@ -128,7 +131,7 @@ impl Bench {
             peer: Peer::Tcp(peer),
             local: None,
             permit: self.permits.try_acquire().expect("room"),
-            load: LoadGuard::new(&port.load),
+            load: LoadGuard::new(&port.load, &self.book),
         };
         assert!(port.inbox.send(arrival.into()).is_ok(), "the worker runs");
         client

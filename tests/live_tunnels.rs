@@ -21,7 +21,8 @@ use portcullis::listener::{Arrival, ArrivedSocket, LoadGuard};
 use portcullis::snapshot::Snapshot;
 use portcullis::telemetry::access::AccessLogHandle;
 use portcullis::telemetry::end::EndReason;
-use portcullis::types::{HttpVersion, Peer};
+use portcullis::telemetry::metrics::ListenerBook;
+use portcullis::types::{HttpVersion, Name, Peer};
 use portcullis::worker::{Command, Worker};
 use tokio::sync::oneshot;
 
@@ -75,7 +76,7 @@ impl Bench {
             peer: Peer::Tcp(peer),
             local: None,
             permit: self.permits.try_acquire().expect("room"),
-            load: LoadGuard::new(&port.load),
+            load: LoadGuard::new(&port.load, &Arc::new(ListenerBook::from(Name::from("test")))),
         };
         assert!(port.inbox.send(arrival.into()).is_ok(), "the worker runs");
         let head = "GET /chat HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -39,6 +39,7 @@ const PAPERS: &[&str] = &[
     "CHANGELOG.md",
     "certs/README.md",
     "docs/protocol.md",
+    "docs/metrics.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/socket-io.md",
@@ -573,7 +574,10 @@ fn the_files_and_tests_that_papers_name_exist() {
     for name in PAPERS {
         for captured in word.captures_iter(&paper(name)) {
             let word = &captured[1];
-            let exists = if family.is_match(word) {
+            // Metrics have long names, too; `metrics.rs` holds them to the paper.
+            let exists = if word.starts_with("portcullis_") {
+                true
+            } else if family.is_match(word) {
                 tests.iter().any(|test| test.starts_with(&format!("{word}_")))
             } else if sentence.is_match(word) {
                 tests.contains(word)
@@ -690,7 +694,7 @@ fn promises(text: &str) -> String {
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
     assert!(later.contains("admin"), "{later:?}");
-    let words = pattern(r"(?i)\b(metrics?|dashboard|hot swap)\b");
+    let words = pattern(r"(?i)\bhot swap\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
     for name in PAPERS {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use portcullis::clock::Wheel;
 use portcullis::lifecycle::Lifecycle;
+use portcullis::telemetry::metrics::Own;
 use portcullis::transport::{Scratch, Socket};
 use portcullis::tunnel::{Early, TunnelOptions, TunnelTools, splice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,7 +55,7 @@ async fn allocations(length: usize, count: usize) -> u64 {
     let (lifecycle, (wheel, ticker)) = (Lifecycle::new(), Wheel::new());
     let (phase, _follower) = lifecycle.follow();
     tokio::task::spawn_local(ticker);
-    let tools = TunnelTools { scratch: Rc::new(Scratch::new()), wheel };
+    let tools = TunnelTools::new(Rc::new(Scratch::new()), wheel, Own::unread());
     let (mut client, downstream) = UnixStream::pair().expect("a pair");
     let (upstream, mut server) = UnixStream::pair().expect("a pair");
     let (downstream, upstream) = (Box::new(Socket::Unix(downstream)), Box::new(Socket::Unix(upstream)));

@@ -28,12 +28,13 @@ use tokio::sync::watch;
 
 use crate::clock::Instant;
 use crate::config::model::{ListenAddress, ListenerKey};
-use crate::control::{Drains, InUse, Reloads, Tunnels};
+use crate::control::{Drains, InUse, Metrics, Reloads, Tunnels};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::Connections;
 use crate::listener::{self, Access, BindError, BoundListener, WorkerLoad};
 use crate::snapshot::AdminPlan;
 use crate::telemetry::events::Switches;
+use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
 
 /// The gateway as it is seen from here. Clones see the same one.
@@ -43,6 +44,7 @@ pub struct Plane {
     pub drains: Drains,
     pub reloads: Reloads,
     pub in_use: InUse,
+    pub metrics: Metrics,
     /// Of each worker.
     pub loads: Vec<Arc<WorkerLoad>>,
     pub connections: Connections,
@@ -79,7 +81,9 @@ pub struct Admin {
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
 pub fn bind(plan: &AdminPlan) -> Result<BoundListener, BindError> {
-    listener::bind_at(&Name::from("admin"), &plan.key.address, Access::Owner)
+    // Nobody counts who comes here.
+    let book = Arc::new(ListenerBook::from(Name::from("admin")));
+    listener::bind_at(&plan.key.address, Access::Owner, &book)
 }
 
 impl Admin {

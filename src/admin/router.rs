@@ -52,6 +52,7 @@ pub enum Call {
     Log,
     SetLog,
     OpenApi,
+    Metrics,
 }
 
 /// One thing that may be asked.
@@ -93,6 +94,7 @@ pub static ROUTES: &[Route] = &[
     probe("/dashboard/{id}", Call::DashboardFile),
     probe("/healthz", Call::Live),
     probe("/readyz", Call::Ready),
+    get("/metrics", &[], Call::Metrics),
     get("/api/v1/status", &[], Call::Status),
     get("/api/v1/tunnels", &["filter", "sort", "limit", "offset"], Call::Tunnels),
     change(Method::POST, "/api/v1/tunnels/close", Call::CloseTunnels),
@@ -239,6 +241,7 @@ async fn call(call: Call, plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
         Call::Reload => api::reload::reload(plane, ask).await,
         Call::Log => api::log::log(plane),
         Call::SetLog => api::log::set(plane, ask),
+        Call::Metrics => api::metrics::metrics(plane),
         Call::OpenApi => Reply::json(&super::openapi::document()),
     }
 }

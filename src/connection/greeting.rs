@@ -10,10 +10,11 @@ use tokio::io::AsyncReadExt;
 
 use crate::clock::{self, Instant};
 use crate::config::model::Protocols;
-use crate::exchange::Tools;
+use crate::exchange::{LiveListener, Tools};
 use crate::listener::{ArrivedSocket, NoHeader, read_header};
 use crate::snapshot::ListenerPlan;
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::Closed;
 use crate::tls::{self, ClientStream};
 use crate::transport::Socket;
 use crate::types::{Ends, HttpVersion, Peer};
@@ -28,31 +29,38 @@ pub(super) struct Greeted {
     pub(super) ends: Ends,
 }
 
-/// `None`: there will be no HTTP. `ends`: the socket's.
+/// `ends`: the socket's; `live` is the listener that the plan is of, and counts its TLS handshakes.
+///
+/// # Errors
+/// There will be no HTTP, and why.
 pub(super) async fn greet(
     socket: ArrivedSocket,
     mut ends: Ends,
     listener: Arc<ListenerPlan>,
+    live: Rc<LiveListener>,
     tools: Rc<Tools>,
-) -> Option<Greeted> {
-    let socket = socket.into_socket().ok()?;
+) -> Result<Greeted, Closed> {
+    let socket = socket.into_socket().map_err(|_| Closed::Broken)?;
     let accepted = clock::now();
     let is_expected = listener.proxy_protocol.as_ref().is_some_and(|from| from.has(ends.peer.ip()));
     if is_expected {
-        ends = be_introduced(&socket, ends, &listener, &tools, accepted).await?;
+        let introduced = be_introduced(&socket, ends, &listener, &tools, accepted).await;
+        ends = introduced.ok_or(Closed::ProxyHeader)?;
     }
     let Some(policies) = &listener.tls else {
         return choose_clear(socket, ends, listener.protocols, listener.timeouts.keep_alive).await;
     };
     match tls::accept(policies, socket, accepted + listener.timeouts.tls_handshake).await {
-        Ok(accepted) => {
-            let version = accepted.info.alpn;
-            let stream = ClientStream::Tls(accepted.stream);
-            Some(Greeted { stream, version, tls: Some(Box::new(accepted.info)), read: Bytes::new(), ends })
+        Ok(done) => {
+            live.counts().note_done(done.info.version, done.info.resumed, accepted.elapsed());
+            let version = done.info.alpn;
+            let stream = ClientStream::Tls(done.stream);
+            Ok(Greeted { stream, version, tls: Some(Box::new(done.info)), read: Bytes::new(), ends })
         }
         Err(error) => {
+            live.counts().note_failed(error.result());
             tracing::debug!(listener = listener.name.as_str(), %error, "TLS handshake failed");
-            None
+            Err(Closed::Tls)
         }
     }
 }
@@ -87,12 +95,17 @@ async fn be_introduced(
 }
 
 /// On a clear listener: HTTP/1.1, or HTTP/2 with prior knowledge (RFC 9113 3.3) where it is asked for.
-async fn choose_clear(mut socket: Socket, ends: Ends, protocols: Protocols, patience: Duration) -> Option<Greeted> {
+async fn choose_clear(
+    mut socket: Socket,
+    ends: Ends,
+    protocols: Protocols,
+    patience: Duration,
+) -> Result<Greeted, Closed> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let greeted =
         |socket, version, read| Greeted { stream: ClientStream::Clear(socket), version, tls: None, read, ends };
     if !protocols.http2 {
-        return Some(greeted(socket, HttpVersion::Http1, Bytes::new()));
+        return Ok(greeted(socket, HttpVersion::Http1, Bytes::new()));
     }
     let mut read = Vec::with_capacity(PREFACE.len());
     let looking = async {
@@ -100,16 +113,17 @@ async fn choose_clear(mut socket: Socket, ends: Ends, protocols: Protocols, pati
             let mut rest = [0_u8; PREFACE.len()];
             let wanted = PREFACE.len() - read.len();
             match socket.read(&mut rest[..wanted]).await {
-                Ok(0) | Err(_) => return None,
+                Ok(0) => return Err(Closed::Finished),
+                Err(_) => return Err(Closed::Broken),
                 Ok(count) => read.extend_from_slice(&rest[..count]),
             }
         }
-        Some(())
+        Ok(())
     };
-    tokio::time::timeout(patience, looking).await.ok()??;
+    tokio::time::timeout(patience, looking).await.unwrap_or(Err(Closed::Idle))?;
     let version = if read == PREFACE { HttpVersion::Http2 } else { HttpVersion::Http1 };
     if version == HttpVersion::Http1 && !protocols.http1 {
-        return None;
+        return Err(Closed::Malformed);
     }
-    Some(greeted(socket, version, Bytes::from(read)))
+    Ok(greeted(socket, version, Bytes::from(read)))
 }

@@ -15,6 +15,7 @@ use crate::proto::proxy_protocol::Addresses;
 use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::RequestEnd;
 use crate::tls::TlsInfo;
 use crate::types::{Ends, HttpVersion, Local, Peer, Scheme};
 
@@ -187,6 +188,16 @@ impl Downstream {
 
     /// What never became a request.
     fn note_headless(&self, status: Option<u16>, end: EndReason, detail: &str) {
+        self.tools.generation().unrouted.requests.note(&RequestEnd {
+            version: self.version,
+            status,
+            end: Some(end),
+            is_handshake: false,
+            duration: None,
+            upstream: None,
+            received: 0,
+            sent: 0,
+        });
         self.tools.note_refused(&AccessRecord {
             connection: self.number,
             listener: self.listener.name().as_str(),

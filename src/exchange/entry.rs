@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::header::{HOST, ORIGIN, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::counts::RouteCounts;
 use super::downstream::Downstream;
 use super::plan::Found;
 use super::record::{self, Asker, TunnelRecord, Way};
@@ -21,9 +22,9 @@ use crate::config::model::Target;
 use crate::fault::Fault;
 use crate::http::{Inbound, OpenRequest};
 use crate::lifecycle::Phase;
-use crate::snapshot::Snapshot;
 use crate::telemetry::access::{AccessEvent, AccessRecord};
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::RequestEnd;
 use crate::types::Name;
 use crate::upstream::Trail;
 
@@ -44,6 +45,9 @@ pub struct Entry {
     client_stall: Cell<Duration>,
     /// The way to a server.
     trail: Trail,
+    /// Where it is counted.
+    counts: RefCell<Rc<RouteCounts>>,
+    is_handshake: Cell<bool>,
     said: RefCell<Said>,
     learned: RefCell<Learned>,
 }
@@ -98,12 +102,19 @@ impl Entry {
             upstream_time: Cell::default(),
             client_stall: Cell::new(Duration::from_secs(30)),
             trail: Trail::default(),
+            counts: RefCell::new(generation.unrouted.clone()),
+            is_handshake: Cell::default(),
             said: RefCell::new(said),
             learned: RefCell::default(),
         })
     }
 
-    pub fn found(&self, found: &Found, snapshot: &Snapshot) {
+    pub fn found(&self, found: &Found, generation: &Generation) {
+        let snapshot = &*generation.snapshot;
+        self.is_handshake.set(found.is_handshake);
+        if let Some(route) = found.route {
+            self.counts.replace(generation.counts_of(route).clone());
+        }
         let mut learned = self.learned.borrow_mut();
         learned.authority = found.authority.as_ref().map(ToString::to_string);
         if let Some(route) = found.route.map(|route| &snapshot.routes[route]) {
@@ -195,11 +206,11 @@ impl Entry {
     /// The handshake has succeeded: one line now, one at the tunnel's end.
     pub fn tunnel_opened(&self, status: StatusCode, subprotocol: Option<Name>) -> (TunnelRecord, Option<OpenRequest>) {
         self.answered(status);
-        self.write(AccessEvent::TunnelOpen, None);
+        self.close(AccessEvent::TunnelOpen, None);
         self.is_tunnel.set(true);
         let (said, learned) = (self.said.borrow(), self.learned.borrow());
         let downstream = &*self.downstream;
-        let place = downstream.tools.place(Way {
+        let way = Way {
             listener: downstream.listener.name().clone(),
             version: downstream.version,
             tls: downstream.tls.as_ref().map(|tls| tls.version),
@@ -207,7 +218,8 @@ impl Entry {
             upstream: learned.upstream.clone(),
             server: learned.server.clone(),
             subprotocol,
-        });
+        };
+        let place = downstream.tools.place(way, &self.counts.borrow());
         let asker = Asker {
             connection: downstream.number,
             peer: downstream.peer.clone(),
@@ -230,7 +242,23 @@ impl Entry {
         (record, self.open.take())
     }
 
-    fn write(&self, event: AccessEvent, end: Option<EndReason>) {
+    /// Counts it, and writes its line.
+    fn close(&self, event: AccessEvent, end: Option<EndReason>) {
+        let duration = self.started.elapsed();
+        self.counts.borrow().requests.note(&RequestEnd {
+            version: self.downstream.version,
+            status: self.status.get().map(|status| status.as_u16()),
+            end,
+            is_handshake: self.is_handshake.get(),
+            duration: Some(duration),
+            upstream: self.upstream_time.get().filter(|_| self.learned.borrow().server.is_some()),
+            received: self.received.borrow().get(),
+            sent: self.sent.get(),
+        });
+        self.write(event, end, duration);
+    }
+
+    fn write(&self, event: AccessEvent, end: Option<EndReason>, duration: Duration) {
         let downstream = &*self.downstream;
         let is_refused = self.is_refused.get();
         if !downstream.tools.access.is_on() && !is_refused {
@@ -262,7 +290,7 @@ impl Entry {
             status: self.status.get().map(|status| status.as_u16()),
             bytes_in: (!is_open).then(|| self.received.borrow().get()),
             bytes_out: (!is_open).then_some(self.sent.get()),
-            duration: Some(self.started.elapsed()),
+            duration: Some(duration),
             upstream_time: self.upstream_time.get().filter(|_| learned.server.is_some()),
             retries: Some(self.trail.retries()).filter(|retries| *retries > 0),
             queued: Some(self.trail.queued()).filter(|queued| !queued.is_zero()),
@@ -299,6 +327,6 @@ impl Drop for Entry {
             None => EndReason::ClientClosed,
         };
         let end = self.end.get().unwrap_or_else(silent_end);
-        self.write(AccessEvent::Request, Some(end));
+        self.close(AccessEvent::Request, Some(end));
     }
 }

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::model::ListenerTimeouts;
 use crate::lifecycle::{self, Stop, WorkerPhase};
 use crate::snapshot::{ListenerPlan, Snapshot};
+use crate::telemetry::metrics::{ListenerBook, ListenerCells, Own};
 use crate::types::Name;
 
 /// How long a connection that has never asked for anything may take to do so once its listener is gone.
@@ -32,6 +33,8 @@ pub struct LiveListener {
     /// Follows the worker's, unless the listener drains alone.
     phase: Rc<WorkerPhase>,
     revision: Cell<u32>,
+    /// What this worker counts of it, and in which book.
+    counts: RefCell<(Rc<Own<ListenerCells>>, Arc<ListenerBook>)>,
 }
 
 /// What a request is served by: a configuration, and the listener within it.
@@ -57,9 +60,10 @@ impl LiveListener {
         let serving = Serving { generation: generation.clone(), index };
         Rc::new(Self {
             name: RefCell::new(serving.listener().name.clone()),
-            serving: RefCell::new(Some(serving)),
             phase: worker.part(),
             revision: Cell::new(0),
+            counts: RefCell::new(counts(&serving.listener().book)),
+            serving: RefCell::new(Some(serving)),
         })
     }
 
@@ -68,6 +72,9 @@ impl LiveListener {
         let next = Serving { generation: generation.clone(), index };
         let plan = next.listener().clone();
         *self.name.borrow_mut() = plan.name.clone();
+        if !Arc::ptr_eq(&self.counts.borrow().1, &plan.book) {
+            self.counts.replace(counts(&plan.book));
+        }
         let before = self.serving.replace(Some(next));
         if before.is_none_or(|before| !before.listener().offers_the_same(&plan)) {
             self.revision.set(self.revision.get().wrapping_add(1));
@@ -89,6 +96,11 @@ impl LiveListener {
                 }
             });
         }
+    }
+
+    /// What this worker counts of it.
+    pub fn counts(&self) -> Rc<Own<ListenerCells>> {
+        self.counts.borrow().0.clone()
     }
 
     pub fn name(&self) -> Ref<'_, Name> {
@@ -119,4 +131,8 @@ impl LiveListener {
     pub fn stop(&self) -> Stop {
         self.phase.stop()
     }
+}
+
+fn counts(book: &Arc<ListenerBook>) -> (Rc<Own<ListenerCells>>, Arc<ListenerBook>) {
+    (Rc::new(book.cells.join()), book.clone())
 }

@@ -4,6 +4,7 @@
 //! holder of the entry lets go of it. A request is served to its end by the configuration that was in use when its head
 //! was whole. Dropping the future (the client left) closes what was opened upstream.
 
+mod counts;
 mod delivery;
 mod downstream;
 mod entry;
@@ -98,7 +99,7 @@ async fn serve(
         head: &inbound.head,
     };
     let planned = plan::plan(snapshot, &asked, &mut found);
-    entry.found(&found, snapshot);
+    entry.found(&found, generation);
     let errand = |upstream, onward| Errand {
         downstream,
         generation,

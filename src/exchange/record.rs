@@ -1,5 +1,5 @@
 //! What is kept of a tunnel for as long as it lives: what its closing line in the access log tells, and the list of live
-//! tunnels does.
+//! tunnels does. Its opening and its end are counted here, too.
 //!
 //! There is one per tunnel, so it is small. What many have in common (where they came in, where they go) is one shared
 //! [`Place`]; words of the client's lie in one block, cut to what a line shows and without the values of the query, and
@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::counts::RouteCounts;
 use super::live::LiveTunnels;
 use crate::clock::Instant;
 use crate::lifecycle::Phase;
 use crate::telemetry::access::{AccessEvent, AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
-use crate::tunnel::TunnelEnd;
+use crate::tunnel::{TunnelEnd, TunnelTools};
 use crate::types::{HttpVersion, Name, Peer};
 
 /// Bytes of one word of a client's that are kept; the log shows no more of any.
@@ -41,6 +42,22 @@ pub struct Place {
     way: Arc<Way>,
     access: Rc<AccessLog>,
     live: Rc<LiveTunnels>,
+    tunnels: TunnelTools,
+    /// Keeps the route's book, so that a route that comes back goes on counting there.
+    _counts: Rc<RouteCounts>,
+}
+
+impl Place {
+    /// `tunnels`: those of `counts`.
+    pub fn new(
+        way: Arc<Way>,
+        access: &Rc<AccessLog>,
+        live: &Rc<LiveTunnels>,
+        counts: Rc<RouteCounts>,
+        tunnels: TunnelTools,
+    ) -> Self {
+        Self { way, access: access.clone(), live: live.clone(), tunnels, _counts: counts }
+    }
 }
 
 /// The places of one worker's tunnels.
@@ -50,7 +67,7 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn find(&self, way: Way, access: &Rc<AccessLog>, live: &Rc<LiveTunnels>) -> Rc<Place> {
+    pub fn find(&self, way: Way, make: impl FnOnce(Arc<Way>) -> Place) -> Rc<Place> {
         let mut places = self.places.borrow_mut();
         if let Some(place) = places.get(&way) {
             return place.clone();
@@ -60,7 +77,7 @@ impl Places {
             places.retain(|_, place| Rc::strong_count(place) > 1);
         }
         let way = Arc::new(way);
-        let place = Rc::new(Place { way: way.clone(), access: access.clone(), live: live.clone() });
+        let place = Rc::new(make(way.clone()));
         places.insert(way, place.clone());
         place
     }
@@ -166,12 +183,18 @@ impl TunnelRecord {
             Peer::Unix => None,
         };
         let number = place.live.number();
+        place.tunnels.cells().opened.add(1);
         Self { place, words, number, connection, started, upstream_time, peer, cut: None, is_told: false }
     }
 
     /// Where its worker asks it.
     pub fn live(&self) -> &LiveTunnels {
         &self.place.live
+    }
+
+    /// What it shares with the others of its route.
+    pub fn tools(&self) -> &TunnelTools {
+        &self.place.tunnels
     }
 
     pub fn number(&self) -> u64 {
@@ -212,12 +235,15 @@ impl TunnelRecord {
 
     fn tell(&mut self, reason: EndReason, end: Option<TunnelEnd>) {
         self.is_told = true;
-        let Place { way, access, .. } = &*self.place;
+        let Place { way, access, tunnels, .. } = &*self.place;
+        let duration = self.started.elapsed();
+        let frames = end.and_then(|end| end.frames);
+        let close = frames.and_then(|frames| Some((frames.closed_by?, frames.close_code)));
+        tunnels.cells().note_end(reason, duration, close);
         if !access.is_on() {
             return;
         }
         let word = |word| self.words.get(word);
-        let frames = end.and_then(|end| end.frames);
         let detail = frames.and_then(|frames| frames.violation).map(|violation| violation.to_string());
         let is_h1 = way.version == HttpVersion::Http1;
         access.record(&AccessRecord {
@@ -245,7 +271,7 @@ impl TunnelRecord {
             closed_by: frames.and_then(|frames| frames.closed_by),
             close_code: frames.and_then(|frames| frames.close_code),
             round_trip: frames.and_then(|frames| frames.round_trip),
-            duration: Some(self.started.elapsed()),
+            duration: Some(duration),
             upstream_time: Some(Duration::from_micros(u64::from(self.upstream_time))),
             // The line of the tunnel's opening has them.
             retries: None,

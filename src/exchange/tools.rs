@@ -1,7 +1,7 @@
 //! What the requests of one worker share: the generation in use and its listeners, the timer wheel, the scratch buffers,
 //! the logs. A reload changes the first two, in one step.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::transport::Scratch;
 use crate::types::{Name, Peer};
 use crate::upstream::{Definition, Group};
 
+use super::counts::RouteCounts;
 use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
@@ -64,23 +65,43 @@ impl Numbers {
     }
 }
 
-/// A snapshot with this worker's groups for its upstreams. Requests keep the one they began with.
+/// A snapshot with this worker's groups for its upstreams, and what it counts. Requests keep the one they began with.
 pub struct Generation {
     pub snapshot: Arc<Snapshot>,
     groups: Vec<Rc<Group>>,
+    /// Of its routes, in its order.
+    counts: Vec<OnceCell<Rc<RouteCounts>>>,
+    /// Of requests that no route takes.
+    pub unrouted: Rc<RouteCounts>,
 }
 
 impl Generation {
     /// Upstreams that are the same as in `before` keep their group, and with it their connections.
     fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Rc<Self> {
-        let before = before.map_or(&[][..], |before| &before.groups);
-        let kept: HashMap<_, _> = before.iter().map(|group| (Arc::as_ptr(&group.definition), group)).collect();
+        let groups = before.map_or(&[][..], |before| &before.groups);
+        let kept: HashMap<_, _> = groups.iter().map(|group| (Arc::as_ptr(&group.definition), group)).collect();
         let group = |upstream: &Arc<Definition>| match kept.get(&Arc::as_ptr(upstream)) {
             Some(group) => Rc::clone(group),
             None => Group::new(upstream.clone()),
         };
         let groups = snapshot.upstreams.iter().map(group).collect();
-        Rc::new(Self { snapshot, groups })
+        let (counts, unrouted) = (Self::counts(&snapshot, before), before.map(|before| before.unrouted.clone()));
+        let unrouted = unrouted.unwrap_or_else(|| RouteCounts::new(&snapshot.unrouted));
+        Rc::new(Self { snapshot, groups, counts, unrouted })
+    }
+
+    /// Routes that were in `before` go on counting where they did.
+    fn counts(snapshot: &Snapshot, before: Option<&Self>) -> Vec<OnceCell<Rc<RouteCounts>>> {
+        let before = before.iter().flat_map(|before| before.snapshot.route_books.iter().zip(&before.counts));
+        let known: HashMap<_, _> =
+            before.filter_map(|(book, counts)| Some((Arc::as_ptr(book), counts.get()?))).collect();
+        let of = |book| known.get(&Arc::as_ptr(book)).map_or_else(OnceCell::new, |known| Rc::clone(known).into());
+        snapshot.route_books.iter().map(of).collect()
+    }
+
+    /// What is counted of a route.
+    pub(super) fn counts_of(&self, route: usize) -> &Rc<RouteCounts> {
+        self.counts[route].get_or_init(|| RouteCounts::new(&self.snapshot.route_books[route]))
     }
 
     /// The group of an upstream that a route's target names.
@@ -119,8 +140,11 @@ impl Tools {
     }
 
     /// What all tunnels that go one way have in common.
-    pub(super) fn place(&self, way: Way) -> Rc<Place> {
-        self.places.find(way, &self.access, &self.live)
+    pub(super) fn place(&self, way: Way, counts: &Rc<RouteCounts>) -> Rc<Place> {
+        self.places.find(way, |way| {
+            let tunnels = counts.tunnels(&self.scratch, &self.wheel).clone();
+            Place::new(way, &self.access, &self.live, counts.clone(), tunnels)
+        })
     }
 
     /// The one line of a connection that did not get as far as HTTP.

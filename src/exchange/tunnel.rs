@@ -18,7 +18,7 @@ use crate::limits::TunnelPermit;
 use crate::snapshot::Snapshot;
 use crate::telemetry::end::EndReason;
 use crate::transport::Transport;
-use crate::tunnel::{self, CloseOrder, Early, Splice, TunnelOptions, TunnelTools};
+use crate::tunnel::{self, CloseOrder, Early, Splice, TunnelOptions};
 use crate::upstream::{TunnelShare, UpstreamStream};
 
 /// A tunnel whose client side is about to be ready.
@@ -56,8 +56,7 @@ impl Tunnel {
         drop(open);
         // hyper's buffer lives as long as a slice of it: keep a copy of the few early bytes, or nothing.
         let early = Early { downstream: Bytes::copy_from_slice(&early), upstream: from_upstream };
-        let shared = TunnelTools { scratch: tools.scratch.clone(), wheel: tools.wheel.clone() };
-        let mut splice = tunnel::splice(downstream, upstream, early, options, &shared, tools.live.enter());
+        let mut splice = tunnel::splice(downstream, upstream, early, options, record.tools(), tools.live.enter());
         if is_outlived {
             splice.obey(&Arc::new(CloseOrder::route_removed()));
         }

@@ -28,8 +28,9 @@ use super::bind::BoundListener;
 use super::load::{LoadGuard, WorkerLoad};
 use crate::config::model::ListenAddress;
 use crate::limits::{ConnectionPermit, Connections};
+use crate::telemetry::metrics::{ListenerBook, Refused};
 use crate::transport::Socket;
-use crate::types::{Name, Peer};
+use crate::types::Peer;
 
 /// Connections taken from one listener before the next has its turn.
 const BURST: usize = 16;
@@ -106,10 +107,10 @@ pub struct Change {
 /// A listener of a [`Change`].
 #[derive(Debug)]
 pub enum Door {
-    /// One that accepts already: where it stood so far, and what it is called now.
+    /// One that accepts already: where it stood so far, and what it is called and counted as now.
     Kept {
         position: usize,
-        name: Name,
+        book: Arc<ListenerBook>,
     },
     New(BoundListener),
 }
@@ -184,7 +185,7 @@ fn change_doors<M: From<Arrival>>(
                     return old.into_iter().flatten().collect();
                 }
             },
-            Door::Kept { position, name } => Place::Old(position, name),
+            Door::Kept { position, book } => Place::Old(position, book),
         });
     }
     let is_kept = |index: usize| new.iter().any(|place| matches!(place, Place::Old(position, _) if *position == index));
@@ -194,9 +195,11 @@ fn change_doors<M: From<Arrival>>(
     between();
     let placed = new.into_iter().filter_map(|place| match place {
         Place::New(door) => Some(door),
-        Place::Old(position, name) => {
+        Place::Old(position, book) => {
             let mut door = old.get_mut(position)?.take()?;
-            door.get_mut().name = name;
+            let listener = door.get_mut();
+            listener.name = book.name.clone();
+            listener.book = book;
             Some(door)
         }
     });
@@ -208,7 +211,7 @@ fn change_doors<M: From<Arrival>>(
 /// Where a door of the new set comes from.
 enum Place {
     New(AsyncFd<BoundListener>),
-    Old(usize, Name),
+    Old(usize, Arc<ListenerBook>),
 }
 
 #[expect(
@@ -311,6 +314,7 @@ impl<M: From<Arrival>> Hall<M> {
     /// Gives a connection to the worker with the least load, or closes it where there is no room.
     fn place(&mut self, index: usize, listener: &BoundListener, socket: OwnedFd, peer: Option<SocketAddrAny>) {
         let Some(permit) = self.limits.try_acquire() else {
+            listener.book.connections.note_refused(Refused::MaxConnections);
             if let Some(unsaid) = self.full.say() {
                 let max_connections = self.limits.max();
                 tracing::warn!(listener = %listener.name, max_connections, unsaid, "too many connections: closing new ones");
@@ -328,7 +332,7 @@ impl<M: From<Arrival>> Hall<M> {
             ListenAddress::Unix(_) => (ArrivedSocket::Unix(UnixStream::from(socket)), Peer::Unix, None),
         };
         let Some(worker) = self.least_loaded() else { return };
-        let load = LoadGuard::new(&worker.load);
+        let load = LoadGuard::new(&worker.load, &listener.book);
         // A worker that has just ended drops the connection with its inbox.
         let _ = worker.inbox.send(Arrival { listener: index, socket, peer, local, permit, load }.into());
     }
@@ -352,6 +356,9 @@ impl<M: From<Arrival>> Hall<M> {
         // Linux looks for a free descriptor before it looks into the queue: there may have been nobody waiting.
         if had_reserve && shed == Err(Errno::AGAIN) {
             return Some(After::Empty);
+        }
+        if shed.is_ok() {
+            listener.book.connections.note_refused(Refused::Descriptors);
         }
         if let Some(unsaid) = self.starved.say() {
             tracing::warn!(listener = %listener.name, %error, unsaid, "out of descriptors: closing new connections");

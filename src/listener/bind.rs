@@ -14,10 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::model::{ListenAddress, Listener};
+use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
 
 /// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
@@ -47,6 +49,8 @@ pub struct BoundListener {
     pub name: Name,
     /// The address as it really is: port 0 has become a number.
     pub address: ListenAddress,
+    /// What is counted of it.
+    pub book: Arc<ListenerBook>,
     socket: OwnedFd,
     /// Dropped after the socket.
     _file: Option<SocketFile>,
@@ -149,26 +153,27 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Binds the listener's address and lets the kernel queue connections.
+/// Binds the listener's address and lets the kernel queue connections, which are then counted in `book`.
 ///
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
-pub fn bind(listener: &Listener) -> Result<BoundListener, BindError> {
-    bind_at(&listener.name, &listener.address.value, Access::Group)
+pub fn bind(listener: &Listener, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
+    bind_at(&listener.address.value, Access::Group, book)
 }
 
-/// The same for a listener that stands in no `[[listener]]`.
+/// The same for a listener that stands in no `[[listener]]`; its name is its book's.
 ///
 /// # Errors
 /// Those of [`bind`].
-pub fn bind_at(name: &Name, address: &ListenAddress, access: Access) -> Result<BoundListener, BindError> {
+pub fn bind_at(address: &ListenAddress, access: Access, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
+    let name = &book.name;
     let bound = match address {
         ListenAddress::Tcp(address) => bind_tcp(*address),
         ListenAddress::Unix(path) => bind_unix(path, access),
     };
     match bound {
         Ok((socket, address, file)) => {
-            Ok(BoundListener { name: name.clone(), address, socket: socket.into(), _file: file })
+            Ok(BoundListener { name: name.clone(), address, book: book.clone(), socket: socket.into(), _file: file })
         }
         Err(reason) => Err(BindError { listener: name.clone(), address: address.clone(), reason }),
     }

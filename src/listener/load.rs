@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::telemetry::metrics::{Closed, Counter, ListenerBook};
+
 /// What a connection weighs on top of its 1 while its handshake (TLS, or the first request on a clear listener) is
 /// not over. A full TLS handshake costs about as much as 30 small messages; an ordinary connection has few in flight.
 const HANDSHAKE_WEIGHT: usize = 8;
@@ -17,6 +19,8 @@ pub struct WorkerLoad {
     /// Low-level truth: connections plus handshakes times their weight.
     weight: AtomicUsize,
     connections: AtomicUsize,
+    /// Connections that were ever given to the worker. The accept loop alone writes it.
+    given: Counter,
 }
 
 impl WorkerLoad {
@@ -29,21 +33,31 @@ impl WorkerLoad {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+
+    /// Connections that were ever given to the worker.
+    pub fn given(&self) -> u64 {
+        self.given.get()
+    }
 }
 
-/// One connection's share in a worker's load; taken away on drop.
+/// One connection's share in a worker's load, and in what is counted of its listener; taken away on drop.
 #[derive(Debug)]
 pub struct LoadGuard {
     load: Arc<WorkerLoad>,
+    book: Arc<ListenerBook>,
     in_handshake: bool,
+    closed: Closed,
 }
 
 impl LoadGuard {
-    /// A connection whose handshake is still to come.
-    pub fn new(load: &Arc<WorkerLoad>) -> Self {
+    /// A connection whose handshake is still to come. For the accept loop.
+    pub fn new(load: &Arc<WorkerLoad>, book: &Arc<ListenerBook>) -> Self {
         load.weight.fetch_add(1 + HANDSHAKE_WEIGHT, Ordering::Relaxed);
         load.connections.fetch_add(1, Ordering::Relaxed);
-        Self { load: Arc::clone(load), in_handshake: true }
+        load.given.add(1);
+        book.connections.note_accepted();
+        let (load, book) = (Arc::clone(load), Arc::clone(book));
+        Self { load, book, in_handshake: true, closed: Closed::Drained }
     }
 
     /// The connection weighs like any other from now on. Calling it again changes nothing.
@@ -52,6 +66,11 @@ impl LoadGuard {
             self.load.weight.fetch_sub(HANDSHAKE_WEIGHT, Ordering::Relaxed);
         }
     }
+
+    /// What the connection's end is to be counted as. Until something is said: the gateway has taken it down.
+    pub fn ends_as(&mut self, closed: Closed) {
+        self.closed = closed;
+    }
 }
 
 impl Drop for LoadGuard {
@@ -59,5 +78,6 @@ impl Drop for LoadGuard {
         self.handshake_done();
         self.load.weight.fetch_sub(1, Ordering::Relaxed);
         self.load.connections.fetch_sub(1, Ordering::Relaxed);
+        self.book.connections.note_closed(self.closed);
     }
 }

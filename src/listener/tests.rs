@@ -13,7 +13,8 @@ use super::*;
 use crate::config::model::{ListenAddress, Listener, ListenerLimits, ListenerTimeouts, Protocols};
 use crate::config::report::{Located, Spot};
 use crate::limits::Connections;
-use crate::types::Peer;
+use crate::telemetry::metrics::ListenerBook;
+use crate::types::{Name, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,6 +31,10 @@ fn listener(address: ListenAddress) -> Listener {
         limits: ListenerLimits { head_size: 16 << 10, fields: 100, target_size: 8 << 10 },
         spot: Spot::default(),
     }
+}
+
+fn book(name: &str) -> Arc<ListenerBook> {
+    Arc::new(ListenerBook::from(Name::from(name)))
 }
 
 fn tcp(address: &str) -> Listener {
@@ -51,7 +56,8 @@ struct Rig {
 }
 
 fn rig(listeners: usize, workers: usize, max: usize) -> Rig {
-    let bound: Vec<_> = (0..listeners).map(|_| bind(&tcp("127.0.0.1:0")).expect("a free port")).collect();
+    let bound: Vec<_> =
+        (0..listeners).map(|_| bind(&tcp("127.0.0.1:0"), &book("test")).expect("a free port")).collect();
     let addresses = bound.iter().map(|bound| bound.tcp_address().expect("tcp")).collect();
     let (ports, inboxes) = (0..workers)
         .map(|_| {
@@ -152,13 +158,13 @@ fn connections_are_spread_evenly_and_a_freed_worker_is_preferred() {
 #[test]
 fn a_connection_in_its_handshake_weighs_more_than_one_that_is_open() {
     let load = Arc::new(WorkerLoad::default());
-    let mut first = LoadGuard::new(&load);
+    let mut first = LoadGuard::new(&load, &book("test"));
     let fresh = load.weight();
     first.handshake_done();
     first.handshake_done();
     assert_eq!(load.weight(), 1);
     assert!(fresh > 1);
-    let second = LoadGuard::new(&load);
+    let second = LoadGuard::new(&load, &book("test"));
     assert_eq!((load.weight(), load.connections()), (1 + fresh, 2));
     drop((first, second));
     assert_eq!((load.weight(), load.connections()), (0, 0));
@@ -211,15 +217,15 @@ async fn change(rig: &Rig, doors: Vec<Door>, between: impl FnOnce() + Send + 'st
 fn a_change_keeps_sockets_takes_what_the_others_have_queued_and_names_arrivals_anew() {
     local(async {
         let mut rig = rig(3, 1, 100);
-        let fresh = bind(&tcp("127.0.0.1:0")).expect("a free port");
+        let fresh = bind(&tcp("127.0.0.1:0"), &book("test")).expect("a free port");
         let added = fresh.tcp_address().expect("tcp");
         // All queues have somebody before the loop runs for the first time.
         let queued: Vec<_> = rig.addresses.iter().map(|at| TcpStream::connect(at).expect("it listens")).collect();
         let (seen, told) = std::sync::mpsc::channel();
         let doors = vec![
-            Door::Kept { position: 2, name: "last".into() },
+            Door::Kept { position: 2, book: book("last") },
             Door::New(fresh),
-            Door::Kept { position: 0, name: "first".into() },
+            Door::Kept { position: 0, book: book("first") },
         ];
         let limits = rig.limits.clone();
         let done = change(&rig, doors, move || seen.send(limits.open()).expect("the test listens")).await;
@@ -273,19 +279,19 @@ fn a_worker_that_is_gone_gets_nothing() {
 
 #[test]
 fn a_taken_port_is_a_clear_error() {
-    let first = bind(&tcp("127.0.0.1:0")).expect("a free port");
-    let error = bind(&tcp(&first.to_string())).expect_err("it is taken");
+    let first = bind(&tcp("127.0.0.1:0"), &book("test")).expect("a free port");
+    let error = bind(&tcp(&first.to_string()), &book("test")).expect_err("it is taken");
     assert_eq!(error.to_string(), format!("cannot listen on {first}: somebody listens there already"));
 }
 
 #[test]
 fn v4_and_v6_listeners_share_a_port() {
-    let Ok(v6) = bind(&tcp("[::]:0")) else {
+    let Ok(v6) = bind(&tcp("[::]:0"), &book("test")) else {
         eprintln!("skipped: no IPv6 here");
         return;
     };
     let port = v6.tcp_address().expect("tcp").port();
-    bind(&tcp(&format!("0.0.0.0:{port}"))).expect("v6 does not take v4's port");
+    bind(&tcp(&format!("0.0.0.0:{port}")), &book("test")).expect("v6 does not take v4's port");
 }
 
 #[test]
@@ -293,7 +299,7 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_away_with_its_listener() {
     local(async {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("gateway.sock");
-        let bound = bind(&unix(&path)).expect("it binds");
+        let bound = bind(&unix(&path), &book("test")).expect("it binds");
         assert_eq!(bound.to_string(), format!("unix:{}", path.display()));
         let mode = path.metadata().expect("it exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
@@ -325,8 +331,8 @@ fn a_stale_unix_socket_is_replaced_and_a_living_one_is_not() {
     let path = folder.path().join("gateway.sock");
     // std's listener leaves its file behind, like a process that was killed.
     drop(UnixListener::bind(&path).expect("it binds"));
-    let bound = bind(&unix(&path)).expect("the stale file is replaced");
-    let error = bind(&unix(&path)).expect_err("somebody listens");
+    let bound = bind(&unix(&path), &book("test")).expect("the stale file is replaced");
+    let error = bind(&unix(&path), &book("test")).expect_err("somebody listens");
     assert!(error.to_string().ends_with("somebody listens there already"), "{error}");
     UnixStream::connect(&path).expect("the first one still listens");
 
@@ -342,12 +348,12 @@ fn a_file_that_is_no_socket_is_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("precious.txt");
     std::fs::write(&path, "precious").expect("writable");
-    let error = bind(&unix(&path)).expect_err("it is taken");
+    let error = bind(&unix(&path), &book("test")).expect_err("it is taken");
     assert!(error.to_string().ends_with("a file that is no socket"), "{error}");
     assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
-    let missing = bind(&unix(&folder.path().join("no/such.sock"))).expect_err("no folder");
+    let missing = bind(&unix(&folder.path().join("no/such.sock")), &book("test")).expect_err("no folder");
     assert!(missing.to_string().ends_with("(its folder must exist)"), "{missing}");
-    let long = bind(&unix(&folder.path().join("x".repeat(200)))).expect_err("too long");
+    let long = bind(&unix(&folder.path().join("x".repeat(200))), &book("test")).expect_err("too long");
     assert!(long.to_string().starts_with("cannot listen on unix:"), "{long}");
 }
 

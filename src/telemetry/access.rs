@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::line;
 use super::text::Stamp;
-use super::writer::{Sink, Writer};
+use super::writer::{Lost, LostLines, Sink, Writer};
 use crate::config::model::{AccessTarget, LogFormat};
 
 /// A buffer of this size is handed over.
@@ -35,6 +35,7 @@ pub struct AccessLogHandle {
     target: AccessTarget,
     format: LogFormat,
     output: Output,
+    lost: Lost,
 }
 
 #[derive(Clone, Debug)]
@@ -51,10 +52,14 @@ impl AccessLogHandle {
     /// # Errors
     /// A file cannot be opened, or there is no thread to be had.
     pub fn start(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
+        Self::open(target, format, Lost::default())
+    }
+
+    fn open(target: &AccessTarget, format: LogFormat, lost: Lost) -> io::Result<Self> {
         let sink = match target {
             AccessTarget::Off => {
                 let output = Output { writer: None, json: false };
-                return Ok(Self { target: AccessTarget::Off, format, output });
+                return Ok(Self { target: AccessTarget::Off, format, output, lost });
             }
             AccessTarget::Stderr => Sink::Stderr,
             AccessTarget::File(path) => Sink::file(path)?,
@@ -64,8 +69,8 @@ impl AccessLogHandle {
             LogFormat::Text => false,
             LogFormat::Auto => *target != AccessTarget::Stderr || !io::IsTerminal::is_terminal(&io::stderr()),
         };
-        let output = Output { writer: Some(Writer::start("access-log", sink)?), json };
-        Ok(Self { target: target.clone(), format, output })
+        let output = Output { writer: Some(Writer::start("access-log", sink, lost.clone())?), json };
+        Ok(Self { target: target.clone(), format, output, lost })
     }
 
     /// The log for this target and format: the same one where it has them already, else one that has to be started. The
@@ -74,7 +79,10 @@ impl AccessLogHandle {
     /// # Errors
     /// Those of [`start`](Self::start).
     pub fn renewed(&self, target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
-        if self.target == *target && self.format == format { Ok(self.clone()) } else { Self::start(target, format) }
+        if self.target == *target && self.format == format {
+            return Ok(self.clone());
+        }
+        Self::open(target, format, self.lost.renewed())
     }
 
     /// A worker's log, and the future that hands its lines over in time, which the worker spawns once.
@@ -82,6 +90,11 @@ impl AccessLogHandle {
         let (output, buffer) = (RefCell::new(self.output.clone()), RefCell::new(Buffer::default()));
         let log = Rc::new(AccessLog { output, buffer });
         (log.clone(), Flusher { log, sleep: None })
+    }
+
+    /// Lines that were dropped since the start of the process, under earlier targets as well.
+    pub fn lost(&self) -> LostLines {
+        self.lost.all.clone()
     }
 
     /// Opens the file again, after a rotation. Lines that were handed over before go to the old one.

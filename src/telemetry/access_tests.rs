@@ -36,9 +36,10 @@ impl Target {
     }
 
     fn handle(&self, json: bool) -> AccessLogHandle {
-        let writer = Writer::start("test-log", Sink::Custom(Box::new(self.clone()))).expect("a thread");
+        let lost = Lost::default();
+        let writer = Writer::start("test-log", Sink::Custom(Box::new(self.clone())), lost.clone()).expect("a thread");
         let (target, format) = (AccessTarget::Stderr, LogFormat::Auto);
-        AccessLogHandle { target, format, output: Output { writer: Some(writer), json } }
+        AccessLogHandle { target, format, output: Output { writer: Some(writer), json }, lost }
     }
 }
 
@@ -180,8 +181,7 @@ async fn a_target_that_stands_still_costs_lines_and_never_the_worker() {
     for _ in 0..records {
         log.record(&AccessRecord { path: &path, ..AccessRecord::default() });
     }
-    let writer = handle.output.writer.as_ref().expect("on");
-    let lost = writer.lost();
+    let lost = handle.lost().get();
     assert!(lost > 0, "12,000 lines of 2 KiB do not fit into the queue");
     assert!(!handle.flush(Duration::from_millis(20)), "and a flush gives up in time");
     target.hold(false);

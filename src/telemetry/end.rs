@@ -30,6 +30,7 @@ macro_rules! end_reasons {
         impl EndReason {
             /// Every reason, in the order of the documentation.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            pub const COUNT: usize = Self::ALL.len();
 
             /// The stable name in logs, headers and metrics.
             pub fn code(self) -> &'static str {

@@ -20,7 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 use super::text::Stamp;
-use super::writer::{Sink, Writer};
+use super::writer::{Lost, LostLines, Sink, Writer};
 use crate::clock;
 use crate::config::model::{Log, LogFormat, LogLevel};
 use crate::lifecycle::spawn;
@@ -37,6 +37,11 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// Lines that were dropped since the start of the process.
+    pub fn lost(&self) -> LostLines {
+        self.lines.writer.lost()
+    }
+
     /// From now on with this level and format.
     pub fn follow(&self, log: &Log) {
         self.switches.set(log);
@@ -115,7 +120,7 @@ impl Drop for EventLog {
 /// # Errors
 /// There is a subscriber already, or no thread to be had.
 pub fn start(log: &Log) -> io::Result<EventLog> {
-    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr)? };
+    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr, Lost::default())? };
     let (subscriber, switches) = subscriber(log, lines.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(|panic| {

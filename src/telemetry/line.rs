@@ -29,7 +29,7 @@ pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'
     line.string("method", record.method.as_bytes(), WORD);
     line.string("path", record.path, PATH);
     line.with("query", record.query, |out, query| text::masked_query(out, query, QUERY, Quoting::Json));
-    line.optional("protocol", record.protocol.map(protocol));
+    line.optional("protocol", record.protocol.map(HttpVersion::as_str));
     line.optional("tls", record.tls);
     line.optional("route", record.route);
     line.optional("upstream", record.upstream);
@@ -120,7 +120,7 @@ pub(super) fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessReco
         text::masked_query(quoted, query, QUERY, Quoting::Text);
     }
     quoted.push(b'"');
-    line.plain(record.protocol.map_or("-", protocol));
+    line.plain(record.protocol.map_or("-", HttpVersion::as_str));
     if record.event == AccessEvent::Request {
         text::number(line.word(), u64::from(record.status.unwrap_or(0)));
     } else {
@@ -191,13 +191,6 @@ fn display(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
     use std::io::Write;
     // A vector takes everything.
     let _ = out.write_fmt(arguments);
-}
-
-fn protocol(version: HttpVersion) -> &'static str {
-    match version {
-        HttpVersion::Http1 => "h1",
-        HttpVersion::Http2 => "h2",
-    }
 }
 
 fn microseconds(duration: std::time::Duration) -> u64 {

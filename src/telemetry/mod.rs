@@ -1,4 +1,4 @@
-//! What the gateway says about its work: end reasons, access log, event log.
+//! What the gateway says about its work: end reasons, access log, event log, metrics.
 //!
 //! Lines are written by threads of their own (`writer.rs`), never by a worker. Everything that a peer has sent is
 //! escaped before it stands in a line (`text.rs`), and secrets do not get that far: a record has no field for them.
@@ -7,8 +7,10 @@ pub mod access;
 pub mod end;
 pub mod events;
 mod line;
+pub mod metrics;
 mod record;
 mod text;
 mod writer;
 
 pub use access::{AccessEvent, AccessLog, AccessLogHandle, AccessRecord, Flusher};
+pub use writer::LostLines;

@@ -79,15 +79,47 @@ enum Order {
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     orders: SyncSender<Order>,
-    lost: Arc<AtomicU64>,
+    lost: Lost,
+}
+
+/// Lines that were dropped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lost {
+    /// Since that was last reported.
+    unsaid: Arc<AtomicU64>,
+    pub all: LostLines,
+}
+
+/// How many lines of one log were dropped since the start of the process, whatever its target was. Clones are the same
+/// count.
+#[derive(Clone, Debug, Default)]
+pub struct LostLines(Arc<AtomicU64>);
+
+impl LostLines {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Lost {
+    /// Those of the same log under another target count on.
+    pub fn renewed(&self) -> Self {
+        Self { unsaid: Arc::default(), all: self.all.clone() }
+    }
+
+    fn note(&self, lines: u64) {
+        self.unsaid.fetch_add(lines, Ordering::Relaxed);
+        self.all.0.fetch_add(lines, Ordering::Relaxed);
+    }
 }
 
 impl Writer {
+    /// What it drops is counted in `lost`.
+    ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(name: &str, sink: Sink) -> io::Result<Self> {
+    pub fn start(name: &str, sink: Sink, lost: Lost) -> io::Result<Self> {
         let (orders, receiver) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
         let thread = Thread { sink, lost: lost.clone(), torn: false, reported: None };
         spawn::thread(name, move || thread.run(&receiver))?;
         Ok(Self { orders, lost })
@@ -96,7 +128,7 @@ impl Writer {
     /// Hands over `chunk`, which holds `lines` whole lines. Never waits.
     pub fn write(&self, lines: u64, chunk: Vec<u8>) {
         if self.orders.try_send(Order::Write { lines, chunk }).is_err() {
-            self.lost.fetch_add(lines, Ordering::Relaxed);
+            self.lost.note(lines);
         }
     }
 
@@ -125,15 +157,15 @@ impl Writer {
         }
     }
 
-    #[cfg(test)]
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    /// Lines that were dropped, ever.
+    pub fn lost(&self) -> LostLines {
+        self.lost.all.clone()
     }
 }
 
 struct Thread {
     sink: Sink,
-    lost: Arc<AtomicU64>,
+    lost: Lost,
     /// The last thing written was part of a line.
     torn: bool,
     reported: Option<Instant>,
@@ -157,9 +189,9 @@ impl Thread {
 
     fn write(&mut self, lines: u64, chunk: &[u8]) {
         if let Err(error) = self.try_write(chunk) {
-            self.lost.fetch_add(lines, Ordering::Relaxed);
+            self.lost.note(lines);
             self.report(Some(&error));
-        } else if self.lost.load(Ordering::Relaxed) > 0 {
+        } else if self.lost.unsaid.load(Ordering::Relaxed) > 0 {
             self.report(None);
         }
     }
@@ -194,7 +226,7 @@ impl Thread {
             return;
         }
         self.reported = Some(now);
-        let lines = self.lost.swap(0, Ordering::Relaxed);
+        let lines = self.lost.unsaid.swap(0, Ordering::Relaxed);
         match error {
             Some(error) => tracing::error!(lines, %error, "log lines are lost: the target cannot be written"),
             None => tracing::warn!(lines, "log lines were lost: the target was too slow or could not be written"),

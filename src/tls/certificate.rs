@@ -71,6 +71,13 @@ impl Names {
         self.exact.is_empty() && self.wildcard.is_empty() && self.addresses.is_empty()
     }
 
+    /// One of them, to tell certificates apart by.
+    pub fn first(&self) -> String {
+        let exact = self.exact.first().cloned();
+        let wildcard = || self.wildcard.first().map(|suffix| format!("*.{suffix}"));
+        exact.or_else(wildcard).or_else(|| self.addresses.first().map(IpAddr::to_string)).unwrap_or_default()
+    }
+
     /// Whether a client that asks for a host of this pattern would accept the certificate's names. For a wildcard
     /// pattern the wildcard of one label is enough: more cannot be had in one certificate.
     pub fn cover(&self, host: &HostPattern) -> bool {

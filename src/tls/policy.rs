@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -198,6 +198,18 @@ impl ServerPolicies {
             return *id;
         }
         self.longest_wildcard(&host)
+    }
+
+    /// The certificates that are shown, once each: their file, one of their names, and when they expire, in seconds since
+    /// 1970.
+    pub fn expiries(&self) -> Vec<(&Path, String, i64)> {
+        let mut all: Vec<(&Path, String, i64)> = Vec::new();
+        for own in self.policies.iter().flat_map(|policy| policy.makeup.certificates.iter()) {
+            if !all.iter().any(|(file, ..)| *file == own.file) {
+                all.push((&own.file, own.names.first(), own.validity.1));
+            }
+        }
+        all
     }
 
     /// Whether this policy asks clients for a certificate.

@@ -27,6 +27,7 @@ use super::makeup::Anchors;
 use super::policy::{PolicyId, ServerPolicies};
 use super::turns;
 use super::{certificate, chooser};
+use crate::telemetry::metrics::TlsResult;
 use crate::transport::Socket;
 use crate::types::HttpVersion;
 
@@ -133,6 +134,22 @@ impl fmt::Display for TlsError {
             Self::Handshake(_) => "the TLS handshake failed",
             Self::Io(_) => "the socket failed during the TLS handshake",
         })
+    }
+}
+
+impl TlsError {
+    /// What it is counted as.
+    pub fn result(&self) -> TlsResult {
+        match self {
+            Self::Timeout => TlsResult::Timeout,
+            Self::Closed => TlsResult::Closed,
+            Self::NotTls { .. } => TlsResult::NotTls,
+            Self::ClientCertificate(_) => TlsResult::ClientCertificate,
+            Self::OurCertificate(_) => TlsResult::OurCertificate,
+            Self::NoCommonProtocol => TlsResult::NoCommonProtocol,
+            Self::Handshake(_) => TlsResult::Handshake,
+            Self::Io(_) => TlsResult::Io,
+        }
     }
 }
 

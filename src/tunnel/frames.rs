@@ -13,9 +13,11 @@ use super::random::random;
 use super::{CloseOrder, FrameRecord, Way};
 use crate::clock;
 use crate::proto::frame::{
-    ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Rules, Sender, Tracker, Until, Verdict, Violation, Watch,
+    ControlFrame, End, Kind, MAX_CONTROL_FRAME, NoInjection, Pong, Rules, Sender, Tracker, Until, Verdict, Violation,
+    Watch,
 };
 use crate::telemetry::end::Side;
+use crate::telemetry::metrics::TunnelCells;
 
 /// Both ways' frames.
 #[derive(Debug)]
@@ -72,15 +74,15 @@ impl Frames {
         })
     }
 
-    /// `sink_listens`: the other end has not ended its own side.
-    pub fn lane(&mut self, way: Way, sink_listens: bool) -> Lane<'_> {
+    /// `sink_listens`: the other end has not ended its own side. `cells`: where messages and round trips are counted.
+    pub fn lane<'a>(&'a mut self, way: Way, sink_listens: bool, cells: &'a TunnelCells) -> Lane<'a> {
         let watched = match way {
             Way::Up => &mut self.up,
             Way::Down => &mut self.down,
         };
         let probes = self.probes.as_deref_mut();
         let (allowed, counted) = (u64::MAX, 0);
-        Lane { way, rules: &self.rules, watched, notes: &mut self.notes, probes, sink_listens, allowed, counted }
+        Lane { way, rules: &self.rules, watched, notes: &mut self.notes, probes, cells, sink_listens, allowed, counted }
     }
 
     fn watched(&self, way: Way) -> &Watched {
@@ -188,6 +190,7 @@ pub(super) struct Lane<'a> {
     watched: &'a mut Watched,
     notes: &'a mut Notes,
     probes: Option<&'a mut Probes>,
+    cells: &'a TunnelCells,
     sink_listens: bool,
     /// Frames that may still count before one is too many.
     pub allowed: u64,
@@ -277,6 +280,7 @@ impl Lane<'_> {
             close_came,
             notes: self.notes,
             probes: self.probes.as_deref_mut(),
+            cells: self.cells,
             allowed: self.allowed,
             counted: &mut self.counted,
         };
@@ -330,6 +334,7 @@ struct Ear<'a> {
     close_came: &'a mut bool,
     notes: &'a mut Notes,
     probes: Option<&'a mut Probes>,
+    cells: &'a TunnelCells,
     allowed: u64,
     counted: &'a mut u64,
 }
@@ -343,6 +348,10 @@ impl Watch for Ear<'_> {
         true
     }
 
+    fn message(&mut self, _: Kind, size: u64) {
+        self.cells.note_message(self.way.counted(), size);
+    }
+
     fn ping(&mut self, payload: &[u8]) {
         if let Some(probes) = &mut self.probes {
             probes.passed(self.way, payload);
@@ -350,8 +359,13 @@ impl Watch for Ear<'_> {
     }
 
     fn pong(&mut self, payload: &[u8]) -> Verdict {
-        let is_ours = self.probes.as_mut().is_some_and(|probes| probes.answered(self.way, payload));
-        if is_ours { Verdict::Swallow } else { Verdict::Pass }
+        match self.probes.as_mut().map(|probes| probes.answered(self.way, payload)) {
+            Some(Pong::Ours(took)) => {
+                took.into_iter().for_each(|took| self.cells.note_round_trip(self.way.counted(), took));
+                Verdict::Swallow
+            }
+            Some(Pong::Foreign) | None => Verdict::Pass,
+        }
     }
 
     fn close(&mut self, code: Option<u16>, _: &[u8]) {

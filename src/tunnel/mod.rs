@@ -30,6 +30,7 @@ use crate::clock::Wheel;
 use crate::config::model::Rates;
 use crate::proto::frame::{Rules, Violation};
 use crate::telemetry::end::{EndReason, Side};
+use crate::telemetry::metrics::{Direction as Counted, Own, TunnelCells};
 use crate::transport::Scratch;
 
 pub use bucket::Bucket;
@@ -159,13 +160,37 @@ impl Way {
             Self::Down => Self::Up,
         }
     }
+
+    /// As it is called where it is counted.
+    fn counted(self) -> Counted {
+        match self {
+            Self::Up => Counted::In,
+            Self::Down => Counted::Out,
+        }
+    }
 }
 
-/// What a tunnel shares with the others of its worker.
+/// What a tunnel shares with the others of its worker and its route. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct TunnelTools {
-    pub scratch: Rc<Scratch>,
-    pub wheel: Rc<Wheel>,
+pub struct TunnelTools(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    scratch: Rc<Scratch>,
+    wheel: Rc<Wheel>,
+    cells: Own<TunnelCells>,
+}
+
+impl TunnelTools {
+    /// `cells`: what goes through its tunnels is counted there as it passes. How they begin and end is for the caller to
+    /// count.
+    pub fn new(scratch: Rc<Scratch>, wheel: Rc<Wheel>, cells: Own<TunnelCells>) -> Self {
+        Self(Rc::new(Shared { scratch, wheel, cells }))
+    }
+
+    pub fn cells(&self) -> &TunnelCells {
+        &self.0.cells
+    }
 }
 
 #[cfg(test)]

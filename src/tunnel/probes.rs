@@ -108,16 +108,14 @@ impl Probes {
         }
     }
 
-    /// A pong comes that way; true where it answers us.
-    pub fn answered(&mut self, way: Way, payload: &[u8]) -> bool {
+    /// A pong comes that way; whether it answers us, and how long that took.
+    pub fn answered(&mut self, way: Way, payload: &[u8]) -> Pong {
         let age = clock::now() - self.opened;
-        let Some(probe) = self.at_end_of(way.other()) else { return false };
-        match probe.pings.answered(payload, age) {
-            Pong::Foreign => false,
-            Pong::Ours(took) => {
-                self.round_trip = took.or(self.round_trip);
-                true
-            }
+        let Some(probe) = self.at_end_of(way.other()) else { return Pong::Foreign };
+        let pong = probe.pings.answered(payload, age);
+        if let Pong::Ours(took) = pong {
+            self.round_trip = took.or(self.round_trip);
         }
+        pong
     }
 }

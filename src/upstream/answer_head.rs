@@ -188,15 +188,18 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::transport::Socket;
+    use crate::upstream::ports::Link;
 
     const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nearly";
 
     /// What `pieces` are taken for, each of them read by itself.
     async fn read_pieces(pieces: &[&[u8]]) -> AnswerHead {
         let (near, mut far) = UnixStream::pair().expect("a pair");
-        let mut near = UpstreamStream::Clear(Socket::Unix(near), None);
+        let mut near = UpstreamStream::Clear(Socket::Unix(near), Link::local(&Arc::default()).take());
         let writing = async {
             for piece in pieces {
                 far.write_all(piece).await.expect("taken");

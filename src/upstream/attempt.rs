@@ -6,6 +6,7 @@ use http::{Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::counts::FailureKind;
 use super::failure::Failure;
 use super::group::Picked;
 use super::http2::{self, Broken, Origin, Slot};
@@ -145,8 +146,10 @@ fn admit(response: Response<Incoming>, mut lease: Lease, options: &SendOptions<'
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     lease.reusable = !framing_is_doubtful && !switched;
     if switched {
+        lease.share.count(FailureKind::BadUpgrade);
         lease.share.failed(&"a 101 that nobody asked for");
     } else if transfer_encoding_is_exactly_chunked(response.headers()) == TransferCoding::Bad {
+        lease.share.count(FailureKind::Malformed);
         lease.share.failed(&"a transfer coding other than chunked");
     } else {
         lease.share.answered(response.status());

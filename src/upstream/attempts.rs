@@ -56,7 +56,7 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// It was the last one.
     pub fn failed(&mut self, member: &Rc<Member>, failure: Failure) -> Result<(), Failed> {
-        let failed = Failed { failure, server: Some(member.server.clone()) };
+        let failed = Failed::at(member, failure);
         let Some(left) = self.left.checked_sub(1) else { return Err(failed) };
         self.left = left;
         self.last = Some(failed);

@@ -34,6 +34,23 @@ pub(super) enum HandshakeCarrier {
     Http2(Slot),
 }
 
+impl Carrier {
+    /// Whether the connection has been of use before.
+    pub(super) fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.reused,
+            Self::Http2(slot) => slot.reused,
+        }
+    }
+}
+
+impl HandshakeCarrier {
+    /// The same.
+    pub(super) fn is_reused(&self) -> bool {
+        matches!(self, Self::Http2(slot) if slot.reused)
+    }
+}
+
 impl Group {
     /// For a request. `pooled`: on a connection that is open already, where there is one.
     pub(super) async fn carrier(&self, picked: &mut Picked, asker: Asker, pooled: bool) -> Result<Carrier, Failure> {

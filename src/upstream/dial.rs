@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use super::definition::Definition;
 use super::failure::Failure;
 use super::http2::StreamTransport;
-use super::ports::PortGuard;
+use super::ports::LinkGuard;
 use super::server::Server;
 use super::whereabouts::Location;
 use crate::clock::Instant;
@@ -45,12 +45,13 @@ async fn dial_once(
     deadline: Instant,
 ) -> Result<UpstreamStream, Failure> {
     let header = upstream.proxy_protocol.map(|version| (version, sender));
-    let (socket, port) = connect(server, deadline).await?;
+    let (socket, link) = connect(server, deadline).await?;
+    server.state.note_opened();
     socket.set_nodelay().map_err(Failure::Connect)?;
     if header.is_none() && server.tls.is_none() {
-        return Ok(UpstreamStream::Clear(socket, port));
+        return Ok(UpstreamStream::Clear(socket, link));
     }
-    match tokio::time::timeout_at(deadline, settle(server, socket, port, header, offer)).await {
+    match tokio::time::timeout_at(deadline, settle(server, socket, link, header, offer)).await {
         Ok(settled) => settled,
         Err(_) => {
             let what = if server.tls.is_some() { "TLS handshake" } else { "PROXY header" };
@@ -63,7 +64,7 @@ async fn dial_once(
 async fn settle(
     server: &Server,
     mut socket: Socket,
-    port: Option<PortGuard>,
+    link: LinkGuard,
     header: Option<(Version, Sender)>,
     offer: Offer,
 ) -> Result<UpstreamStream, Failure> {
@@ -72,18 +73,21 @@ async fn settle(
         introduce(&mut socket, version, sender).await.map_err(Failure::Connect)?;
     }
     let Some((name, tls)) = &server.tls else {
-        return Ok(UpstreamStream::Clear(socket, port));
+        return Ok(UpstreamStream::Clear(socket, link));
     };
     match tls.connect(name, offer, socket).await {
-        Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream), port)),
+        Ok(stream) => Ok(UpstreamStream::Tls(Box::new(stream), link)),
         Err(error) => Err(Failure::Tls(error.to_string())),
     }
 }
 
-async fn connect(server: &Server, deadline: Instant) -> Result<(Socket, Option<PortGuard>), Failure> {
+async fn connect(server: &Server, deadline: Instant) -> Result<(Socket, LinkGuard), Failure> {
     let connected = match &server.location {
         Location::Fixed(addresses) => addresses.connect(deadline).await,
-        Location::Unix(path) => return connect_unix(path, deadline).await.map(|socket| (socket, None)),
+        Location::Unix(path, link) => {
+            let guard = link.take();
+            return connect_unix(path, deadline).await.map(|socket| (socket, guard));
+        }
         Location::Named => match tokio::time::timeout_at(deadline, server.state.whereabouts().known()).await {
             Ok(Ok(addresses)) => addresses.connect(deadline).await,
             Ok(Err(nowhere)) => return Err(Failure::nowhere(nowhere)),
@@ -91,7 +95,7 @@ async fn connect(server: &Server, deadline: Instant) -> Result<(Socket, Option<P
         },
     };
     match connected {
-        Ok((stream, port)) => Ok((Socket::Tcp(stream), Some(port))),
+        Ok((stream, link)) => Ok((Socket::Tcp(stream), link)),
         Err(unreachable) => Err(Failure::from_race(unreachable)),
     }
 }
@@ -123,10 +127,10 @@ fn own_addresses(socket: &Socket) -> Option<Addresses> {
     }
 }
 
-/// A connection to a server, with the local port that it takes.
+/// A connection to a server, with its place in what is counted of those.
 pub enum UpstreamStream {
-    Clear(Socket, Option<PortGuard>),
-    Tls(Box<ClientTlsStream>, Option<PortGuard>),
+    Clear(Socket, LinkGuard),
+    Tls(Box<ClientTlsStream>, LinkGuard),
     /// A stream of a connection that others use too. Boxed: there are few, and an idle tunnel keeps room for the largest.
     Http2(Box<StreamTransport>),
 }
@@ -135,7 +139,7 @@ impl UpstreamStream {
     /// `None`: a unix socket, or a stream of a connection that others use too.
     pub(super) fn destination(&self) -> Option<SocketAddr> {
         match self {
-            Self::Clear(_, port) | Self::Tls(_, port) => port.as_ref().map(PortGuard::destination),
+            Self::Clear(_, link) | Self::Tls(_, link) => link.destination(),
             Self::Http2(_) => None,
         }
     }

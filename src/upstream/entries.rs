@@ -161,7 +161,7 @@ impl Entries {
         let servers: Vec<_> = finds
             .iter()
             .map(|find| {
-                let found = self.found(template, find);
+                let found = Found::of(template, find);
                 let id = ServerId::of(self.upstream.as_str(), found.url.as_str());
                 let same = |server: &&Arc<Server>| {
                     server.id == id && server.weight == found.weight && server.backup == found.backup
@@ -178,7 +178,11 @@ impl Entries {
                     state
                 });
                 standing.states.insert(id, Arc::downgrade(&state));
-                Arc::new(template.found(self.upstream.as_str(), found, state))
+                let location = match found.address {
+                    Some(address) => Location::Fixed(Addresses::new([address], &self.sources, &state.open)),
+                    None => Location::Named,
+                };
+                Arc::new(template.found(self.upstream.as_str(), found, location, state))
             })
             .collect();
         standing.finds = finds;
@@ -216,19 +220,30 @@ impl Entries {
             Progress::Asking | Progress::Known => None,
         })
     }
+}
 
-    fn found(&self, template: &Server, find: &Find) -> Found {
+/// A server that stands behind a name.
+struct Found {
+    url: Name,
+    /// `None`: it has a name of its own.
+    address: Option<SocketAddr>,
+    weight: u32,
+    backup: bool,
+}
+
+impl Found {
+    fn of(template: &Server, find: &Find) -> Self {
         let scheme = template.url.as_str().split_once("://").map_or("", |(scheme, _)| scheme);
         match find {
-            Find::Address(address) => Found {
+            Find::Address(address) => Self {
                 url: Name::new(format!("{scheme}://{address}")),
-                location: Location::Fixed(Addresses::new([*address], &self.sources)),
+                address: Some(*address),
                 weight: template.weight,
                 backup: template.backup,
             },
-            Find::Target { host, port, weight, backup } => Found {
+            Find::Target { host, port, weight, backup } => Self {
                 url: Name::new(format!("{scheme}://{host}:{port}")),
-                location: Location::Named,
+                address: None,
                 // A service that drains drains as a whole.
                 weight: if template.weight == 0 { 0 } else { *weight },
                 backup: *backup || template.backup,
@@ -237,18 +252,10 @@ impl Entries {
     }
 }
 
-/// A server that stands behind a name.
-struct Found {
-    url: Name,
-    location: Location,
-    weight: u32,
-    backup: bool,
-}
-
 impl Server {
     /// One of the servers that this one's name stands for: like it but for what `found` says.
-    fn found(&self, upstream: &str, found: Found, state: Arc<State>) -> Self {
-        let Found { url, location, weight, backup } = found;
+    fn found(&self, upstream: &str, found: Found, location: Location, state: Arc<State>) -> Self {
+        let Found { url, weight, backup, .. } = found;
         Self {
             id: ServerId::of(upstream, url.as_str()),
             location,

@@ -109,7 +109,7 @@ fn a_service_gives_weights_unless_it_drains_as_a_whole() {
 async fn a_new_configuration_keeps_what_names_stood_for_until_they_are_asked_for_anew() {
     let toml = "servers = [\"ws://one.test\", { url = \"ws://chat.test:9000\", resolve = \"each\" }]";
     let old = build(toml, None);
-    let known = Addresses::new([([10, 0, 0, 9], 80).into()], &old.sources);
+    let known = Addresses::new([([10, 0, 0, 9], 80).into()], &old.sources, &Arc::default());
     servers(&old)[0].state.locate(Resolved::At(Arc::new(known)));
     old.stand(1, at(&[2]));
     let tunnel = servers(&old)[1].try_enter().expect("no limit").become_tunnel();

@@ -193,7 +193,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let nobody = listener.local_addr().expect("an address");
         drop(listener);
-        let addresses = Addresses::new([nobody], &Sources::new(from));
+        let addresses = Addresses::new([nobody], &Sources::new(from), &std::sync::Arc::default());
         let deadline = clock::now() + Duration::from_secs(10);
         Failure::from_race(addresses.connect(deadline).await.expect_err("nobody listens"))
     }

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::balance::{self, Ask, Lack};
 use super::connection::Idle;
+use super::counts::ServerCells;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
@@ -21,6 +22,7 @@ use super::share::Share;
 use crate::clock;
 use crate::config::model::{Ejection, HostHeader};
 use crate::proto::proxy_protocol::{Addresses, Sender};
+use crate::telemetry::metrics::Own;
 use crate::tls::Offer;
 
 /// So many times in a row another worker may be faster; then the server is asked without being tried.
@@ -48,6 +50,8 @@ pub struct Member {
     pub(super) channels: Rc<Channels>,
     /// Where it stands in the round.
     turn: Cell<i64>,
+    /// What this worker counts of it.
+    pub(super) cells: Own<ServerCells>,
 }
 
 /// Who sends a request.
@@ -73,7 +77,8 @@ pub(super) type Tried = SmallVec<[Rc<Member>; 4]>;
 
 impl Member {
     fn new(server: Arc<Server>) -> Rc<Self> {
-        Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0) })
+        let cells = server.state.join_counts();
+        Rc::new(Self { server, idle: RefCell::default(), channels: Rc::default(), turn: Cell::new(0), cells })
     }
 }
 

@@ -95,6 +95,9 @@ impl Group {
                     continue;
                 }
             };
+            if carrier.is_reused() {
+                member.cells.reused.add(1);
+            }
             self.address(&mut head.headers, &server);
             match self.exchange(carrier, picked, head.clone(), options).await {
                 Ok(mut answer) => {
@@ -102,7 +105,7 @@ impl Group {
                     return Ok((answer, server));
                 }
                 Err(Broken { failure, unprocessed: Some(_), .. }) => attempts.interrupted(&member, failure)?,
-                Err(Broken { failure, .. }) => return Err(Failed { failure, server: Some(server) }),
+                Err(Broken { failure, .. }) => return Err(Failed::at(&member, failure)),
             }
         }
     }

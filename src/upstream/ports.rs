@@ -4,7 +4,7 @@
 //! destination as there are ephemeral ports, about 28,000 by default; long-lived tunnels come to that. Live connections
 //! are therefore counted for each pair of source and destination, over the whole process and all configurations, since
 //! ports belong to the machine. The kernel's own choice of a source counts as one. Who holds a connection holds its
-//! [`PortGuard`]. Ports that only wait to be free again (TIME_WAIT) are the kernel's to know.
+//! [`LinkGuard`]. Ports that only wait to be free again (TIME_WAIT) are the kernel's to know.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -84,8 +84,7 @@ impl PortUse {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Counts one more until the guard is dropped.
-    pub fn take(self: &Arc<Self>) -> PortGuard {
+    fn enter(&self) {
         let live = self.live.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if is_short(live, *PORTS) && self.may_warn(clock::now().saturating_duration_since(*STARTED)) {
             tracing::warn!(
@@ -95,7 +94,6 @@ impl PortUse {
                 "local ports are running out: name further addresses in `source`, or more servers"
             );
         }
-        PortGuard(self.clone())
     }
 
     fn may_warn(&self, uptime: Duration) -> bool {
@@ -106,19 +104,55 @@ impl PortUse {
     }
 }
 
-/// A connection that is open or being opened.
+/// A way to one server, with what is counted of it. Shared by all connections that go it, so that each of them holds one
+/// reference.
 #[derive(Debug)]
-pub struct PortGuard(Arc<PortUse>);
+pub struct Link {
+    /// `None`: to a unix socket.
+    port: Option<Arc<PortUse>>,
+    /// The server's connections.
+    open: Arc<AtomicU32>,
+}
 
-impl PortGuard {
-    pub fn destination(&self) -> SocketAddr {
-        self.0.pair.destination
+impl Link {
+    /// `open` counts the server's connections.
+    pub fn over(pair: Pair, open: &Arc<AtomicU32>) -> Arc<Self> {
+        Arc::new(Self { port: Some(PortUse::of(pair)), open: open.clone() })
+    }
+
+    /// The same to a unix socket.
+    pub fn local(open: &Arc<AtomicU32>) -> Arc<Self> {
+        Arc::new(Self { port: None, open: open.clone() })
+    }
+
+    /// The local address that connections come from; `None`: whatever the kernel takes.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.port.as_ref().and_then(|port| port.pair.source)
+    }
+
+    /// Counts one more connection until the guard is dropped.
+    pub fn take(self: &Arc<Self>) -> LinkGuard {
+        self.port.iter().for_each(|port| port.enter());
+        self.open.fetch_add(1, Ordering::Relaxed);
+        LinkGuard(self.clone())
     }
 }
 
-impl Drop for PortGuard {
+/// A connection that is open or being opened.
+#[derive(Debug)]
+pub struct LinkGuard(Arc<Link>);
+
+impl LinkGuard {
+    /// `None`: a unix socket.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.0.port.as_ref().map(|port| port.pair.destination)
+    }
+}
+
+impl Drop for LinkGuard {
     fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.port.iter().for_each(|port| _ = port.live.fetch_sub(1, Ordering::Relaxed));
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -154,12 +188,17 @@ mod tests {
     fn connections_of_one_pair_are_counted_wherever_they_come_from() {
         let (one, other) = (PortUse::of(pair(1)), PortUse::of(pair(1)));
         assert!(Arc::ptr_eq(&one, &other));
-        let guards = [one.take(), other.take()];
-        assert_eq!((one.live(), PortUse::of(pair(2)).live()), (2, 0));
-        assert!(in_use().1.contains(&(pair(1), 2)));
+        // Two servers at one address.
+        let servers = [Arc::default(), Arc::default()];
+        let links = servers.each_ref().map(|open| Link::over(pair(1), open));
+        let guards = [links[0].take(), links[1].take(), links[1].take()];
+        assert_eq!((one.live(), PortUse::of(pair(2)).live()), (3, 0));
+        assert_eq!(servers.each_ref().map(|open| open.load(Ordering::Relaxed)), [1, 2]);
+        assert!(in_use().1.contains(&(pair(1), 3)));
         drop(guards);
+        assert_eq!(servers.each_ref().map(|open| open.load(Ordering::Relaxed)), [0, 0]);
         assert_eq!(one.live(), 0);
-        drop((one, other));
+        drop((one, other, links));
         assert!(!in_use().1.iter().any(|(known, _)| *known == pair(1)), "what nobody connects to is forgotten");
     }
 

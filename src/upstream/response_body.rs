@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::counts::FailureKind;
 use super::http2::Download;
 use super::pool::Lease;
 use super::share::Share;
@@ -81,10 +82,19 @@ impl Source {
 
     /// Closes what it comes on, and says why of the server.
     fn give_up(&mut self, fault: &ResponseBodyFault) {
-        match self {
-            Self::Http1 { lease: Some(lease), .. } => lease.share.failed(fault),
-            Self::Http2(stream) => stream.1.failed(fault),
-            Self::Http1 { lease: None, .. } | Self::Nothing => {}
+        let share = match self {
+            Self::Http1 { lease: Some(lease), .. } => Some(&mut lease.share),
+            Self::Http2(stream) => Some(&mut stream.1),
+            Self::Http1 { lease: None, .. } | Self::Nothing => None,
+        };
+        match (share, fault) {
+            (Some(share), ResponseBodyFault::Truncated(_)) => {
+                share.count(FailureKind::Truncated);
+                share.failed(fault);
+            }
+            // Not held against it: some answers have nothing to say for a long time.
+            (Some(share), ResponseBodyFault::Timeout) => share.count(FailureKind::BodyTimeout),
+            (None, _) => {}
         }
         *self = Self::Nothing;
     }
@@ -120,7 +130,7 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let Poll::Ready(frame) = this.source.poll_frame(cx) else {
             ready!(this.silence.poll_expired(cx));
-            this.source = Source::Nothing;
+            this.source.give_up(&ResponseBodyFault::Timeout);
             return Poll::Ready(Some(Err(ResponseBodyFault::Timeout)));
         };
         this.silence.touch();

@@ -18,7 +18,7 @@ use super::balance::Ask;
 use super::carrier::Carrier;
 use super::failure::Failure;
 use super::gate::Gate;
-use super::group::{Asker, Group};
+use super::group::{Asker, Group, Member};
 use super::request_body::{BodyError, RequestBody};
 use super::response_body::ResponseBody;
 use super::server::Server;
@@ -49,6 +49,14 @@ pub struct Answered {
 pub struct Failed {
     pub failure: Failure,
     pub server: Option<Arc<Server>>,
+}
+
+impl Failed {
+    /// An attempt that this server has failed, which is counted.
+    pub(super) fn at(member: &Member, failure: Failure) -> Self {
+        member.cells.note_failure(&failure);
+        Self { failure, server: Some(member.server.clone()) }
+    }
 }
 
 impl Group {
@@ -82,8 +90,11 @@ impl Group {
                     attempts.failed(&member, failure)?;
                     continue;
                 }
-                Err(failure) => return Err(Failed { failure, server: Some(member.server.clone()) }),
+                Err(failure) => return Err(Failed::at(&member, failure)),
             };
+            if carrier.is_reused() {
+                member.cells.reused.add(1);
+            }
             self.address(request.headers_mut(), &member.server);
 
             progress.touch();
@@ -111,7 +122,7 @@ impl Group {
                     request = *unsent;
                 }
                 Err(Attempt { failure, retry: None }) => {
-                    return Err(Failed { failure, server: Some(member.server.clone()) });
+                    return Err(Failed::at(&member, failure));
                 }
             }
         }

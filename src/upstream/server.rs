@@ -16,15 +16,18 @@ use tokio::sync::Notify;
 
 use super::balance::Candidate;
 use super::circuit::{Breaker, Gate};
+use super::counts::ServerCells;
 use super::definition::Definition;
 use super::health::{CheckCounts, Checks, LastCheck};
 use super::places::{Kept, Live, Place, REQUEST, requests, total, tunnels};
+use super::ports::Link;
 use super::queue::Queue;
 use super::source::{Addresses, Sources};
 use super::whereabouts::{Location, Resolved, Whereabouts};
 use crate::clock::{self, AtomicInstant, Instant};
 use crate::config::model::{self, Resolve, ServerAddress};
 use crate::proto::host::{Authority, parse_authority};
+use crate::telemetry::metrics::{Ledger, Own};
 use crate::tls::ClientTls;
 use crate::types::Name;
 
@@ -93,8 +96,8 @@ impl Server {
         Self {
             id: ServerId::of(upstream, server.url.as_str()),
             location: match &server.address {
-                ServerAddress::Ip(address) => Location::Fixed(Addresses::new([*address], sources)),
-                ServerAddress::Unix(path) => Location::Unix(path.clone()),
+                ServerAddress::Ip(address) => Location::Fixed(Addresses::new([*address], sources, &state.open)),
+                ServerAddress::Unix(path) => Location::Unix(path.clone(), Link::local(&state.open)),
                 ServerAddress::Name(..) => Location::Named,
             },
             tls: server.tls_name.as_ref().map(|name| name.value.clone()).zip(tls),
@@ -193,6 +196,12 @@ pub struct State {
     pub(super) live: AtomicU64,
     /// Connections that wait in a pool for their next request.
     pub(super) idle: AtomicU32,
+    /// Connections that are open or being opened, those of its checks included.
+    pub(super) open: Arc<AtomicU32>,
+    /// Connections that were ever opened.
+    opened: AtomicU64,
+    /// What workers count of it.
+    ledger: Ledger<ServerCells>,
     /// Who waits for a place at a server of its upstream.
     queue: OnceLock<Arc<Queue>>,
     /// Taking part since then; `None`: since the start.
@@ -251,6 +260,30 @@ impl State {
     /// Connections that are kept open for the next request.
     pub fn idle(&self) -> u32 {
         self.idle.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open or being opened, those of its checks included.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were ever opened.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What all workers have counted of it.
+    pub fn counts(&self) -> ServerCells {
+        self.ledger.sum()
+    }
+
+    /// For one more worker to count.
+    pub(super) fn join_counts(&self) -> Own<ServerCells> {
+        self.ledger.join()
     }
 
     /// Where its places go when they are given up.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::circuit::{Cause, Change, Circuit, Gate, Ticket};
+use super::counts::FailureKind;
 use super::failure::Failure;
 use super::group::{Group, Member};
 use super::places::{Place, TunnelShare};
@@ -41,6 +42,7 @@ impl Share {
             None => Some(state.breaker.get().ticket()),
             Some(_) => ticket(state, force),
         }?;
+        member.cells.requests.add(1);
         Some(Self { group: group.clone(), member: member.clone(), place, ticket, judged: false })
     }
 
@@ -52,6 +54,7 @@ impl Share {
 
     /// What came as a 101 is none.
     pub fn disagreed(mut self, cause: &dyn fmt::Display) {
+        self.count(FailureKind::BadUpgrade);
         self.failed(cause);
     }
 
@@ -86,7 +89,10 @@ impl Share {
     pub(super) fn answered(&mut self, status: StatusCode) {
         match status.as_u16() {
             ..500 => self.change(|rules, circuit| circuit.answered(rules, clock::now(), self.ticket)),
-            500 | 502..=504 => self.failed(&format_args!("the answer was {}", status.as_u16())),
+            500 | 502..=504 => {
+                self.count(FailureKind::Status);
+                self.failed(&format_args!("the answer was {}", status.as_u16()));
+            }
             _ => self.judged = true,
         }
     }
@@ -97,6 +103,11 @@ impl Share {
             500 | 502..=504 => self.answered(status),
             _ => self.judged = true,
         }
+    }
+
+    /// Counts a failure, which need not take the server out.
+    pub(super) fn count(&self, kind: FailureKind) {
+        self.member.cells.note_failed(kind);
     }
 
     /// A good answer has come whole.

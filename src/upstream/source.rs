@@ -4,14 +4,14 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use smallvec::SmallVec;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::ports::{Pair, PortGuard, PortUse};
+use super::ports::{Link, LinkGuard, Pair};
 use super::race::{self, Unreachable};
 use crate::clock::Instant;
 
@@ -41,7 +41,7 @@ impl Sources {
 pub struct Addresses {
     list: Box<[SocketAddr]>,
     /// Of each address in the list: one way for each source of its family, or the one that the kernel takes.
-    ways: Box<[Box<[Arc<PortUse>]>]>,
+    ways: Box<[Box<[Arc<Link>]>]>,
     sources: Arc<Sources>,
     /// Which one has been quicker than those before it, and when: see [`Self::remember`].
     quickest: AtomicU64,
@@ -49,9 +49,10 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    pub fn new(list: impl IntoIterator<Item = SocketAddr>, sources: &Arc<Sources>) -> Self {
+    /// `open` counts the server's connections.
+    pub fn new(list: impl IntoIterator<Item = SocketAddr>, sources: &Arc<Sources>, open: &Arc<AtomicU32>) -> Self {
         let list: Box<[_]> = list.into_iter().collect();
-        let ways = list.iter().map(|address| ways_to(*address, sources)).collect();
+        let ways = list.iter().map(|address| ways_to(*address, sources, open)).collect();
         let made_at = crate::clock::now();
         Self { list, ways, sources: sources.clone(), quickest: AtomicU64::new(0), made_at }
     }
@@ -61,7 +62,7 @@ impl Addresses {
     }
 
     /// A connection to the first that answers before `deadline`.
-    pub(super) async fn connect(&self, deadline: Instant) -> Result<(TcpStream, PortGuard), Unreachable> {
+    pub(super) async fn connect(&self, deadline: Instant) -> Result<(TcpStream, LinkGuard), Unreachable> {
         let first = self.remembered();
         let (connected, index) = race::race(&self.list, first, deadline, |index| self.connect_to(index)).await?;
         if self.list.len() > 1 && first != Some(index) {
@@ -70,14 +71,14 @@ impl Addresses {
         Ok(connected)
     }
 
-    async fn connect_to(&self, index: usize) -> io::Result<(TcpStream, PortGuard)> {
+    async fn connect_to(&self, index: usize) -> io::Result<(TcpStream, LinkGuard)> {
         let (address, ways) = (self.list[index], &self.ways[index]);
         let start = if ways.len() > 1 { self.sources.next.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let mut failed = SmallVec::<[_; 1]>::new();
         for step in 0..ways.len() {
             let way = &ways[start.wrapping_add(step) % ways.len()];
             let guard = way.take();
-            let Some(source) = way.pair.source else {
+            let Some(source) = way.source() else {
                 return TcpStream::connect(address).await.map(|stream| (stream, guard));
             };
             // Boxed: rare, and large.
@@ -119,12 +120,12 @@ impl Addresses {
     }
 }
 
-fn ways_to(destination: SocketAddr, sources: &Sources) -> Box<[Arc<PortUse>]> {
+fn ways_to(destination: SocketAddr, sources: &Sources, open: &Arc<AtomicU32>) -> Box<[Arc<Link>]> {
     if sources.addresses.is_empty() {
-        return Box::new([PortUse::of(Pair { source: None, destination })]);
+        return Box::new([Link::over(Pair { source: None, destination }, open)]);
     }
     let same_family = sources.addresses.iter().filter(|source| source.is_ipv6() == destination.is_ipv6());
-    same_family.map(|source| PortUse::of(Pair { source: Some(*source), destination })).collect()
+    same_family.map(|source| Link::over(Pair { source: Some(*source), destination }, open)).collect()
 }
 
 fn no_source(failed: &[(IpAddr, io::Error)]) -> String {
@@ -153,6 +154,7 @@ fn is_out_of_ports(error: &io::Error) -> bool {
 mod tests {
     use tokio::net::TcpListener;
 
+    use super::super::ports::PortUse;
     use super::*;
     use crate::clock;
 
@@ -170,7 +172,7 @@ mod tests {
     async fn each_connection_is_counted_with_its_source_until_its_guard_goes() {
         let (_listener, address) = listener().await;
         let sources = Sources::new(vec![[127, 0, 0, 7].into(), [127, 0, 0, 8].into()]);
-        let addresses = Addresses::new([address], &sources);
+        let addresses = Addresses::new([address], &sources, &Arc::default());
         let live = |last: u8| {
             let source = Some(IpAddr::from([127, 0, 0, last]));
             PortUse::of(Pair { source, destination: address }).live()
@@ -188,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn the_kernels_choice_is_counted_for_the_destination() {
         let (_listener, address) = listener().await;
-        let addresses = Addresses::new([address], &Sources::new(vec![]));
+        let addresses = Addresses::new([address], &Sources::new(vec![]), &Arc::default());
         let counted = PortUse::of(Pair { source: None, destination: address });
         let connection = addresses.connect(soon()).await.expect("somebody listens");
         assert_eq!(counted.live(), 1);
@@ -205,16 +207,18 @@ mod tests {
         // From the block for documentation (RFC 5737): no machine has these.
         let (absent, other) = ([203, 0, 113, 77].into(), [203, 0, 113, 78].into());
         let sources = Sources::new(vec![absent, [127, 0, 0, 8].into(), other]);
-        let addresses = Addresses::new([address], &sources);
+        let addresses = Addresses::new([address], &sources, &Arc::default());
         for _ in 0..3 {
             let (stream, _guard) = addresses.connect(soon()).await.expect("one source is good");
             assert_eq!(stream.local_addr().expect("an address").ip(), IpAddr::from([127, 0, 0, 8]));
         }
-        let error = Addresses::new([address], &Sources::new(vec![absent, other])).connect(soon()).await;
+        let error =
+            Addresses::new([address], &Sources::new(vec![absent, other]), &Arc::default()).connect(soon()).await;
         let error = error.expect_err("no source is good").to_string();
         assert!(error.contains("from 203.0.113.77: ") && error.contains("from 203.0.113.78: "), "{error}");
-        let error =
-            Addresses::new([address], &Sources::new(vec!["::1".parse().expect("an address")])).connect(soon()).await;
+        let error = Addresses::new([address], &Sources::new(vec!["::1".parse().expect("an address")]), &Arc::default())
+            .connect(soon())
+            .await;
         assert!(error.expect_err("of the other family").to_string().contains("no `source` is of its family"));
     }
 
@@ -223,15 +227,15 @@ mod tests {
         let list =
             |ports: &[u16]| ports.iter().map(|port| SocketAddr::from(([10, 0, 0, 1], *port))).collect::<Vec<_>>();
         let sources = Sources::new(vec![]);
-        let addresses = Addresses::new(list(&[1, 2, 3]), &sources);
+        let addresses = Addresses::new(list(&[1, 2, 3]), &sources, &Arc::default());
         assert_eq!(addresses.remembered(), None);
         tokio::time::advance(Duration::from_secs(1_000)).await;
         addresses.remember(2);
         assert_eq!(addresses.remembered(), Some(2));
-        let turned = Addresses::new(list(&[3, 1, 2]), &sources);
+        let turned = Addresses::new(list(&[3, 1, 2]), &sources, &Arc::default());
         turned.remember_of(&addresses);
         assert_eq!(turned.remembered(), Some(0));
-        let other = Addresses::new(list(&[1, 2]), &sources);
+        let other = Addresses::new(list(&[1, 2]), &sources, &Arc::default());
         other.remember_of(&addresses);
         assert_eq!(other.remembered(), None);
         tokio::time::advance(REMEMBERED).await;

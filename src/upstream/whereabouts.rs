@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::ports::Link;
 use super::source::Addresses;
 
 /// How one server is reached.
 #[derive(Debug)]
 pub enum Location {
     Fixed(Addresses),
-    Unix(PathBuf),
+    Unix(PathBuf, Arc<Link>),
     /// Its whereabouts are in the server's shared state.
     Named,
 }

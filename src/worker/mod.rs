@@ -5,6 +5,7 @@
 //! that stood before it. Ends when the process has ended.
 
 mod command;
+mod view;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,8 +26,11 @@ use crate::lifecycle::{self, Lifecycle, Phase};
 use crate::listener::{Arrival, WorkerLoad, WorkerPort};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
+use crate::telemetry::metrics::{Own, WorkerCells};
+use view::Told;
 
 pub use command::Command;
+pub use view::WorkerView;
 
 /// How long those who are cut may take to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -63,6 +67,7 @@ pub struct Worker {
     pub port: WorkerPort<Message>,
     /// Questions and orders about its tunnels.
     pub commands: mpsc::Sender<Command>,
+    told: Arc<Told>,
     accepting: Option<oneshot::Sender<Accepting>>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -78,17 +83,24 @@ impl Worker {
     ) -> io::Result<Self> {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (commands, orders) = mpsc::channel(COMMANDS);
-        let (accepting, told) = oneshot::channel();
+        let (accepting, given) = oneshot::channel();
+        let told = Arc::<Told>::default();
+        let tells = told.clone();
         let thread = lifecycle::thread(&format!("worker-{number}"), move || {
             let numbers = Numbers::new(number, workers);
-            let given = Given { number, numbers, snapshot, inbox, orders, accepting: told };
+            let given = Given { number, numbers, snapshot, inbox, orders, accepting: given, tells };
             if let Err(error) = run(given, &lifecycle, &access) {
                 tracing::error!(worker = number, %error, "a worker could not start");
                 lifecycle.end();
             }
         })?;
         let port = WorkerPort { load: Arc::new(WorkerLoad::default()), inbox: sender };
-        Ok(Self { port, commands, accepting: Some(accepting), thread })
+        Ok(Self { port, commands, told, accepting: Some(accepting), thread })
+    }
+
+    /// How it looks from outside.
+    pub fn view(&self) -> WorkerView {
+        WorkerView::new(self.port.load.clone(), self.commands.clone(), self.told.clone())
     }
 
     /// Lets the worker's own thread run the accept loop, beside its connections.
@@ -101,7 +113,7 @@ impl Worker {
 
     /// Waits for its thread. The process must have been told to end.
     pub fn join(self) {
-        let Self { port, commands, accepting, thread } = self;
+        let Self { port, commands, accepting, thread, .. } = self;
         drop((port, commands, accepting));
         // A panic has been reported by the thread itself.
         let _ = thread.join();
@@ -116,6 +128,7 @@ struct Given {
     inbox: UnboundedReceiver<Message>,
     orders: mpsc::Receiver<Command>,
     accepting: oneshot::Receiver<Accepting>,
+    tells: Arc<Told>,
 }
 
 fn run(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) -> io::Result<()> {
@@ -127,7 +140,9 @@ fn run(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) -> io::Res
 }
 
 async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
-    let Given { number, numbers, snapshot, inbox, orders, accepting } = given;
+    let Given { number, numbers, snapshot, inbox, orders, accepting, tells } = given;
+    let cells = tells.begin();
+    lifecycle::spawn_local("loop lag", view::watch_lag(cells.clone()));
     let (phase, follower) = lifecycle.follow();
     lifecycle::spawn_local("phase follower", follower);
     // Tunnels wait for the end among themselves: whoever looks for them finds nobody else.
@@ -144,7 +159,7 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
         }
     });
     // A task like any other: to wake the runtime's own future from within costs a system call.
-    lifecycle::spawn_local("inbox", read_inbox(inbox, tools));
+    lifecycle::spawn_local("inbox", read_inbox(inbox, tools, cells));
     phase.stop().ended().await;
     // Tunnels say Close, and wait a moment for the answer.
     lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
@@ -154,13 +169,14 @@ async fn serve(given: Given, lifecycle: &Lifecycle, access: &AccessLogHandle) {
     }
 }
 
-async fn read_inbox(mut inbox: UnboundedReceiver<Message>, tools: Rc<Tools>) {
+async fn read_inbox(mut inbox: UnboundedReceiver<Message>, tools: Rc<Tools>, cells: Rc<Own<WorkerCells>>) {
     while let Some(message) = inbox.recv().await {
         if tools.phase.phase() == Phase::Ended {
             return;
         }
         match message {
             Message::Arrival(arrival) => {
+                cells.taken.add(1);
                 _ = lifecycle::spawn_local("connection", connection::run(arrival, tools.clone()))
             }
             Message::Configuration(NextConfiguration { snapshot, access, done }) => {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod drains;
 pub mod listeners;
 pub mod log;
+pub mod metrics;
 pub mod refusals;
 pub mod reload;
 pub mod routes;

@@ -16,11 +16,12 @@ use super::frames::{Closer, Frames};
 use super::pace::Pace;
 use super::probes::{Due, Probes};
 use super::random::random;
-use super::{Early, TunnelEnd, TunnelOptions, TunnelTools, Way};
+use super::{Early, Shared, TunnelEnd, TunnelOptions, TunnelTools, Way};
 use crate::clock::{self, Entry, Instant};
 use crate::lifecycle::Stop;
 use crate::proto::frame::{MAX_CONTROL_FRAME, Violation};
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::TunnelCells;
 use crate::transport::Transport;
 
 /// Close has gone both ways, and nobody hangs up.
@@ -47,8 +48,8 @@ pub fn splice<D: Transport, U: Transport>(
     if let (Some(frames), Some(interval)) = (&mut frames, options.ping_interval) {
         frames.probes = Some(Box::new(Probes::new(interval, options.ping_upstream, opened)));
     }
-    let up = direction(&early.downstream, Way::Up, frames.as_deref_mut());
-    let down = direction(&early.upstream, Way::Down, frames.as_deref_mut());
+    let up = direction(&early.downstream, Way::Up, frames.as_deref_mut(), tools.cells());
+    let down = direction(&early.upstream, Way::Down, frames.as_deref_mut(), tools.cells());
     Splice {
         downstream,
         upstream,
@@ -70,11 +71,11 @@ pub fn splice<D: Transport, U: Transport>(
 }
 
 /// A direction that begins with bytes that came early, judged like all others.
-fn direction(early: &Bytes, way: Way, frames: Option<&mut Frames>) -> Direction {
+fn direction(early: &Bytes, way: Way, frames: Option<&mut Frames>, cells: &TunnelCells) -> Direction {
     match frames {
         Some(frames) if !early.is_empty() => {
             let mut buffer = [&early[..], &[0; MAX_CONTROL_FRAME]].concat();
-            let forward = frames.lane(way, true).pass(&mut buffer, early.len());
+            let forward = frames.lane(way, true, cells).pass(&mut buffer, early.len());
             Direction::new(&buffer[..forward])
         }
         _ => Direction::new(early),
@@ -176,9 +177,14 @@ impl<D: Transport, U: Transport> Splice<D, U> {
             Way::Down => (&mut self.down, &mut self.up, upstream, downstream),
         };
         let lingering = this.flow == Flow::Discarding && other.flow == Flow::Over;
-        let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open));
+        let Shared { scratch, cells, .. } = &*self.tools.0;
+        let lane = self.frames.as_deref_mut().map(|frames| frames.lane(way, other.flow == Flow::Open, cells));
+        let carried = this.carried;
         let pace = self.pace.as_deref_mut().filter(|_| way == Way::Up);
-        let turn = this.poll(cx, Source { stream: source, pace }, sink, &self.tools.scratch, lane);
+        let turn = this.poll(cx, Source { stream: source, pace }, sink, scratch, lane);
+        if this.carried != carried {
+            cells.note_bytes(way.counted(), this.carried - carried);
+        }
         // Before what came behind the violation is taken for the cause.
         if let Some((violation, offender)) = self.frames.as_deref_mut().and_then(Frames::refuse) {
             self.cause = Some(violated_by(offender, violation));
@@ -335,7 +341,7 @@ impl<D: Transport, U: Transport> Splice<D, U> {
         let due = closing.unwrap_or_else(|| probe.map_or(quiet, |probe| probe.min(quiet)));
         let next = resume.map_or(due, |resume| resume.min(due));
         match &mut self.deadline {
-            None => self.deadline = Some(self.tools.wheel.register(next, cx.waker())),
+            None => self.deadline = Some(self.tools.0.wheel.register(next, cx.waker())),
             Some(entry) => {
                 if entry.poll_fired(cx) {
                     let now = clock::now();

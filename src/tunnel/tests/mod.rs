@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::clock::Wheel;
 use crate::lifecycle::{Lifecycle, WorkerPhase};
 use crate::proto::frame::{Rsv, Rules};
+use crate::telemetry::metrics::Own;
 use crate::transport::Scratch;
 
 use super::{TunnelOptions, TunnelTools};
@@ -33,7 +34,7 @@ impl Bench {
         let (wheel, ticker) = Wheel::new();
         tokio::task::spawn_local(follower);
         tokio::task::spawn_local(ticker);
-        Self { lifecycle, phase, tools: TunnelTools { scratch: Rc::new(Scratch::new()), wheel } }
+        Self { lifecycle, phase, tools: TunnelTools::new(Rc::new(Scratch::new()), wheel, Own::unread()) }
     }
 }
 

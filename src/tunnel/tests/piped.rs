@@ -48,7 +48,7 @@ impl Wire {
 
 /// Pipes that exist, and those of them that nobody uses.
 fn pipes(bench: &Bench) -> (usize, usize) {
-    let pipes = bench.tools.scratch.pipes();
+    let pipes = bench.tools.0.scratch.pipes();
     (pipes.open(), pipes.idle())
 }
 
@@ -276,16 +276,16 @@ async fn where_the_kernel_refuses_bytes_that_are_in_a_pipe_already_they_go_on_by
     // splice(2) does not write to what is in append mode: EINVAL.
     rustix::fs::fcntl_setfl(&upstream, OFlags::NONBLOCK | OFlags::APPEND).expect("a flag");
     let Wire { bench, mut client, mut server, .. } = Wire::join(CHECKED, client, downstream, upstream, server);
-    assert!(bench.tools.scratch.pipes().take().is_some());
+    assert!(bench.tools.0.scratch.pipes().take().is_some());
     speaks(&mut client, &mut server).await;
     assert_eq!(pipes(&bench), (0, 0));
-    assert!(bench.tools.scratch.pipes().take().is_none(), "nobody tries again");
+    assert!(bench.tools.0.scratch.pipes().take().is_none(), "nobody tries again");
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_worker_without_pipes_copies() {
     let Wire { bench, mut client, mut server, .. } = Wire::open(CHECKED).await;
-    bench.tools.scratch.pipes().give_up();
+    bench.tools.0.scratch.pipes().give_up();
     speaks(&mut client, &mut server).await;
     assert_eq!(pipes(&bench), (0, 0));
 }

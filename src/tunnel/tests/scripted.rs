@@ -33,8 +33,8 @@ async fn run(
     let (down, down_log) = script(client.0, client.1);
     let (up, up_log) = script(upstream.0, upstream.1);
     let end = splice(down, up, Early::default(), options, &bench.tools, bench.phase.stop()).await;
-    assert!(bench.tools.wheel.is_empty(), "no deadline stays behind");
-    assert!(bench.tools.scratch.idle() <= 1, "one buffer serves both directions");
+    assert!(bench.tools.0.wheel.is_empty(), "no deadline stays behind");
+    assert!(bench.tools.0.scratch.idle() <= 1, "one buffer serves both directions");
     assert!(down_log.borrow().dropped && up_log.borrow().dropped);
     (end, down_log, up_log)
 }
@@ -329,7 +329,7 @@ proptest! {
                 if !refuses(&client.1) {
                     assert!(up.read + early.1.len() - down.written.len() <= SCRATCH_SIZE, "bounded by the scratch");
                 }
-                assert!(bench.tools.scratch.idle() <= 1, "never held while waiting");
+                assert!(bench.tools.0.scratch.idle() <= 1, "never held while waiting");
                 poll
             })
             .await;

@@ -99,7 +99,7 @@ impl One {
                 Known::Nothing(why) => Resolved::Nowhere(Nowhere(why.to_string().into())),
                 Known::Good(addresses) => {
                     let list = addresses.iter().map(|address| SocketAddr::new(*address, self.port));
-                    let addresses = Addresses::new(list, sources);
+                    let addresses = Addresses::new(list, sources, &self.state.open);
                     if let Resolved::At(before) = self.state.whereabouts().now() {
                         addresses.remember_of(&before);
                     }

@@ -19,6 +19,7 @@ use super::side::{Found, Log, Side, Socket};
 use crate::clock::{self, Instant, TICK, Wheel};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::end::EndReason;
+use crate::telemetry::metrics::Own;
 use crate::transport::{SCRATCH_SIZE, Scratch, Transport};
 use crate::tunnel::{CloseOrder, Early, Splice, TunnelEnd, TunnelOptions, TunnelState, TunnelTools, splice};
 
@@ -85,7 +86,7 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
     let lifecycle = Lifecycle::new();
     let (phase, follower) = lifecycle.follow();
     let (wheel, _) = Wheel::new();
-    let tools = TunnelTools { scratch: Rc::new(Scratch::new()), wheel };
+    let tools = TunnelTools::new(Rc::new(Scratch::new()), wheel, Own::unread());
     let Plan { options, client, server, early, drains, is_ordered, mut chance } = plan;
     let side = |chance: &mut Chance, (tongue, habits, queue)| {
         let side = Side::new(chance.fork(), tongue, habits, queue, log.clone());
@@ -127,7 +128,7 @@ pub(super) fn run(plan: Plan, log: Log) -> Outcome {
     let end = world.go(&mut tunnel);
     world.log.tell(|| format!("{end:?}"));
     drop(tunnel);
-    assert!(world.tools.wheel.is_empty(), "no deadline stays behind");
+    assert!(world.tools.0.wheel.is_empty(), "no deadline stays behind");
     Outcome { end, world }
 }
 
@@ -297,7 +298,7 @@ impl World {
     fn pass(&mut self, time: Duration) {
         let advance = pin!(tokio::time::advance(time));
         let _ = advance.poll(&mut Context::from_waker(Waker::noop()));
-        self.tools.wheel.advance(clock::now());
+        self.tools.0.wheel.advance(clock::now());
         if !self.is_woken() {
             self.check_deadlines();
         }
@@ -307,8 +308,8 @@ impl World {
 
     /// The tunnel waits: for something that will wake it, and with nothing in its hands.
     fn check_rest(&self) {
-        assert_eq!(self.tools.wheel.len(), 1, "a tunnel that waits has a deadline");
-        assert!(self.tools.scratch.idle() <= 1, "one buffer serves both directions");
+        assert_eq!(self.tools.0.wheel.len(), 1, "a tunnel that waits has a deadline");
+        assert!(self.tools.0.scratch.idle() <= 1, "one buffer serves both directions");
         let (client, server) = (self.client.borrow(), self.server.borrow());
         let blocked = client.is_write_awaited() || server.is_write_awaited();
         for (source, sink) in [(&*client, &*server), (&*server, &*client)] {
