@@ -53,10 +53,12 @@ mod tests {
 
     #[test]
     fn the_page_and_its_files_name_each_other_and_nothing_elsewhere() {
-        let texts = FILES.iter().map(|(name, _, text)| (*name, *text)).chain([("page.html", include_str!("page.html"))]);
+        let texts =
+            FILES.iter().map(|(name, _, text)| (*name, *text)).chain([("page.html", include_str!("page.html"))]);
         let texts: Vec<_> = texts.collect();
         for (name, _, _) in FILES {
-            let is_named = |text: &str| text.contains(&format!("/dashboard/{name}")) || text.contains(&format!("'./{name}'"));
+            let is_named =
+                |text: &str| text.contains(&format!("/dashboard/{name}")) || text.contains(&format!("'./{name}'"));
             assert!(texts.iter().any(|(other, text)| other != name && is_named(text)), "nothing asks for {name}");
         }
         for (name, text) in &texts {
@@ -80,6 +82,9 @@ mod tests {
         for inline in ["<style", " style=", " onclick=", " onload=", "javascript:"] {
             assert!(!page.contains(inline), "the page has {inline}");
         }
-        assert!(page.split("<script").skip(1).all(|script| script.starts_with(" type=\"module\" src=")), "an inline script");
+        assert!(
+            page.split("<script").skip(1).all(|script| script.starts_with(" type=\"module\" src=")),
+            "an inline script"
+        );
     }
 }

@@ -42,10 +42,17 @@ pub struct Kill {
 /// What has come of it.
 #[derive(Debug)]
 pub enum Told {
-    Numbers { status: Box<Status>, list: List, turn: u64 },
+    Numbers {
+        status: Box<Status>,
+        list: List,
+        turn: u64,
+    },
     /// In words; the rest stays as it was.
     Trouble(String),
-    Killed { id: u64, closed: u64 },
+    Killed {
+        id: u64,
+        closed: u64,
+    },
     NotKilled(String),
 }
 
@@ -94,13 +101,7 @@ impl Asker {
     }
 
     /// Ends when nobody listens any more.
-    fn serve(
-        target: &Target,
-        every: Duration,
-        mut wanted: Wanted,
-        heard: &Receiver<Order>,
-        tell: &SyncSender<Told>,
-    ) {
+    fn serve(target: &Target, every: Duration, mut wanted: Wanted, heard: &Receiver<Order>, tell: &SyncSender<Told>) {
         loop {
             let began = clock::now();
             let told = numbers(target, &wanted).unwrap_or_else(|failure| Told::Trouble(words(failure)));
@@ -150,7 +151,8 @@ fn get<T: DeserializeOwned>(target: &Target, path: &str) -> Result<T, Failure> {
     if !answer.is_success() {
         return Err(refusal(&answer));
     }
-    serde_json::from_value(answer.json).map_err(|error| Failure::Failed(format!("{target} answers something else: {error}")))
+    serde_json::from_value(answer.json)
+        .map_err(|error| Failure::Failed(format!("{target} answers something else: {error}")))
 }
 
 fn close(target: &Target, kill: &Kill) -> Told {

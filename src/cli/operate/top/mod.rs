@@ -61,7 +61,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let filter = ps::join(&args.filter);
     Filter::parse(&filter).map_err(|bad| Failure::Usage(format!("{}\n  {}", bad.message, bad.help)))?;
     if !std::io::stdout().is_terminal() {
-        return Err(Failure::Usage("stdout is no terminal\n  `portcullis ps` prints a list, with --json for programs".into()));
+        return Err(Failure::Usage(
+            "stdout is no terminal\n  `portcullis ps` prints a list, with --json for programs".into(),
+        ));
     }
     let target = whereabouts::find(&args.at)?;
     let mut state = State::new(target.to_string(), filter, args.sort);

@@ -43,7 +43,11 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State) {
     ])
     .areas(area);
     draw_head(frame, head, state);
-    if numbers == NUMBERS_HEIGHT { draw_numbers(frame, plots, state) } else { draw_numbers_in_brief(frame, plots, state) }
+    if numbers == NUMBERS_HEIGHT {
+        draw_numbers(frame, plots, state)
+    } else {
+        draw_numbers_in_brief(frame, plots, state)
+    }
     draw_table(frame, table, state);
     match &state.mode {
         Mode::Filter(line, wrong) => draw_filter(frame, foot, line, wrong),
@@ -179,7 +183,13 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &mut State) {
     let rows = state.rows.iter().skip(first).take(state.page).map(|(row, rates)| {
         let cells = cells(row, rates).into_iter().zip(&COLUMNS).filter(|(_, column)| is_shown(column));
         let is_idle = rates.bytes.is_some_and(|rate| rate == 0.0);
-        let style = if row.state.as_str() != "open" { Style::new().fg(Color::Yellow) } else if is_idle { SOFT } else { Style::new() };
+        let style = if row.state.as_str() != "open" {
+            Style::new().fg(Color::Yellow)
+        } else if is_idle {
+            SOFT
+        } else {
+            Style::new()
+        };
         Cells::new(cells.map(|(text, column)| Cell::from(aligned(text, column.4))).collect::<Vec<_>>()).style(style)
     });
     let widths: Vec<_> = COLUMNS.iter().filter(|column| is_shown(column)).map(|column| column.2).collect();
@@ -208,7 +218,11 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, state: &State) {
         words.push(Span::from("  "));
     }
     let shown = state.rows.len() as u64;
-    let more = if state.matched > shown { format!("{shown} of {} tunnels", state.matched) } else { format!("{shown} tunnels") };
+    let more = if state.matched > shown {
+        format!("{shown} of {} tunnels", state.matched)
+    } else {
+        format!("{shown} tunnels")
+    };
     words.push(Span::from(more));
     if state.silent_workers > 0 {
         words.push(Span::from(format!("  {} workers have not answered", state.silent_workers)).fg(BAD));
@@ -246,9 +260,9 @@ fn in_the_middle(area: Rect, width: u16, height: u16) -> Rect {
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     let place = in_the_middle(area, 64, HELP.len() as u16 + 2);
-    let lines = HELP.iter().map(|(keys, what)| {
-        Text::from(vec![Span::from(format!(" {keys:<15}")).fg(ACCENT).bold(), Span::from(*what)])
-    });
+    let lines = HELP
+        .iter()
+        .map(|(keys, what)| Text::from(vec![Span::from(format!(" {keys:<15}")).fg(ACCENT).bold(), Span::from(*what)]));
     frame.render_widget(Clear, place);
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(Block::bordered().title(" Keys ")), place);
 }

@@ -218,7 +218,8 @@ impl State {
                 bytes: Some(per_second(row.bytes(), before.bytes())),
             }
         };
-        let rows: Vec<_> = list.tunnels.into_iter().map(|row| (rates(&row), row)).map(|(rates, row)| (row, rates)).collect();
+        let rows: Vec<_> =
+            list.tunnels.into_iter().map(|row| (rates(&row), row)).map(|(rates, row)| (row, rates)).collect();
         self.before = rows.iter().map(|(row, _)| (row.id, row.clone())).collect();
         self.rows = rows;
         (self.matched, self.silent_workers) = (list.matched, list.silent_workers);
@@ -345,9 +346,13 @@ impl State {
             KeyCode::Esc => return Action::None,
             KeyCode::Enter => match closing.code.text().parse() {
                 Ok(code) => return Action::Kill(Kill { id: closing.id, code, reason: closing.reason.text() }),
-                Err(_) => closing.wrong = "the code is a number: 1000, 1001, 1008, 1012, 1013, or 3000 to 4999".to_owned(),
+                Err(_) => {
+                    closing.wrong = "the code is a number: 1000, 1001, 1008, 1012, 1013, or 3000 to 4999".to_owned()
+                }
             },
-            KeyCode::Tab | KeyCode::BackTab | KeyCode::Up | KeyCode::Down => closing.is_at_reason = !closing.is_at_reason,
+            KeyCode::Tab | KeyCode::BackTab | KeyCode::Up | KeyCode::Down => {
+                closing.is_at_reason = !closing.is_at_reason
+            }
             _ if closing.is_at_reason => closing.reason.press(key),
             _ => closing.code.press(key),
         }

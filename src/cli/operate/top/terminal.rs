@@ -92,9 +92,8 @@ impl Terminal {
 fn watch_signals() -> io::Result<Arc<AtomicBool>> {
     let is_ended = Arc::new(AtomicBool::new(false));
     let told = is_ended.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(tokio::runtime::LocalOptions::default());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
     // Made here so that whoever cannot have it hears of it; it goes where it runs.
     drop(runtime?);
     lifecycle::thread("signals", move || {
