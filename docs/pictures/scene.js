@@ -78,6 +78,7 @@ async function start() {
   fs.writeFileSync(file('portcullis.toml'), process.env.SCENE_CONFIG ?? configuration());
   const gateway = spawn(program, ['run', '--config', file('portcullis.toml')], { stdio: ['ignore', 'pipe', 'pipe'] });
   process.on('exit', () => gateway.kill());
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => process.exit(0));
   let said = '';
   return new Promise((resolve, reject) => {
     gateway.stdout.on('data', (data) => {

@@ -1,7 +1,7 @@
 // Asks before tunnels are closed: which, with which code, for which reason.
 import { ask } from './api.js';
 import { by, pairs, tell } from './dom.js';
-import { clean, plural } from './format.js';
+import { clean, cleanLines, plural } from './format.js';
 
 const dialog = by('closing');
 /** { filter } or { all: true }, and what is to be done afterwards. */
@@ -28,7 +28,7 @@ async function close() {
     tell(`${plural(closed, 'tunnel')} closed${silent > 0 ? `; ${plural(silent, 'worker')} did not answer` : ''}`);
     meant.then();
   } catch (problem) {
-    by('closing-error').textContent = clean(problem.words ?? problem.message);
+    by('closing-error').textContent = cleanLines(problem.words ?? problem.message);
   } finally {
     button.disabled = false;
   }

@@ -1,17 +1,16 @@
 // Reload, log level, and the dialog in which the gateway says what has come of something.
 import { ask } from './api.js';
 import { by, el, tell } from './dom.js';
-import { clean } from './format.js';
+import { clean, cleanLines } from './format.js';
 
 const LEVELS = ['error', 'warn', 'info', 'debug', 'trace'];
 const dialog = by('outcome');
-const lines = (text) => text.split('\n').map(clean).join('\n');
 
 /** Words, and a report as `portcullis check` prints it. */
 export function report(title, words, text = '') {
   by('outcome-title').textContent = clean(title);
-  by('outcome-words').textContent = clean(words);
-  by('outcome-report').textContent = lines(text.trimEnd());
+  by('outcome-words').textContent = cleanLines(words);
+  by('outcome-report').textContent = cleanLines(text.trimEnd());
   by('outcome-report').hidden = text === '';
   by('outcome-close').textContent = 'Done';
   by('outcome-cancel')?.remove();

@@ -5,6 +5,9 @@ const ODD = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 
 export const clean = (text) => String(text).replace(ODD, '\ufffd');
 
+/** The same for what has lines. */
+export const cleanLines = (text) => String(text).split('\n').map(clean).join('\n');
+
 export function bytes(count) {
   let size = count;
   for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {

@@ -1,7 +1,7 @@
 // What is only looked at: routes, refusals, certificates, the configuration.
 import { ask } from './api.js';
 import { Table, by, el, put } from './dom.js';
-import { clean, clock, count, day, duration, plural, term, toml } from './format.js';
+import { clean, cleanLines, clock, count, day, duration, plural, term, toml } from './format.js';
 import { filterBy } from './tunnels.js';
 
 const MOST_ROUTES = 500;
@@ -86,5 +86,5 @@ export async function refreshConfiguration() {
   put(by('configuration-sum'), `generation ${config.generation}; what could be a secret is masked`);
   by('configuration-files').replaceChildren(...config.files.map(({ path, tables }, at) => (
     el('details', { class: 'file', open: at === 0 && config.files.length === 1 }, el('summary', { class: 'mono' }, clean(path)),
-      el('pre', { tabindex: '0', 'aria-label': clean(path) }, toml(tables).split('\n').map(clean).join('\n'))))));
+      el('pre', { tabindex: '0', 'aria-label': clean(path) }, cleanLines(toml(tables)))))));
 }

@@ -35,9 +35,8 @@ const tiles = NUMBERS.map(({ name }, which) => {
     'aria-label': `${name}, up to ten minutes. Arrow keys look back.`,
   });
   plot.append(area, line, mark);
-  const [value, most, when] = [el('output'), el('span', { class: 'most' }), el('span', { class: 'when' })];
-  const tile = el('article', { class: 'number', 'aria-label': name }, el('h3', {}, name),
-    el('div', { class: 'now' }, value, most), plot, when);
+  const [value, when] = [el('output'), el('p', { class: 'when' })];
+  const tile = el('article', { class: 'number', 'aria-label': name }, el('h3', {}, name), value, plot, when);
   plot.addEventListener('pointermove', (event) => {
     const { left: from, width } = plot.getBoundingClientRect();
     look(span() * (1 - (event.clientX - from) / width));
@@ -51,7 +50,7 @@ const tiles = NUMBERS.map(({ name }, which) => {
     else return;
     event.preventDefault();
   });
-  return { which, tile, value, most, when, area, line, mark };
+  return { which, tile, value, when, area, line, mark };
 });
 
 export function build() {
@@ -101,13 +100,13 @@ function draw() {
   if (past.length === 0) return;
   const now = past.at(-1).at;
   const looked = cursor === null ? past.at(-1) : nearest(now - cursor);
-  for (const { which, tile, value, most: top, when, area, line, mark } of tiles) {
+  for (const { which, tile, value, when, area, line, mark } of tiles) {
     const { show, isBad } = NUMBERS[which];
     const shown = looked?.values[which] ?? null;
     put(value, shown === null ? '–' : show(shown));
-    put(when, cursor === null ? `last ${ago(span())}` : `${Math.round(cursor / 1000)} s ago`);
     const most = Math.max(0, ...past.map(({ values }) => values[which] ?? 0));
-    put(top, most > 0 ? `max ${show(most)}` : '');
+    const reach = cursor === null ? `last ${ago(span())}` : `${Math.round(cursor / 1000)} s ago`;
+    put(when, most > 0 ? `${reach}, max ${show(most)}` : reach);
     if (isBad) tile.dataset.tone = most > 0 ? 'bad' : '';
     const runs = curves(which, now, most);
     line.setAttribute('d', runs.map((run) => `M${run.map(([x, y]) => `${x},${y}`).join('L')}`).join(''));

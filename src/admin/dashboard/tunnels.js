@@ -2,7 +2,7 @@
 import { ask, query } from './api.js';
 import { askToClose } from './closing.js';
 import { Table, by, el, put } from './dom.js';
-import { bytes, clean, count, duration, plural } from './format.js';
+import { bytes, cleanLines, count, duration, plural } from './format.js';
 
 const SIZE = 50;
 /** Further down nothing is paged. */
@@ -19,6 +19,8 @@ let sort = { key: 'id', direction: 'ascending' };
 let matched = 0;
 let shown = '';
 let turn = 0;
+/** A filter that the gateway has not understood is not sent again. */
+let misunderstood = null;
 let changed = () => {};
 
 const rtt = (micros) => (micros === null ? null : `${(micros / 1000).toFixed(1)} ms`);
@@ -32,12 +34,12 @@ const table = new Table(by('tunnels-table'), {
     { head: 'ID', sort: 'id', kind: 'tight', isHeader: true, of: (row) => String(row.id) },
     { head: 'Client', sort: 'client', kind: 'tight', of: (row) => row.client ?? row.peer },
     { head: 'Route', sort: 'route', of: (row) => ({ text: row.route, beside: row.subprotocol }) },
-    { head: 'Server', sort: 'server', of: (row) => row.server },
+    { head: 'Server', sort: 'server', kind: 'name broad', of: (row) => row.server },
     { head: 'State', sort: 'state', kind: 'tight', of: (row) => ({ text: row.state, tone: row.state === 'open' ? 'good' : 'wait' }) },
     { head: 'Age', sort: 'age', kind: 'count', of: (row) => duration(row.age_ms) },
     { head: 'Idle', sort: 'idle', kind: 'count', of: (row) => duration(row.idle_ms) },
-    { head: 'Messages in / out', sort: 'messages', kind: 'count', of: (row) => (row.messages_in === null ? null : `${count(row.messages_in)} / ${count(row.messages_out)}`) },
-    { head: 'Bytes in / out', sort: 'bytes', kind: 'count', of: (row) => `${bytes(row.bytes_in)} / ${bytes(row.bytes_out)}` },
+    { head: 'Messages in / out', sort: 'messages', kind: 'count broad', of: (row) => (row.messages_in === null ? null : `${count(row.messages_in)} / ${count(row.messages_out)}`) },
+    { head: 'Bytes in / out', sort: 'bytes', kind: 'count broad', of: (row) => `${bytes(row.bytes_in)} / ${bytes(row.bytes_out)}` },
     { head: 'RTT', sort: 'rtt', kind: 'count', of: (row) => rtt(row.rtt_us) },
     { head: '', kind: 'act', of: (row) => ({ buttons: [{ text: 'Close…', label: `Close tunnel ${row.id}`, act: closeOne }] }) },
   ],
@@ -80,6 +82,7 @@ export function filterBy(text) {
 
 export async function refresh() {
   const filter = by('filter').value.trim();
+  if (filter === misunderstood) return;
   const mine = ++turn;
   const suffix = sort.direction === 'ascending' ? 'asc' : 'desc';
   let list;
@@ -87,11 +90,14 @@ export async function refresh() {
     list = await ask(`tunnels?${query({ filter, sort: `${sort.key}:${suffix}`, limit: SIZE, offset: page * SIZE })}`);
   } catch (problem) {
     if (problem.status !== 400) throw problem;
-    if (mine === turn) complain(problem.words);
+    if (mine !== turn) return;
+    misunderstood = filter;
+    complain(problem.words);
     return;
   }
   // Another one was asked for meanwhile.
   if (mine !== turn) return;
+  misunderstood = null;
   complain('');
   if (list.tunnels.length === 0 && page > 0) {
     page = Math.max(0, Math.ceil(list.matched / SIZE) - 1);
@@ -105,7 +111,7 @@ export async function refresh() {
 }
 
 function complain(words) {
-  put(by('filter-error'), clean(words));
+  put(by('filter-error'), cleanLines(words));
   if (words) by('filter').setAttribute('aria-invalid', 'true');
   else by('filter').removeAttribute('aria-invalid');
   if (words) by('close-all').disabled = true;

@@ -37,14 +37,14 @@ const table = new Table(by('upstreams-list'), {
   key: ({ upstream, server }) => `${upstream.name} ${server.id}`,
   empty: 'No upstreams.',
   columns: [
-    { head: 'Server', isHeader: true, of: ({ server }) => ({ text: server.server, beside: server.backup ? 'backup' : server.weight !== 1 ? `weight ${server.weight}` : null }) },
-    { head: 'Upstream', of: ({ upstream, server }) => ({ text: upstream.name === server.server ? null : upstream.name, beside: aside(upstream) }) },
-    { head: 'Health', kind: 'tight', of: standing },
+    { head: 'Server', kind: 'name', isHeader: true, of: ({ server }) => ({ text: server.server, beside: server.backup ? 'backup' : server.weight !== 1 ? `weight ${server.weight}` : null }) },
+    { head: 'Upstream', kind: 'tight broad', of: ({ upstream, server, isFirst }) => ({ text: upstream.name === server.server ? null : upstream.name, beside: isFirst ? aside(upstream) : null }) },
+    { head: 'Health', kind: 'tight broad', of: standing },
     { head: 'Tunnels', kind: 'count', of: ({ server }) => ({ text: count(server.tunnels), link: server.tunnels > 0 ? showTunnels : undefined, title: 'Show them' }) },
     { head: 'Requests', kind: 'count', of: ({ server }) => count(server.requests) },
     { head: 'Idle', kind: 'count', of: ({ server }) => count(server.idle_connections) },
     { head: 'Ejections', kind: 'count', of: ({ server }) => count(server.ejections) },
-    { head: 'Last check', of: checks },
+    { head: 'Last check', kind: 'broad', of: checks },
     { head: '', kind: 'act', of: (row) => ({ buttons: [action(row)] }) },
   ],
 });
@@ -85,8 +85,8 @@ async function attempt(call, done) {
 export async function refresh() {
   const [{ upstreams }, { drains }] = [await ask('upstreams'), await ask('drains')];
   const drainOf = new Map(drains.filter(({ what }) => what === 'server').map((drain) => [`${drain.upstream} ${drain.server}`, drain]));
-  const rows = upstreams.flatMap((upstream) => upstream.servers.map((server) => (
-    { upstream, server, drain: drainOf.get(`${upstream.name} ${server.server}`) })));
+  const rows = upstreams.flatMap((upstream) => upstream.servers.map((server, at) => (
+    { upstream, server, isFirst: at === 0, drain: drainOf.get(`${upstream.name} ${server.server}`) })));
   const well = rows.filter(({ server }) => server.standing === 'up' && !server.draining).length;
   const rest = rows.length > MOST ? `; the first ${MOST} are shown` : '';
   put(by('upstreams-sum'), `${plural(rows.length, 'server')}, ${count(well)} up${rest}`);
