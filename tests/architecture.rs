@@ -14,8 +14,9 @@ const LONGEST: usize = 450;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["gateway", "snapshot", EVERYTHING_BELOW]),
-    ("gateway", &["reload", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
-    ("reload", &["control", "worker", "listener", "snapshot", "upstream", GROUND]),
+    ("gateway", &["reload", "admin", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("reload", &["admin", "control", "worker", "listener", "snapshot", "upstream", GROUND]),
+    ("admin", &["control", "exchange", "snapshot", "listener", "tls", "http", "upstream", GROUND]),
     ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),

@@ -186,6 +186,11 @@ fn every_command_in_the_papers_works() {
                     ["portcullis", "check", ..] => shell(folder.path(), line).1 == Some(0),
                     // What that does is the business of `tests/wire/reload.rs`.
                     ["kill", "-HUP", ..] => true,
+                    // What these do is the business of `tests/wire/admin.rs`; here, that there is such a thing to be asked.
+                    ["portcullis", "reload" | "status" | "ps" | "kill" | "drain" | "log", ..] => {
+                        let (said, code) = shell(folder.path(), line);
+                        code == Some(2) && said.contains("has no [admin]")
+                    }
                     ["portcullis", "cert", ..] => shell(folder.path(), line).1 == Some(0),
                     _ => false,
                 };
@@ -693,7 +698,7 @@ fn promises(text: &str) -> String {
 #[test]
 fn what_later_releases_bring_is_promised_nowhere() {
     let later: BTreeSet<_> = keys::SECTIONS.iter().flat_map(|section| section.later).copied().collect();
-    assert!(later.contains("admin"), "{later:?}");
+    assert!(later.contains("acme"), "{later:?}");
     let words = pattern(r"(?i)\bhot swap\b");
     let code = pattern(r"`([a-z_]+)`");
     let mut found = String::new();
@@ -708,7 +713,7 @@ fn what_later_releases_bring_is_promised_nowhere() {
     // And what README says is missing is refused in the words that it gives.
     let (output, code) = shell(
         root(),
-        "printf '[admin]\\n[[listener]]\\naddress = \"127.0.0.1:0\"\\n[[route]]\\nupstream = \"http://127.0.0.1:1\"\\n' \
+        "printf '[[listener]]\\naddress = \"127.0.0.1:0\"\\ntls = { acme = {} }\\n[[route]]\\nupstream = \"http://127.0.0.1:1\"\\n' \
          | portcullis check --config /dev/stdin",
     );
     assert!(code == Some(2) && output.contains("is not in this release"), "{output}");

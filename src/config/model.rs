@@ -4,6 +4,7 @@
 //! them, inline upstream URLs have become upstreams. What has to look at other files or other tables (certificates,
 //! route clashes) is checked by each stage's `build`, which reports at the spots kept here.
 
+mod admin;
 mod health;
 mod upstream;
 
@@ -18,6 +19,7 @@ use super::report::{Located, Spot};
 use super::written::Written;
 use crate::types::Name;
 
+pub use admin::Admin;
 pub use health::{Asked, Check, Ejection, Health, Panic};
 pub use upstream::{
     Balance, Hash, HashBy, HostHeader, Queue, Resolve, RetryBudget, SameSite, ServerAddress, Sticky, Upstream,
@@ -56,28 +58,6 @@ pub struct Server {
     pub forwarded: bool,
     /// Files that change are read again by themselves. Default false.
     pub watch: bool,
-}
-
-/// The listener of those who run the gateway.
-#[derive(Clone, Debug)]
-pub struct Admin {
-    pub address: Located<ListenAddress>,
-    /// Its first line has to come with every request. `None`: whoever can connect is let in, which only the machine's own
-    /// users can.
-    pub token_file: Option<Located<PathBuf>>,
-    /// Host names under which it may be asked, beside those of the machine itself: lower case, IPv6 in brackets.
-    pub hosts: Vec<String>,
-    /// `None`: in the clear.
-    pub tls: Option<CertificateFiles>,
-    /// The `[admin]` table.
-    pub spot: Spot,
-}
-
-impl Admin {
-    /// What makes it the same one after a reload, with the same socket.
-    pub fn key(&self) -> ListenerKey {
-        ListenerKey { address: self.address.value.clone(), name: None }
-    }
 }
 
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// A server of an upstream: it gets nothing new, and its tunnels go at `drain_rate`
+    /// A server: it gets nothing new, and its tunnels go at `drain_rate`
     Server(ServerArgs),
 }
 

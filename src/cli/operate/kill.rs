@@ -10,7 +10,7 @@ use super::{Failure, Where, encode, finish, ps};
 use crate::cli::{complain, say};
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  portcullis kill route=chat client=10.0.0.0/8 --code 1001 --reason maintenance\n\n\
+#[command(after_help = "Example:\n  portcullis kill route=chat client=10.0.0.0/8 --code 1001 --reason bye\n\n\
                         Filters are those of `portcullis ps`.")]
 pub struct Args {
     /// Terms, all of which have to hold

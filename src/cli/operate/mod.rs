@@ -28,16 +28,16 @@ use client::Answer;
 /// Where the gateway is asked.
 #[derive(clap::Args)]
 pub struct Where {
-    /// HOST:PORT, https://HOST:PORT or unix:PATH [default: what the file says]
+    /// HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration file, for its `[admin]`
+    /// The file that has [admin]
     #[arg(long, short, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
-    /// A file with the token [default: what the file says]
+    /// Its token [default: the file's token_file]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Who vouches for the listener's certificate [default: the system's]
+    /// Who vouches for its certificate
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 }

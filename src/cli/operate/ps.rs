@@ -11,13 +11,13 @@ use crate::cli::{complain, say};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  portcullis ps route=chat 'age>1h' --sort bytes\n\n\
-                        Terms: route upstream server listener client subprotocol protocol\n  \
-                        state id connection worker age idle messages bytes rtt; = != < <= > >=")]
+                        Terms: route upstream server listener client subprotocol protocol state\n\
+                        id connection worker age idle messages bytes rtt; = != < <= > >=")]
 pub struct Args {
     /// Terms, all of which have to hold
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
-    /// age, idle, bytes, messages, rtt, route, …; with :asc or :desc
+    /// age, idle, bytes, messages, rtt, route, …
     #[arg(long, value_name = "KEY")]
     sort: Option<String>,
     /// Tunnels to show
