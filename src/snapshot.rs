@@ -18,7 +18,7 @@ use crate::route::RouteTable;
 use crate::telemetry::metrics::{Books, ListenerBook, RouteBook};
 use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
-use crate::upstream::{AskedDrains, Definition};
+use crate::upstream::{AskedDrains, Definition, States};
 
 pub use admin::{AdminPlan, Token};
 
@@ -51,6 +51,7 @@ pub struct Snapshot {
     books: Arc<Books>,
     /// Servers that drain because somebody has asked for it: of this process, whatever the configuration.
     pub asked_drains: Arc<AskedDrains>,
+    states: Arc<States>,
 }
 
 /// A listener as its connections see it.
@@ -132,7 +133,8 @@ impl Snapshot {
             .map(|(index, listener)| ListenerPlan::build(index, listener, previous, &books, report))
             .collect();
         let table = RouteTable::build(config, report);
-        let upstreams = build_upstreams(config, previous, report);
+        let states = previous.map_or_else(Arc::default, |previous| previous.states.clone());
+        let upstreams = build_upstreams(config, &states, previous, report);
         let admin = match &config.admin {
             None => Some(None),
             Some(admin) => {
@@ -168,6 +170,7 @@ impl Snapshot {
             ledger,
             books,
             asked_drains,
+            states,
         })
     }
 
@@ -213,6 +216,7 @@ type Files = Box<[Digest]>;
 /// groups on the workers, and the connections that they have, go on.
 fn build_upstreams(
     config: &Config,
+    states: &Arc<States>,
     previous: Option<&Snapshot>,
     report: &mut Report,
 ) -> Option<Vec<(Arc<Definition>, Files)>> {
@@ -221,7 +225,7 @@ fn build_upstreams(
     for upstream in &config.upstreams {
         let known = previous.and_then(|previous| previous.upstream(&upstream.name));
         let before = report.files_read();
-        let built = Definition::build(upstream, &mut roots, known.map(|(known, _)| &**known), report);
+        let built = Definition::build(upstream, &mut roots, states, known.map(|(known, _)| &**known), report);
         let files: Files = report.read_since(before).into();
         let is_written_the_same =
             previous.is_some_and(|previous| config.written.has_upstream_of(&previous.written, &upstream.name));

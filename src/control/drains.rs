@@ -305,7 +305,6 @@ impl Upstream {
         let rate = self.definition.drain_rate;
         let mut has_changed = false;
         for watched in &mut self.servers {
-            // One that has come back anew is the same one to its clients.
             let current = roster.iter().find(|server| server.id == watched.server.id);
             let drains = rate.filter(|_| current.is_none_or(|server| server.drains()));
             has_changed |= watched.look(&self.definition.name, drains);

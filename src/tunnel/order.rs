@@ -3,7 +3,9 @@
 //! Checked when it is made, so that whoever carries it out cannot fail. RFC 6455 5.5.1, 7.4.
 
 use std::fmt;
+use std::time::Duration;
 
+use super::closing::{FRAME, STEP};
 use crate::proto::frame::{MAX_CLOSE_REASON, close_code_may_be_sent};
 use crate::telemetry::end::EndReason;
 
@@ -14,6 +16,8 @@ pub struct CloseOrder {
     pub(super) code: u16,
     pub(super) reason: Box<str>,
     pub(super) end: EndReason,
+    /// How long frames that are under way are let through.
+    pub(super) patience: Duration,
 }
 
 /// Why there can be no such order.
@@ -26,6 +30,8 @@ pub enum BadClose {
 }
 
 impl CloseOrder {
+    /// A frame that is under way has a second to come to its end.
+    ///
     /// # Errors
     /// See [`BadClose`].
     pub fn new(code: u16, reason: &str, end: EndReason) -> Result<Self, BadClose> {
@@ -35,17 +41,18 @@ impl CloseOrder {
         if reason.len() > MAX_CLOSE_REASON {
             return Err(BadClose::Reason(reason.len()));
         }
-        Ok(Self { code, reason: reason.into(), end })
+        Ok(Self { code, reason: reason.into(), end, patience: STEP })
     }
 
-    /// The server is to get no more work (RFC 6455's registry: 1012, service restart): clients come back, elsewhere.
+    /// The server is to get no more work (RFC 6455's registry: 1012, service restart): clients come back, elsewhere. There
+    /// is time: a frame that is under way may take half a minute, as long as it moves.
     pub fn server_drained() -> Self {
-        Self { code: 1012, reason: "service restart".into(), end: EndReason::ServerDrained }
+        Self { code: 1012, reason: "service restart".into(), end: EndReason::ServerDrained, patience: FRAME }
     }
 
-    /// The route is gone from the configuration.
+    /// The route is gone from the configuration. There is as much time.
     pub fn route_removed() -> Self {
-        Self { code: 1001, reason: "going away".into(), end: EndReason::RouteRemoved }
+        Self { code: 1001, reason: "going away".into(), end: EndReason::RouteRemoved, patience: FRAME }
     }
 }
 
@@ -78,7 +85,8 @@ mod tests {
         assert_eq!(new(4000, &"é".repeat(61)), Ok(()));
         assert_eq!(new(4000, &"é".repeat(62)), Err(BadClose::Reason(124)));
         for order in [CloseOrder::server_drained(), CloseOrder::route_removed()] {
-            assert_eq!(CloseOrder::new(order.code, &order.reason, order.end), Ok(order));
+            let checked = CloseOrder::new(order.code, &order.reason, order.end);
+            assert_eq!(checked.map(|checked| CloseOrder { patience: FRAME, ..checked }), Ok(order));
         }
     }
 }

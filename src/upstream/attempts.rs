@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::balance::{Ask, Lack};
+use super::capacity::Place;
 use super::failure::Failure;
 use super::group::{Group, Member, Picked, Tried};
-use super::places::Place;
 use super::queue::{Ticket, Wants};
 use super::send::Failed;
 use super::trail::Trail;

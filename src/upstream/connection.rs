@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use hyper::client::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::capacity::Kept;
 use super::dial::UpstreamStream;
-use super::places::Kept;
 use super::request_body::RequestBody;
 use crate::clock::Instant;
 

@@ -1,6 +1,5 @@
 //! An upstream as configured, shared by all workers: immutable but for the roster of its servers.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,8 +10,9 @@ use super::budget::{Retries, RetryCounts};
 use super::entries::{Entries, Entry, Find, Progress, Search};
 use super::queue::QueueCounts;
 use super::roster::Roster;
-use super::server::{Server, ServerId, State};
+use super::server::{Server, ServerId};
 use super::source::Sources;
+use super::states::States;
 use super::sticky::Sticky;
 use super::whereabouts::Nowhere;
 use crate::config::model::{self, Ejection, Health, HostHeader, Panic, Protocols};
@@ -63,10 +63,12 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Servers that `previous` has as well keep their state. `None` after an error was reported.
+    /// What `states` has of its servers holds for them; those that `previous` lacks come new, or back. `None` after an
+    /// error was reported.
     pub fn build(
         upstream: &model::Upstream,
         roots: &mut SystemRoots,
+        states: &Arc<States>,
         previous: Option<&Self>,
         report: &mut Report,
     ) -> Option<Self> {
@@ -78,26 +80,27 @@ impl Definition {
             }
             None => None,
         };
-        let known = known_states(previous);
+        let before = previous.map(|previous| previous.roster.read().1);
+        let comes = |id| before.as_ref().is_some_and(|before| before.iter().all(|server| server.id != id));
         let sources = Sources::new(upstream.sources.iter().map(|source| source.value).collect());
-        let queue = previous.map_or_else(Arc::default, |previous| previous.roster.queue().clone());
         let servers = upstream.servers.iter().zip(tls).map(|(server, tls)| {
             let id = ServerId::of(upstream.name.as_str(), server.url.as_str());
-            let state = known.get(&id).cloned().unwrap_or_else(|| {
-                let state = Arc::new(State::default());
-                if previous.is_some() {
-                    state.note_arrival();
-                }
-                state
-            });
+            let state = states.of(id);
+            if comes(id) {
+                state.enter_upstream();
+            } else if previous.is_none() {
+                // The upstream itself may have been out for a while.
+                state.checks.forget();
+            }
             let built = Server::build(upstream.name.as_str(), server, tls, state, &sources);
             Entry { server: Arc::new(built), search: Search::of(server) }
         });
-        let before = previous.map(|previous| &previous.entries);
-        let entries = Entries::new(upstream.name.clone(), sources.clone(), servers.collect(), before);
+        let servers = servers.collect();
+        let known = previous.map(|previous| &previous.entries);
+        let entries = Entries::new(upstream.name.clone(), sources.clone(), states.clone(), servers, known);
         Some(Self {
             name: upstream.name.clone(),
-            roster: Roster::new(entries.servers(), queue),
+            roster: Roster::new(entries.servers(), states.queue(&upstream.name)),
             entries,
             sources,
             balance: Balance::new(&upstream.balance),
@@ -126,6 +129,12 @@ impl Definition {
     /// Servers drain where somebody has asked for it by name: those of now, and those to come.
     pub fn honour(&self, asked: &Arc<AskedDrains>) {
         self.entries.honour(asked);
+    }
+
+    /// Those that a definition after `previous` is built with.
+    #[cfg(test)]
+    pub(super) fn states_of(previous: Option<&Self>) -> Arc<States> {
+        previous.map_or_else(Arc::default, |previous| previous.entries.states().clone())
     }
 
     /// An entry's name stands for these servers now; they are returned as they stand in the roster.
@@ -181,9 +190,4 @@ impl Definition {
             self.ejecting.store(false, Ordering::Release);
         }
     }
-}
-
-fn known_states(previous: Option<&Definition>) -> HashMap<ServerId, Arc<State>> {
-    let servers = previous.map(|previous| previous.roster.read().1);
-    servers.iter().flat_map(|servers| servers.iter()).map(|server| (server.id, server.state.clone())).collect()
 }

@@ -2,18 +2,19 @@
 //!
 //! An entry is one server, or, with `resolve = "each"` or `"srv"`, a name behind which servers come and go: its keeper
 //! (`names/`) says which. Servers that stay the same stay the very same object, so that workers keep their connections
-//! to them; one that comes back while something of it is still alive has its old state. Tunnels to servers that have
-//! gone are nobody's business here.
+//! to them; what is known of one that comes back holds ([`States`]). Tunnels to servers that have gone are nobody's
+//! business here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
 use super::asked::AskedDrains;
 use super::server::{Server, ServerId, State};
 use super::source::{Addresses, Sources};
+use super::states::States;
 use super::whereabouts::{Location, Nowhere};
 use crate::config::model::{self, Resolve, ServerAddress};
 use crate::types::Name;
@@ -65,6 +66,7 @@ pub struct Entry {
 pub struct Entries {
     upstream: Name,
     sources: Arc<Sources>,
+    states: Arc<States>,
     list: Vec<Entry>,
     /// Of each entry. Written by keepers, all on one thread.
     standing: Mutex<Vec<Standing>>,
@@ -78,8 +80,6 @@ pub struct Entries {
 struct Standing {
     finds: Vec<Find>,
     servers: Vec<Arc<Server>>,
-    /// Of servers that are here or of which something is still alive.
-    states: HashMap<ServerId, Weak<State>>,
 }
 
 /// How far an entry is known.
@@ -92,7 +92,13 @@ pub enum Progress {
 
 impl Entries {
     /// What stood behind an entry of `previous` stands behind the same one here until its name is asked for anew.
-    pub fn new(upstream: Name, sources: Arc<Sources>, list: Vec<Entry>, previous: Option<&Self>) -> Self {
+    pub fn new(
+        upstream: Name,
+        sources: Arc<Sources>,
+        states: Arc<States>,
+        list: Vec<Entry>,
+        previous: Option<&Self>,
+    ) -> Self {
         let asking = |entry: &Entry| if entry.search.is_server() { Progress::Known } else { Progress::Asking };
         let progress = watch::Sender::new(list.iter().map(asking).collect());
         let standing = list.iter().map(|entry| Standing {
@@ -102,6 +108,7 @@ impl Entries {
         let entries = Self {
             upstream,
             sources,
+            states,
             standing: Mutex::new(standing.collect()),
             list,
             progress,
@@ -117,12 +124,8 @@ impl Entries {
         for (index, entry) in self.list.iter().enumerate().filter(|(_, entry)| !entry.search.is_server()) {
             let same = |other: &Entry| other.server.id == entry.server.id && other.search == entry.search;
             let Some(before) = previous.list.iter().position(same) else { continue };
-            let (finds, states) = {
-                let standing = previous.standing.lock().unwrap_or_else(PoisonError::into_inner);
-                (standing[before].finds.clone(), standing[before].states.clone())
-            };
+            let (finds, _) = previous.standing(before);
             if !finds.is_empty() {
-                self.standing.lock().unwrap_or_else(PoisonError::into_inner)[index].states = states;
                 self.stand(index, finds);
                 self.note(index, Progress::Known);
             }
@@ -133,6 +136,11 @@ impl Entries {
     pub fn honour(&self, asked: &Arc<AskedDrains>) {
         let _ = self.asked.set(asked.clone());
         asked.apply(&self.servers());
+    }
+
+    #[cfg(test)]
+    pub fn states(&self) -> &Arc<States> {
+        &self.states
     }
 
     pub fn list(&self) -> &[Entry] {
@@ -169,15 +177,11 @@ impl Entries {
                 if let Some(same) = standing.servers.iter().find(same) {
                     return same.clone();
                 }
-                let state = standing.states.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
-                    let state = Arc::new(State::default());
-                    if !is_first {
-                        state.note_arrival();
-                    }
-                    state.set_drains(self.asked.get().is_some_and(|asked| asked.has(id)));
-                    state
-                });
-                standing.states.insert(id, Arc::downgrade(&state));
+                let state = self.states.of(id);
+                if !is_first && standing.servers.iter().all(|server| server.id != id) {
+                    state.enter_upstream();
+                }
+                state.set_drains(self.asked.get().is_some_and(|asked| asked.has(id)));
                 let location = match found.address {
                     Some(address) => Location::Fixed(Addresses::new([address], &self.sources, &state.open)),
                     None => Location::Named,
@@ -187,7 +191,6 @@ impl Entries {
             .collect();
         standing.finds = finds;
         standing.servers.clone_from(&servers);
-        standing.states.retain(|_, state| state.strong_count() > 0);
         servers
     }
 

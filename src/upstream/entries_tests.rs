@@ -22,7 +22,14 @@ fn build(toml: &str, previous: Option<&Definition>) -> Definition {
     let (config, report) = crate::config::read_text("test.toml", &text, std::path::Path::new("/"));
     let config = config.unwrap_or_else(|| panic!("{report:?}"));
     let mut report = Report::default();
-    Definition::build(&config.upstreams[0], &mut SystemRoots::default(), previous, &mut report).expect("good")
+    Definition::build(
+        &config.upstreams[0],
+        &mut SystemRoots::default(),
+        &Definition::states_of(previous),
+        previous,
+        &mut report,
+    )
+    .expect("good")
 }
 
 fn at(lasts: &[u8]) -> Vec<Find> {

@@ -10,13 +10,13 @@ use http::header::HOST;
 use smallvec::SmallVec;
 
 use super::balance::{self, Ask, Lack};
+use super::capacity::Place;
 use super::connection::Idle;
 use super::counts::ServerCells;
 use super::definition::Definition;
 use super::dial::{self, UpstreamStream};
 use super::failure::Failure;
 use super::http2::Channels;
-use super::places::Place;
 use super::server::{Server, ServerId, Standing};
 use super::share::Share;
 use crate::clock;

@@ -13,10 +13,10 @@ use http::HeaderMap;
 
 use super::attempts::Attempts;
 use super::balance::Ask;
+use super::capacity::Place;
 use super::definition::Definition;
 use super::failure::Failure;
 use super::group::{Group, Picked};
-use super::places::Place;
 use super::queue::Wants;
 use super::send::Failed;
 use super::server::Server;
@@ -35,7 +35,13 @@ fn build(toml: &str, previous: Option<&Definition>) -> Arc<Definition> {
     let text = format!("[[listener]]\naddress = \"127.0.0.1:80\"\n[[route]]\nupstream = \"u\"\n[upstream.u]\n{toml}\n");
     let (config, mut report) = config::read_text("test.toml", &text, Path::new("."));
     let upstream = config.expect("a good file").upstreams.remove(0);
-    let built = Definition::build(&upstream, &mut SystemRoots::default(), previous, &mut report);
+    let built = Definition::build(
+        &upstream,
+        &mut SystemRoots::default(),
+        &Definition::states_of(previous),
+        previous,
+        &mut report,
+    );
     Arc::new(built.expect("a good upstream"))
 }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::balance::{self, Candidate};
+use super::capacity::{Live, Place};
 use super::definition::Definition;
-use super::places::{Live, Place};
 use super::server::{ServerId, State};
 use crate::clock::{self, Instant};
 

@@ -15,11 +15,11 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 
 use super::balance::Candidate;
+use super::capacity::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::circuit::{Breaker, Gate};
 use super::counts::ServerCells;
 use super::definition::Definition;
 use super::health::{CheckCounts, Checks, LastCheck};
-use super::places::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::ports::Link;
 use super::queue::Queue;
 use super::source::{Addresses, Sources};
@@ -125,7 +125,7 @@ impl Server {
 
     /// A tunnel's place, for tests that have no tunnel.
     #[cfg(test)]
-    pub fn enter_tunnel(&self) -> super::places::TunnelShare {
+    pub fn enter_tunnel(&self) -> super::capacity::TunnelShare {
         self.try_enter().expect("room").become_tunnel()
     }
 
@@ -288,7 +288,7 @@ impl State {
 
     /// Where its places go when they are given up.
     pub(super) fn join(&self, queue: &Arc<Queue>) {
-        // One upstream has one queue for as long as its servers are known, so that the first one stays right.
+        // One upstream has one queue for as long as anything is known of its servers, so that the first one stays right.
         let _ = self.queue.set(queue.clone());
     }
 
@@ -388,6 +388,12 @@ impl State {
             checks: self.checks.counts(),
             last_check: self.checks.last(),
         }
+    }
+
+    /// Comes into its upstream, new or again: nobody has checked it meanwhile.
+    pub(super) fn enter_upstream(&self) {
+        self.checks.forget();
+        self.note_arrival();
     }
 
     /// Came new, or back, while others were at work: from now on `slow_start` counts.

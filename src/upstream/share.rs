@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::capacity::{Place, TunnelShare};
 use super::circuit::{Cause, Change, Circuit, Gate, Ticket};
 use super::counts::FailureKind;
 use super::failure::Failure;
 use super::group::{Group, Member};
-use super::places::{Place, TunnelShare};
 use super::server::{Server, State};
 use crate::clock::{self, Instant};
 use crate::config::model::Ejection;

@@ -24,7 +24,8 @@ fn workers(servers: usize, keys: &str) -> [Rc<Group>; 2] {
     );
     let (config, mut report) = config::read_text("test.toml", &text, Path::new("/"));
     let upstream = &config.unwrap_or_else(|| panic!("{:?}", report.problems)).upstreams[0];
-    let definition = Definition::build(upstream, &mut SystemRoots::default(), None, &mut report).expect("a definition");
+    let definition = Definition::build(upstream, &mut SystemRoots::default(), &Arc::default(), None, &mut report)
+        .expect("a definition");
     let definition = Arc::new(definition);
     [Group::new(definition.clone()), Group::new(definition)]
 }

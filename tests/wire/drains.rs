@@ -232,6 +232,35 @@ async fn drn_01_a_busy_tunnel_is_closed_between_two_frames_and_loses_nothing_bef
 }
 
 #[tokio::test]
+async fn drn_01_a_frame_that_is_under_way_comes_whole_though_it_takes_its_time() {
+    for way in Way::ALL {
+        let message = Frame::binary(vec![0x55; 64 * 1024]);
+        let bytes = message.bytes();
+        let backend = Backend::scripted(move |mut peer: Peer| {
+            let bytes = bytes.clone();
+            async move {
+                let head = peer.head().await?;
+                peer.agree(&head, "").await?;
+                peer.write(&bytes[..1024]).await?;
+                // It hears of the drain within its own message, and goes on with that, slowly.
+                assert_eq!(peer.frame().await?.close_code(), Some(1001));
+                for piece in bytes[1024..].chunks(16 * 1024) {
+                    pause(800).await;
+                    peer.write(piece).await?;
+                }
+                peer.until_over().await
+            }
+        });
+        let stage = two(Setup::new().b1(backend), "drain_rate = 1000", "");
+        let mut tunnel = way.tunnel(&stage, &handshake()).await;
+        drain(&stage).await;
+        assert!(tunnel.frame().await == message, "{way:?}");
+        assert_eq!(tunnel.frame().await, Frame::close(1012, "service restart"), "{way:?}");
+        assert_eq!(stage.gateway.logged(1).await[0]["end"], "server-drained", "{way:?}");
+    }
+}
+
+#[tokio::test]
 async fn drn_01_who_neither_reads_nor_answers_is_cut_soon() {
     for way in Way::ALL {
         let backend = Backend::scripted(async |mut peer: Peer| {

@@ -237,6 +237,43 @@ async fn lim_30_over_all_workers_no_server_ever_has_more_than_it_may() {
 }
 
 #[tokio::test]
+async fn lim_30_a_server_that_was_taken_out_and_is_put_in_again_still_has_what_it_has() {
+    const LIMITED: &str = "max_connections = 2\nqueue = { size = 0 }";
+    let upstream = |servers: &str| {
+        format!(
+            "[[route]]\nname = \"t\"\nhosts = [\"a.test\"]\npath = \"/t\"\nstrip_prefix = \"/t\"\nupstream = \"t\"\n\
+             [route.websocket]\norigins = [\"https://app.example\"]\n[upstream.t]\nservers = [{servers}]\n{LIMITED}\n"
+        )
+    };
+    let stage = Setup::new().server("workers = 2").more(&upstream("\"http://{B1}\"")).start();
+    let (b1, b2) = (stage.b1.address.to_string(), stage.b2.address.to_string());
+    let with = upstream(&format!("\"http://{b1}\""));
+    assert!(stage.toml.contains(&with), "{}", stage.toml);
+    let mut held = Vec::new();
+    for way in [Way::Clear, Way::H2] {
+        held.push(way.tunnel(&stage, &Handshake::to("/t/ws")).await);
+    }
+    // Another server instead; no upstream of that name at all.
+    for without in [upstream(&format!("\"http://{b2}\"")), String::new()] {
+        stage.reload_with(&with, &without).await;
+        assert_eq!(stage.gateway.reload_with(&stage.toml).await["message"], "reloaded");
+        for way in Way::ALL {
+            way.refused(&stage, &Handshake::to("/t/ws"), 503, "upstream-overloaded").await;
+        }
+    }
+    for tunnel in &mut held {
+        tunnel.echo("still open").await;
+    }
+    held.truncate(1);
+    let room = async {
+        while Way::Clear.open(&stage, &Handshake::to("/t/ws")).await.1.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("its place is free again", room).await;
+}
+
+#[tokio::test]
 async fn lim_31_those_who_wait_are_served_in_their_order_requests_and_handshakes_alike() {
     for way in Way::ALL {
         let (held, stage, inside) = full("queue = { size = 4, timeout = \"1m\" }").await;

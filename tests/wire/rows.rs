@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Rows of which a later release brings a part, each with what that waits for.
-const WAITING: &[(&str, &str)] = &[
-    ("OPS-21", "gauges: the half that reads them waits for metrics"),
-    ("TLS-07", "an identity header: the half that looks for it waits until there is one"),
-    ("TUN-22", "gauges: the half that reads them waits for metrics"),
-];
+const WAITING: &[(&str, &str)] =
+    &[("TLS-07", "an identity header: the half that looks for it waits until there is one")];
 
 /// Row id and area, as `rows.txt` lists them.
 fn rows() -> BTreeMap<String, String> {

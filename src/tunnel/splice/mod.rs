@@ -256,13 +256,15 @@ impl<D: Transport, U: Transport> Splice<D, U> {
     /// The gateway ends the tunnel for this reason: Close to both sides, where somebody can still hear it. False where
     /// there is nothing but to cut.
     fn part(&mut self, reason: EndReason) -> bool {
-        self.part_with(reason, if reason == EndReason::DeadPeerUpstream { SERVER_GONE } else { GOING_AWAY })
+        self.part_with(reason, if reason == EndReason::DeadPeerUpstream { SERVER_GONE } else { GOING_AWAY }, STEP)
     }
 
-    /// The same with another code for the client.
-    fn part_with(&mut self, reason: EndReason, code: u16) -> bool {
+    /// The same with another code for the client, and time for frames that are under way.
+    fn part_with(&mut self, reason: EndReason, code: u16, patience: Duration) -> bool {
         let Some(frames) = &mut self.frames else { return false };
         if frames.closing != Closing::Open {
+            frames.closing.hurry(clock::now(), patience);
+            self.deadline = None;
             return true;
         }
         if self.up.flow != Flow::Open || self.down.flow != Flow::Open {
@@ -273,7 +275,7 @@ impl<D: Transport, U: Transport> Splice<D, U> {
         }
         frames.want_close(Way::Up, GOING_AWAY);
         frames.want_close(Way::Down, code);
-        frames.closing = Closing::Parting { answers: true, until: clock::now() + STEP };
+        frames.closing = Closing::part(clock::now(), patience);
         self.cause = Some(reason);
         self.deadline = None;
         true
@@ -290,20 +292,24 @@ impl<D: Transport, U: Transport> Splice<D, U> {
         };
         let view = View {
             now: clock::now(),
+            moved: self.last_activity,
             up_answered: frames.close_came(Way::Up) || self.up.flow != Flow::Open,
             down_answered: frames.close_came(Way::Down) || self.down.flow != Flow::Open,
             all_said: said(frames, Way::Up, &self.up) && said(frames, Way::Down, &self.down),
         };
+        let deadline = frames.closing.deadline(self.last_activity);
         let act = frames.closing.advance(view);
+        if frames.closing.deadline(self.last_activity) != deadline {
+            self.deadline = None;
+        }
         match act {
             Act::Say { way, code } => frames.want_close(way, code),
             Act::Leave => {
                 self.up.leave();
                 self.down.leave();
             }
-            Act::Nothing | Act::Cut => return act,
+            Act::Nothing | Act::Cut => {}
         }
-        self.deadline = None;
         act
     }
 
@@ -331,7 +337,7 @@ impl<D: Transport, U: Transport> Splice<D, U> {
 
     /// `is_moved`: it may have to ring earlier, for a client that is delayed.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, is_moved: bool) -> Option<EndReason> {
-        let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline());
+        let closing = self.frames.as_ref().and_then(|frames| frames.closing.deadline(self.last_activity));
         let old = self.opened + Duration::from_millis(u64::from(self.lifetime));
         let probe = self.probes().map(|probes| probes.next());
         // Nobody is silent whom we do not listen to.

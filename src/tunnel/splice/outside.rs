@@ -13,16 +13,20 @@ use crate::tunnel::{CloseOrder, Progress, TunnelState};
 impl<D: Transport, U: Transport> Splice<D, U> {
     /// Begins to close it as ordered, unless its end has begun already; says whether it does. The task has to be woken.
     ///
-    /// Both sides hear a Close behind the frame that is under way, as after silence. Where nobody can hear one (bytes pass
+    /// Both sides hear a Close behind the frame that is under way, if that ends in time. Where nobody can hear one (bytes pass
     /// unread, or one side has ended) it is cut in its next turn.
     pub fn obey(&mut self, order: &Arc<CloseOrder>) -> bool {
+        if let Some(frames) = &mut self.frames {
+            frames.closing.hurry(clock::now(), order.patience);
+            self.deadline = None;
+        }
         if self.is_ending() || self.closes_passed() == (true, true) {
             return false;
         }
         if let Some(frames) = &mut self.frames {
             frames.take_words(order);
         }
-        if !self.part_with(order.end, order.code) {
+        if !self.part_with(order.end, order.code, order.patience) {
             self.condemned = Some(order.end);
         }
         true

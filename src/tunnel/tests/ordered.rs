@@ -50,7 +50,10 @@ impl Live {
     }
 
     fn order(&self, code: u16, reason: &str) -> bool {
-        let order = CloseOrder::new(code, reason, EndReason::ClosedByOperator).expect("a good order");
+        self.give(CloseOrder::new(code, reason, EndReason::ClosedByOperator).expect("a good order"))
+    }
+
+    fn give(&self, order: CloseOrder) -> bool {
         let is_taken = self.tunnel.borrow_mut().obey(&Arc::new(order));
         self.bench.phase.wake(self.tunnel.borrow().place().expect("it has been polled"));
         is_taken
@@ -110,6 +113,46 @@ async fn a_frame_that_does_not_end_ends_abnormally_a_second_after_the_order() {
     assert!(down.borrow().aborted && !down.borrow().shut);
     assert_eq!(closes(&up.borrow().written), (vec![1001], true));
     assert!(end.duration >= Duration::from_secs(1) && end.duration <= Duration::from_secs(2), "{end:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_server_that_drains_gets_half_a_minute_for_the_frame_that_is_under_way_and_answers_have_their_second() {
+    let message = frame(false, 0x82, &[7; 300]);
+    // Slow, but it moves.
+    let mut server = vec![Read::Bytes(message[..100].to_vec())];
+    for byte in &message[100..110] {
+        server.extend([Read::Wait(Duration::from_secs(2)), Read::Bytes(vec![*byte])]);
+    }
+    server.push(Read::Bytes(message[110..].to_vec()));
+    let live_long = live((vec![], vec![]), (server, vec![]), CHECKED);
+    live_long.rest().await;
+    assert!(live_long.give(CloseOrder::server_drained()));
+    assert!(!live_long.give(CloseOrder::server_drained()));
+    let (end, down, _) = live_long.end().await;
+    assert_eq!(end.reason, EndReason::ServerDrained);
+    let close = frame(false, 0x88, &[&1012_u16.to_be_bytes()[..], b"service restart"].concat());
+    assert_eq!(down.borrow().written, [message, close].concat());
+    assert!(down.borrow().shut && !down.borrow().aborted);
+    assert!(end.duration >= Duration::from_secs(21) && end.duration <= Duration::from_secs(23), "{end:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_frame_that_does_not_move_outlives_a_drain_by_three_seconds_and_an_operators_order_by_one() {
+    let half = || vec![Read::Bytes(frame(false, 0x82, &[7; 300])[..100].to_vec())];
+    for (kill, seconds) in [(false, 3), (true, 1)] {
+        let live = live((vec![], vec![]), (half(), vec![]), CHECKED);
+        live.rest().await;
+        assert!(live.give(CloseOrder::server_drained()));
+        live.rest().await;
+        if kill {
+            assert!(!live.order(4000, "now"), "its end has begun already; it comes sooner");
+        }
+        let (end, down, _) = live.end().await;
+        assert_eq!(end.reason, EndReason::ServerDrained);
+        assert!(down.borrow().aborted && down.borrow().written == frame(false, 0x82, &[7; 300])[..100]);
+        let took = end.duration.as_secs();
+        assert!(took == seconds, "{end:?}");
+    }
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

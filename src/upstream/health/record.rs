@@ -69,8 +69,8 @@ impl Checks {
         self.with_book(|book| book.tally != Tally::Unknown)
     }
 
-    /// The server is not checked any more.
-    pub(super) fn forget(&self) {
+    /// The server is not checked any more, or was not for a while.
+    pub(in crate::upstream) fn forget(&self) {
         self.with_book(|book| *book = Book::default());
         self.down.store(false, Ordering::Relaxed);
     }

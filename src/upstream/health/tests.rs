@@ -23,7 +23,13 @@ fn upstream(servers: usize, keys: &str, previous: Option<&Definition>) -> Arc<De
     let (config, mut report) = config::read_text("test.toml", &text, Path::new("/"));
     assert!(!report.has_errors(), "{:?}", report.problems);
     let upstream = &config.expect("a configuration").upstreams[0];
-    let definition = Definition::build(upstream, &mut SystemRoots::default(), previous, &mut report);
+    let definition = Definition::build(
+        upstream,
+        &mut SystemRoots::default(),
+        &Definition::states_of(previous),
+        previous,
+        &mut report,
+    );
     Arc::new(definition.expect("a definition"))
 }
 
@@ -102,6 +108,21 @@ async fn the_first_check_is_made_at_once_and_then_one_every_interval_give_or_tak
     gaps.sort_unstable();
     gaps.dedup();
     assert!(gaps.len() > 10, "they keep no step: {gaps:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_server_that_was_out_of_its_upstream_counts_as_up_until_its_first_check_although_it_has_tunnels() {
+    let first = upstream(2, CHECKED, None);
+    let (held, health) = (server(&first, 1), first.health.clone().expect("checks"));
+    let _tunnel = held.enter_tunnel();
+    record::enter(&first, &held, &health, &checked(Err(CheckFailure::Malformed), clock::now()));
+    assert_eq!(held.state.standing(&first), Standing::Down);
+    let same = upstream(2, CHECKED, Some(&first));
+    assert_eq!(server(&same, 1).state.standing(&same), Standing::Down, "it was there all along");
+    let without = upstream(1, CHECKED, Some(&same));
+    let again = upstream(2, CHECKED, Some(&without));
+    let state = &server(&again, 1).state;
+    assert_eq!((state.standing(&again), state.tunnels()), (Standing::Up, 1));
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

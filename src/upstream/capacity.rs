@@ -1,5 +1,5 @@
-//! Places in the count of a server: one for each request and tunnel that it has, one for each connection that waits in a
-//! pool. Dropped, each is given up, to whoever waits for it (`queue.rs`).
+//! What a server has of what it may have, as places in its count: one for each request and tunnel, one for each connection
+//! that waits in a pool. Dropped, each is given up, to whoever waits for it (`queue.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
