@@ -1,5 +1,5 @@
-// A gateway that has something to show: servers of which some are sick, talking clients, refusals. PORTCULLIS FOLDER PORT;
-// prints `ready` when all of it goes on, and goes on until it is ended. The admin listener is at 127.0.0.1:PORT.
+// A gateway that has something to show: servers of which some are sick, talking clients, refusals. PROGRAM FOLDER PORT;
+// prints `serving`, and goes on until it is ended. The admin listener is at PORT.
 'use strict';
 const { execFileSync, spawn } = require('child_process');
 const fs = require('fs');
@@ -11,6 +11,8 @@ const [program, folder, adminPort] = process.argv.slice(2);
 const NAME = 'app.example.com';
 const ORIGIN = `https://${NAME}`;
 const TUNNELS = Number(process.env.TUNNELS ?? 140);
+/** Milliseconds between two tunnels of the second half. */
+const PAUSE = Number(process.env.PAUSE ?? 900);
 const file = (name) => path.join(folder, name);
 
 /** Addresses of loopback, so that nothing has to be anywhere. */
@@ -114,33 +116,27 @@ function talk(socket, number) {
 }
 
 function knock(port, number) {
-  const foreign = ['https://evil.example', 'https://app.example.com.evil.test', 'null', 'https://"><script>alert(1)</script>'];
-  const where = pick(['/chat', '/feed', '/chat/../admin', '/nothing<b>'], number);
+  const foreign = ['https://evil.example', 'https://app.example.com.evil.test', 'null'];
+  const where = pick(['/chat', '/feed', '/admin', '/chat'], number);
   connect(port, where, { origin: pick(foreign, number), client: 200 + number % 50, agent: pick(agents, number) });
 }
 
 (async () => {
   for (const address of SERVERS) await serve(address);
   const port = await start();
-  let opened = 0;
-  for (let number = 0; number < TUNNELS; number += 1) {
-    const isChat = number % 3 !== 0;
-    const socket = connect(port, isChat ? '/chat' : '/feed', { client: number, protocols: isChat ? ['chat.v2'] : [], agent: pick(agents, number) });
-    socket.on('open', () => { opened += 1; });
-    talk(socket, number);
-    if (number % 40 === 39) await new Promise((resolve) => setTimeout(resolve, 100));
-  }
+  console.log('serving');
   let turn = 0;
   setInterval(() => { if (Math.random() < 0.3) knock(port, turn += 1); }, 300);
   setInterval(() => {
     const options = { host: '127.0.0.1', port, servername: NAME, ca: fs.readFileSync(file('certs/ca.pem')), headers: { host: NAME }, path: '/', agent: false };
     for (let more = 0; more < 1 + Math.random() * 4; more += 1) https.get(options, (answer) => answer.resume()).on('error', () => {});
   }, 150);
-  const wait = setInterval(() => {
-    if (opened < TUNNELS) return;
-    clearInterval(wait);
-    console.log('ready');
-  }, 100);
+  for (let number = 0; number < TUNNELS; number += 1) {
+    const isChat = number % 3 !== 0;
+    talk(connect(port, isChat ? '/chat' : '/feed', { client: number, protocols: isChat ? ['chat.v2'] : [], agent: pick(agents, number) }), number);
+    // Most at once, the rest one after the other, so that there is something to see in a plot.
+    await new Promise((resolve) => setTimeout(resolve, number < TUNNELS / 2 ? 5 : PAUSE));
+  }
 })().catch((error) => {
   console.error(error);
   process.exit(1);
