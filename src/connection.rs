@@ -22,7 +22,7 @@ use crate::clock::{self, Instant};
 use crate::config::model::ListenerTimeouts;
 use crate::exchange::{self, Downstream, LiveListener, Promise, Tools};
 use crate::http::{Activity, Expiry, ServerConnection, Watched, serve_http1, serve_http2};
-use crate::lifecycle::{Guard, Phase, Stop};
+use crate::lifecycle::{Guard, Stop};
 use crate::limits::ConnectionPermit;
 use crate::listener::{Arrival, LoadGuard};
 use crate::telemetry::end::EndReason;
@@ -279,11 +279,12 @@ async fn drive<C: ServerConnection<Stream = ClientStream>>(mut connection: C, do
 fn is_over(downstream: &Downstream, stop: &mut Stop, cx: &mut Context<'_>) -> bool {
     match stop.poll_stopping(cx) {
         Poll::Pending => downstream.is_outdated(),
-        // Where its listener alone is taken away, a connection that was accepted before that may still ask once.
-        Poll::Ready(Phase::Draining { deadline }) if !downstream.tools.phase.phase().is_stopping() => {
-            downstream.has_asked() || clock::now() >= deadline
-        }
-        Poll::Ready(_) => true,
+        // Where its listener is taken away, or another process has it, a connection that was accepted before that may still
+        // ask once.
+        Poll::Ready(phase) => match downstream.tools.last_call(phase) {
+            Some(until) => downstream.has_asked() || clock::now() >= until,
+            None => true,
+        },
     }
 }
 

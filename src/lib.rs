@@ -13,7 +13,8 @@ pub mod cli;
 // The spine: three lives, each readable top to bottom.
 pub mod gateway;
 
-// From one configuration in use to the next.
+// From one configuration in use to the next, and from one process to the next.
+pub mod handover;
 pub mod reload;
 
 // Where those who run it ask and tell it something.

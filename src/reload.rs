@@ -22,14 +22,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{self, Admin, Plane};
 use crate::config::Document;
-use crate::config::model::{Config, ListenAddress, ListenerKey};
+use crate::config::model::{Config, ListenAddress, ListenerKey, Server};
 use crate::config::render::render;
 use crate::config::report::{Report, Severity};
 use crate::config::written::Changes;
 use crate::control::{Outcome, Told};
+use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, Change, Door};
+use crate::listener::{self, Change, Door, Handle, Inherited, Sockets};
 use crate::snapshot::{AdminPlan, Snapshot};
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events::{self, EventLog};
@@ -43,10 +44,32 @@ const REMINDER: Duration = Duration::from_secs(10);
 /// What the control plane goes by, and a reload changes.
 pub struct Control {
     pub drain_timeout: Cell<Duration>,
+    pub upgrade_timeout: Cell<Duration>,
+    pub upgrade_drain_timeout: Cell<Option<Duration>>,
+    /// Of the listeners in use.
+    pub sockets: RefCell<Sockets>,
+    pub notifier: Notifier,
     pub access: RefCell<AccessLogHandle>,
     pub events: EventLog,
     /// The admin listener, where there is one.
     pub admin: RefCell<Option<Admin>>,
+}
+
+impl Control {
+    /// What `[server]` says now.
+    pub fn follow(&self, server: &Server) {
+        self.drain_timeout.set(server.drain_timeout);
+        self.upgrade_timeout.set(server.upgrade_timeout);
+        self.upgrade_drain_timeout.set(server.upgrade_drain_timeout);
+    }
+}
+
+/// Listeners on their way to the accept loop.
+struct Doors {
+    doors: Vec<Door>,
+    /// The lines that announce those that are new, and a look at their sockets.
+    added: Vec<String>,
+    sockets: Vec<Handle>,
 }
 
 /// A gateway at work, as far as a reload has to do with it.
@@ -109,6 +132,8 @@ impl Reloader {
 
     /// One reload, and its lines in the log.
     async fn reload(&mut self) -> Arc<Outcome> {
+        let notifier = self.running.control.notifier.clone();
+        notifier.reloading();
         let Draft { mut report, built } = self.read().await;
         let changes = match built {
             Some((config, snapshot)) => self.put_in_use(&config, snapshot, &mut report).await,
@@ -122,8 +147,10 @@ impl Reloader {
         let refused = self.running.plane.in_use.note(outcome.clone());
         if let Some(Changes { server, log, admin, listeners, routes, upstreams }) = &outcome.changes {
             tracing::info!(generation, %listeners, %routes, %upstreams, server, log, admin, "reloaded");
+            notifier.ready(&format!("serving; configuration {generation}"));
         } else {
             self.running.plane.metrics.note_refused();
+            notifier.ready(&format!("serving; the last reload was refused, configuration {generation} stays"));
             tracing::error!(generation, refused, "no reload: the configuration in use stays");
         }
         outcome
@@ -159,7 +186,7 @@ impl Reloader {
 
     /// What has changed now that every worker serves by this snapshot. `None`: nothing has, and the report says why.
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
-        let (doors, added) = self.doors(config, &snapshot, report);
+        let Doors { doors, added, sockets } = self.doors(config, &snapshot, report);
         let admin = self.admin(&snapshot, config, report);
         let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
         if let Err(error) = &access {
@@ -184,7 +211,8 @@ impl Reloader {
         }
         running.control.access.replace(access);
         running.control.events.follow(&config.log);
-        running.control.drain_timeout.set(config.server.drain_timeout);
+        running.control.sockets.borrow_mut().follow(&config.listeners, sockets);
+        running.control.follow(&config.server);
         let (max_connections, descriptors) = running.max_connections;
         if config.server.max_connections != max_connections {
             running.max_connections = (config.server.max_connections, descriptors);
@@ -197,11 +225,11 @@ impl Reloader {
         Some(changes)
     }
 
-    /// Where to accept from now on, with new addresses bound, and the lines that announce those.
-    fn doors(&self, config: &Config, snapshot: &Snapshot, report: &mut Report) -> (Vec<Door>, Vec<String>) {
+    /// Where to accept from now on, with new addresses bound.
+    fn doors(&self, config: &Config, snapshot: &Snapshot, report: &mut Report) -> Doors {
         let open = &self.running.snapshot.listeners;
         let positions: HashMap<&ListenerKey, usize> = open.iter().map(|plan| (&plan.key, plan.index)).collect();
-        let (mut doors, mut added) = (Vec::new(), Vec::new());
+        let (mut doors, mut added, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
         for (listener, plan) in config.listeners.iter().zip(&snapshot.listeners) {
             let book = &plan.book;
             if let Some(&position) = positions.get(&listener.key()) {
@@ -211,6 +239,7 @@ impl Reloader {
             match listener::bind(listener, book) {
                 Ok(bound) => {
                     added.push(bound.announcement(listener.tls.is_some()));
+                    sockets.push(bound.handle());
                     doors.push(Door::New(bound));
                 }
                 Err(error) => {
@@ -221,7 +250,7 @@ impl Reloader {
                 }
             }
         }
-        (doors, added)
+        Doors { doors, added, sockets }
     }
 
     /// What is to become of the admin listener, with a new address bound. `None`: there is an error in the report.
@@ -232,7 +261,7 @@ impl Reloader {
         if self.running.control.admin.borrow().as_ref().is_some_and(|admin| *admin.key() == plan.key) {
             return Some(NextAdmin::Same(plan));
         }
-        let bound = match admin::bind(&plan) {
+        let bound = match admin::bind(&plan, &mut Inherited::default()) {
             Ok(bound) => bound,
             Err(error) => {
                 let problem = report.error("cannot-listen", &admin.address.spot, error);
@@ -242,8 +271,9 @@ impl Reloader {
                 return None;
             }
         };
+        let handle = bound.handle();
         match Admin::start(bound, plan, self.running.plane.clone()) {
-            Ok(admin) => Some(NextAdmin::Other(admin)),
+            Ok(admin) => Some(NextAdmin::Other(admin, handle)),
             Err(error) => {
                 report.error(
                     "cannot-listen",
@@ -348,8 +378,14 @@ impl Control {
                 self.admin.borrow().as_ref().inspect(|admin| admin.follow(plan));
                 return None;
             }
-            NextAdmin::None => self.admin.take(),
-            NextAdmin::Other(admin) => self.admin.replace(Some(admin)),
+            NextAdmin::None => {
+                self.sockets.borrow_mut().follow_admin(None);
+                self.admin.take()
+            }
+            NextAdmin::Other(admin, handle) => {
+                self.sockets.borrow_mut().follow_admin(Some(handle));
+                self.admin.replace(Some(admin))
+            }
         };
         if let Some(before) = before {
             before.retire();
@@ -365,7 +401,7 @@ enum NextAdmin {
     /// It keeps its socket.
     Same(Arc<AdminPlan>),
     /// It listens elsewhere, and waits to be opened.
-    Other(Admin),
+    Other(Admin, Handle),
 }
 
 /// Each problem in a line of its own, in the words of `check`.

@@ -13,10 +13,14 @@ const LONGEST: usize = 450;
 /// Who may import whom; what stands on no list is an arrow that runs back up, or sideways between stages.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["gateway", "snapshot", EVERYTHING_BELOW]),
-    ("gateway", &["reload", "admin", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW]),
+    ("cli", &["gateway", "handover", "snapshot", EVERYTHING_BELOW]),
+    (
+        "gateway",
+        &["reload", "handover", "admin", "control", "worker", "connection", "exchange", "snapshot", EVERYTHING_BELOW],
+    ),
     ("reload", &["admin", "control", "worker", "listener", "snapshot", "upstream", GROUND]),
     ("admin", &["control", "exchange", "snapshot", "listener", "tls", "http", "upstream", GROUND]),
+    ("handover", &["listener", GROUND]),
     ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),

@@ -186,6 +186,8 @@ fn every_command_in_the_papers_works() {
                     ["portcullis", "check", ..] => shell(folder.path(), line).1 == Some(0),
                     // What that does is the business of `tests/wire/reload.rs`.
                     ["kill", "-HUP", ..] => true,
+                    // There is nobody to ask; a line that it does not understand would be a 2. Else: `tests/upgrade`.
+                    ["portcullis", "upgrade", ..] => shell(folder.path(), line).1 == Some(1),
                     // What these do is the business of `tests/wire/admin.rs`; here, that there is such a thing to be asked.
                     ["portcullis", "reload" | "status" | "ps" | "kill" | "drain" | "log", ..] => {
                         let (said, code) = shell(folder.path(), line);

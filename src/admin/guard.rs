@@ -81,7 +81,7 @@ fn is_known(plan: &AdminPlan, authority: &Authority) -> bool {
             let own = own.ip().to_canonical();
             address.is_loopback() || own.is_unspecified() || own == address
         }
-        ListenAddress::Unix(_) => address.is_loopback(),
+        ListenAddress::Unix(_) | ListenAddress::Inherited(_) => address.is_loopback(),
     }
 }
 

@@ -27,11 +27,11 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::clock::Instant;
-use crate::config::model::{ListenAddress, ListenerKey};
+use crate::config::model::ListenerKey;
 use crate::control::{Drains, InUse, Metrics, Reloads, Tunnels};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::Connections;
-use crate::listener::{self, Access, BindError, BoundListener, WorkerLoad};
+use crate::listener::{self, Access, BindError, BoundListener, BoundTo, Inherited, WorkerLoad};
 use crate::snapshot::AdminPlan;
 use crate::telemetry::events::Switches;
 use crate::telemetry::metrics::ListenerBook;
@@ -76,14 +76,14 @@ pub struct Admin {
     thread: JoinHandle<()>,
 }
 
-/// Binds the address of an admin listener. The file of a unix socket is its owner's alone.
+/// Binds the address of an admin listener, or takes the socket that was inherited for it. The file of a unix socket is its owner's alone.
 ///
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
-pub fn bind(plan: &AdminPlan) -> Result<BoundListener, BindError> {
+pub fn bind(plan: &AdminPlan, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
     // Nobody counts who comes here.
     let book = Arc::new(ListenerBook::from(Name::from("admin")));
-    listener::bind_at(&plan.key.address, Access::Owner, &book)
+    listener::open_at(plan.key.clone(), Access::Owner, &book, inherited)
 }
 
 impl Admin {
@@ -133,9 +133,9 @@ impl Admin {
 
 /// `http://127.0.0.1:9900`
 fn announcement(bound: &BoundListener, has_tls: bool) -> String {
-    match &bound.address {
-        ListenAddress::Tcp(_) if has_tls => format!("https://{bound}"),
-        ListenAddress::Tcp(_) => format!("http://{bound}"),
-        ListenAddress::Unix(_) => bound.to_string(),
+    match &bound.bound_to {
+        BoundTo::Tcp(_) if has_tls => format!("https://{bound}"),
+        BoundTo::Tcp(_) => format!("http://{bound}"),
+        BoundTo::Unix(_) => bound.to_string(),
     }
 }

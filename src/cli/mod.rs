@@ -11,6 +11,7 @@ mod explain;
 mod expose;
 mod operate;
 mod run;
+mod upgrade;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     /// Try it in a browser: server, certificate, gateway and page in one
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Put the program as it is on disk now in place of the running one
+    Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
     /// Have a running gateway read its configuration again
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Expose(args) => expose::expose(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, run::serve_file),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Reload(args) => operate::reload::reload(&args),
         Command::Status(args) => operate::status::status(&args),

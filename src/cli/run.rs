@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use super::{Exit, complain};
 use crate::config::model::Config;
-use crate::config::report::Report;
+use crate::config::report::{Report, Severity};
 use crate::config::{self, Document, render};
-use crate::gateway::{self, RunError};
+use crate::gateway::{self, Launch, RunError};
+use crate::handover::Entrance;
 use crate::snapshot::Snapshot;
 
 /// Where a configuration is looked for when nobody says.
@@ -17,10 +18,14 @@ pub(super) const DEFAULT_FILE: &str = "portcullis.toml";
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  portcullis run --config /etc/portcullis.toml\n\n\
                         SIGTERM or SIGINT drains and ends, a second one ends at once.\n\
+                        SIGHUP reloads; SIGUSR2 starts the program anew and hands over to it.\n\
                         No file yet? `portcullis expose URL --print` writes a first one.")]
 pub struct Args {
     #[command(flatten)]
     pub file: ConfigFile,
+    /// Write the number of the process there while it serves
+    #[arg(long, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
 }
 
 /// The two ways to name the file.
@@ -43,7 +48,7 @@ impl ConfigFile {
 pub fn run(args: &Args) -> ExitCode {
     let path = args.file.path();
     let (config, report) = read(path);
-    serve(Document::File(path.to_owned()), config, report)
+    serve(Document::File(path.to_owned()), config, report, args.pid_file.clone())
 }
 
 /// Serves a configuration that stands in no file; `name` poses as its path in messages. `look` may add to the report.
@@ -53,14 +58,14 @@ pub fn serve_text(name: &str, text: &str, look: impl FnOnce(&Config, &mut Report
     if let Some(config) = &config {
         look(config, &mut report);
     }
-    serve(document, config, report)
+    serve(document, config, report, None)
 }
 
 /// Serves a configuration that was written to a file by ourselves.
 #[cfg(feature = "demo")]
 pub fn serve_file(_text: &str, path: &Path) -> ExitCode {
     let (config, report) = config::read(path);
-    serve(Document::File(path.to_owned()), config, report)
+    serve(Document::File(path.to_owned()), config, report, None)
 }
 
 /// Reads a file that the operator has named, or has not.
@@ -78,23 +83,42 @@ pub(super) fn read(path: &Path) -> (Option<Config>, Report) {
     (config, report)
 }
 
-fn serve(document: Document, config: Option<Config>, mut report: Report) -> ExitCode {
+fn serve(document: Document, config: Option<Config>, mut report: Report, pid_file: Option<PathBuf>) -> ExitCode {
+    let mut launch = match Entrance::open() {
+        Ok(entrance) => Launch { entrance, pid_file },
+        Err(error) => {
+            complain(&format!("portcullis: {error}\n"));
+            return Exit::Bind.into();
+        }
+    };
     let built = build(config, &mut report);
     print_report(&report);
-    let Some((config, snapshot)) = built else { return Exit::Usage.into() };
+    let Some((config, snapshot)) = built else {
+        launch.entrance.refuse(&first_error(&report));
+        return Exit::Usage.into();
+    };
     // The text of the files is needed no more.
     drop(report);
-    match gateway::run(document, config, snapshot) {
+    match gateway::run(document, config, snapshot, &mut launch) {
         Ok(()) => Exit::Stopped.into(),
-        Err(RunError::Bind(error)) => {
+        Err(error) => {
+            launch.entrance.refuse(&error.to_string());
             complain(&format!("portcullis: {error}\n"));
-            Exit::Bind.into()
-        }
-        Err(RunError::System(what, error)) => {
-            complain(&format!("portcullis: cannot {what}: {error}\n"));
-            Exit::Failed.into()
+            match error {
+                RunError::Bind(_) | RunError::Inherited(_) => Exit::Bind.into(),
+                RunError::System(..) => Exit::Failed.into(),
+            }
         }
     }
+}
+
+/// In one line, for who cannot see the report.
+fn first_error(report: &Report) -> String {
+    let errors: Vec<_> = report.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
+    let Some(first) = errors.first() else { return "the configuration is wrong".to_owned() };
+    let place = first.spot.as_ref().and_then(|spot| report.place(spot)).map(|place| format!("{place}: "));
+    let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
+    format!("{}{}{more}", place.unwrap_or_default(), first.message)
 }
 
 /// The snapshot, if nothing in the report forbids it.

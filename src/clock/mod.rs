@@ -47,6 +47,13 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The monotonic clock as other processes of this machine read it (`CLOCK_MONOTONIC`), in microseconds.
+pub fn monotonic_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(now.tv_sec) * 1_000_000 + part(now.tv_nsec) / 1_000
+}
+
 /// The wall clock. For log lines and certificates' dates, never for deadlines.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn wall() -> SystemTime {

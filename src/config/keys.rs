@@ -64,6 +64,8 @@ pub static SERVER: Section = Section {
     keys: &[
         key("workers", Value("\"auto\"")),
         key("drain_timeout", Value("\"30s\"")),
+        key("upgrade_timeout", Value("\"1m\"")),
+        key("upgrade_drain_timeout", Value("\"24h\"")),
         key("max_connections", Value("100000")),
         key("trusted_proxies", Value("[]")),
         key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),

@@ -47,6 +47,10 @@ pub struct Server {
     pub workers: usize,
     /// How long open requests and tunnels may go on after a stop was asked for.
     pub drain_timeout: Duration,
+    /// How long a process that is to take this one's place may take to be ready.
+    pub upgrade_timeout: Duration,
+    /// How long what is open may go on in a process whose place another has taken. `None`: until it ends by itself.
+    pub upgrade_drain_timeout: Option<Duration>,
     /// Connections open at once over all listeners; excess is accepted and closed at once. `None`: not written in the
     /// file, so that the process decides (see `limits`).
     pub max_connections: Option<usize>,
@@ -132,6 +136,8 @@ impl ListenAddress {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,
+            // Whoever made the socket decides.
+            Self::Inherited(_) => false,
         }
     }
 
@@ -168,6 +174,19 @@ pub struct ListenerKey {
 pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// The socket of this name that the process was started with.
+    Inherited(Name),
+}
+
+/// As the file writes it.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(out, "{address}"),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+            Self::Inherited(name) => write!(out, "fd:{name}"),
+        }
+    }
 }
 
 /// What may be spoken. On a TLS listener chosen by ALPN; on a clear one `http2` means h2c with prior knowledge.

@@ -8,9 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::clock::{Instant, Sleep};
+use crate::clock::{self, Instant, Sleep};
 use crate::exchange::{Downstream, LiveListener, Tools};
-use crate::lifecycle::Phase;
 use crate::telemetry::metrics::Closed;
 use crate::tls::ClientStream;
 
@@ -30,8 +29,10 @@ pub fn wait_first<'a>(
     let mut stop = listener.stop();
     Waiting::new(stream, tools, since + listener.timeouts().keep_alive, move |cx| match stop.poll_stopping(cx) {
         Poll::Pending => Word::Wait,
-        Poll::Ready(Phase::Draining { deadline }) if !tools.phase.phase().is_stopping() => Word::Hurry(deadline),
-        Poll::Ready(_) => Word::Close,
+        Poll::Ready(phase) => match tools.last_call(phase) {
+            Some(until) if clock::now() < until => Word::Hurry(until),
+            _ => Word::Close,
+        },
     })
 }
 

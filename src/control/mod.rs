@@ -1,5 +1,5 @@
 //! What is done beside the workers and with their help: their live tunnels as one list, the draining of servers,
-//! metrics. And where another configuration is asked for.
+//! metrics, the watchdog. And where another configuration is asked for.
 //!
 //! Runs on the control plane's thread and touches no tunnel itself: workers are asked, and answer when they get round to
 //! it. Does not decide which configuration is in use, nor which servers an upstream has.
@@ -12,12 +12,14 @@ mod pace;
 pub mod ranking;
 mod reloads;
 mod tunnels;
+mod watchdog;
 
 pub use drains::{Drains, NoDrain, ServerDrain, WhyDrains};
 pub use in_use::{InUse, ReloadHistory};
 pub use metrics::{Gauged, Metrics, Rendered, Totals};
 pub use reloads::{MOST as MOST_PROBLEMS, NoReload, Outcome, Reloads, Told};
 pub use tunnels::{Closed, Listing, Tunnels};
+pub use watchdog::{turn, watchdog};
 
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::clock::Wheel;
-use crate::lifecycle::{Lifecycle, WorkerPhase};
+use crate::clock::{Instant, Wheel};
+use crate::lifecycle::{Lifecycle, Phase, WorkerPhase};
 use crate::proto::request_id::RequestIds;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::{AccessLog, AccessRecord};
@@ -184,6 +184,16 @@ impl Tools {
         }
         before.into_values().for_each(LiveListener::retire);
         current.generation = generation;
+    }
+
+    /// Until when a connection that has never asked for anything may do so once, where no new ones are taken any more:
+    /// in the phase of its listener, or that of the process, which goes before.
+    pub fn last_call(&self, listener: Phase) -> Option<Instant> {
+        let process = self.phase.phase();
+        match if process.is_stopping() { process } else { listener } {
+            Phase::Draining { ask_until, .. } => Some(ask_until),
+            Phase::Running | Phase::Ended => None,
+        }
     }
 
     /// The generation in use now.

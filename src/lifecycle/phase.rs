@@ -18,15 +18,16 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 use tokio::sync::{Notify, watch};
 
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 
 /// Where the process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Phase {
     #[default]
     Running,
-    /// No new work; open work may go on until `deadline`.
-    Draining { deadline: Instant },
+    /// No new work; open work may go on until `deadline`, and who came before it and has never asked for anything may do
+    /// that until `ask_until`.
+    Draining { deadline: Instant, ask_until: Instant },
     /// What is still open is cut.
     Ended,
 }
@@ -78,7 +79,12 @@ impl Lifecycle {
 
     /// No new work; open work may go on until `deadline`. Without effect if a drain has begun.
     pub fn drain(&self, deadline: Instant) {
-        self.advance(Phase::Draining { deadline });
+        self.advance(Phase::Draining { deadline, ask_until: clock::now() });
+    }
+
+    /// Like [`Lifecycle::drain`], where nobody may notice: who has connected already is served once more.
+    pub fn hand_over(&self, deadline: Instant, ask_until: Instant) {
+        self.advance(Phase::Draining { deadline, ask_until });
     }
 
     /// Cuts what is open.
@@ -200,9 +206,10 @@ impl WorkerPhase {
         part
     }
 
-    /// Drains this part alone. Without effect if it drains already.
-    pub fn drain(&self, deadline: Instant) {
-        self.advance(Phase::Draining { deadline });
+    /// Drains this part alone; who has never asked for anything may still do so until `ask_until`. Without effect if it
+    /// drains already.
+    pub fn drain(&self, ask_until: Instant) {
+        self.advance(Phase::Draining { deadline: ask_until, ask_until });
     }
 
     /// Wakes everyone who waits here, although the phase is the same: something else that they look at has changed.
@@ -361,7 +368,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock;
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn phases_only_go_forward_and_the_first_deadline_stands() {
@@ -369,7 +375,7 @@ mod tests {
         let first = clock::now() + Duration::from_secs(1);
         lifecycle.drain(first);
         lifecycle.drain(first + Duration::from_secs(9));
-        assert_eq!(lifecycle.stopping().await, Phase::Draining { deadline: first });
+        assert!(matches!(lifecycle.stopping().await, Phase::Draining { deadline, .. } if deadline == first));
         lifecycle.end();
         lifecycle.drain(first);
         assert_eq!(lifecycle.phase(), Phase::Ended);
@@ -431,7 +437,7 @@ mod tests {
         let switch = lifecycle.clone();
         std::thread::spawn(move || switch.drain(deadline)).join().expect("no panic");
         let mut seen = worker.stop();
-        assert_eq!(seen.stopping().await, Phase::Draining { deadline });
+        assert!(matches!(seen.stopping().await, Phase::Draining { deadline: told, .. } if told == deadline));
         lifecycle.end();
         for task in stopping {
             assert!(task.await.expect("no panic").is_stopping());
@@ -478,7 +484,7 @@ mod tests {
         let (mut told, mut quiet) = (first.stop(), second.stop());
         let deadline = clock::now();
         first.drain(deadline);
-        assert_eq!(told.stopping().await, Phase::Draining { deadline });
+        assert_eq!(told.stopping().await, Phase::Draining { deadline, ask_until: deadline });
         assert_eq!((worker.phase(), second.phase()), (Phase::Running, Phase::Running));
         lifecycle.end();
         told.ended().await;

@@ -1,8 +1,8 @@
 //! What the operating system asks of the process.
 //!
 //! SIGTERM and SIGINT: the first drains, the second ends at once. SIGHUP asks for a reload, SIGUSR1 for reopened log
-//! files (after a rotation). Who listens decides what to do; here is only the meaning. From [`Signals::new`] on none
-//! of the four has its default effect any more.
+//! files (after a rotation), SIGUSR2 for another process in this one's place. Who listens decides what to do; here is only
+//! the meaning. From [`Signals::new`] on none of the five has its default effect any more.
 
 use std::io;
 
@@ -19,6 +19,8 @@ pub enum Request {
     Reload,
     /// Open log files again.
     Reopen,
+    /// Start the program as it is on disk now, and let that one go on.
+    Upgrade,
 }
 
 /// Receives signals. Must be made within the runtime that waits for them.
@@ -28,6 +30,7 @@ pub struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
+    user2: Signal,
     stops: u32,
 }
 
@@ -40,6 +43,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
             stops: 0,
         })
     }
@@ -52,6 +56,7 @@ impl Signals {
             _ = self.interrupt.recv() => self.stop(),
             _ = self.user1.recv() => Request::Reopen,
             _ = self.hangup.recv() => Request::Reload,
+            _ = self.user2.recv() => Request::Upgrade,
         }
     }
 
@@ -68,11 +73,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "local")]
-    async fn the_first_stop_drains_the_second_ends_and_the_others_ask_for_files() {
+    async fn the_first_stop_drains_the_second_ends_and_the_others_ask_for_files_or_a_successor() {
         let mut signals = Signals::new().expect("handlers");
         for (kind, request) in [
             (Kind::HUP, Request::Reload),
             (Kind::USR1, Request::Reopen),
+            (Kind::USR2, Request::Upgrade),
             (Kind::TERM, Request::Drain),
             (Kind::HUP, Request::Reload),
             (Kind::INT, Request::End),

@@ -5,7 +5,8 @@
 //! instead of spinning. Each connection goes to the worker with the least load and stays there. Listeners take turns
 //! in small bursts, so that a flood on one does not starve the others.
 //! A reload changes the set of listeners in one step ([`Change`]); those that stay keep their socket and its queue.
-//! Dropping the future closes the listeners; what the kernel had queued is then reset.
+//! Dropping the future closes the listeners; what the kernel had queued is then reset, unless another process listens
+//! with the same socket.
 
 use std::fs::File;
 use std::future::poll_fn;
@@ -24,9 +25,8 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::bind::BoundListener;
+use super::bind::{BoundListener, BoundTo};
 use super::load::{LoadGuard, WorkerLoad};
-use crate::config::model::ListenAddress;
 use crate::limits::{ConnectionPermit, Connections};
 use crate::telemetry::metrics::{ListenerBook, Refused};
 use crate::transport::Socket;
@@ -116,7 +116,7 @@ pub enum Door {
 }
 
 /// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and
-/// closes them. Without a sender of `changes` the set of listeners stays as it is.
+/// closes them; the queue of one that has been handed on is left to whoever has it. Without a sender of `changes` the set of listeners stays as it is.
 ///
 /// # Errors
 /// When a listener cannot be made part of the calling thread's runtime; nothing has been accepted then.
@@ -160,8 +160,9 @@ pub async fn accept_loop<M: From<Arrival>>(
             }
         }
     }
-    for (index, door) in doors.iter().enumerate() {
-        hall.take_burst(index, door.get_ref(), LAST_CALL);
+    let doors = doors.iter().map(AsyncFd::get_ref).enumerate();
+    for (index, door) in doors.filter(|(_, door)| !door.socket.is_handed_on()) {
+        hall.take_burst(index, door, LAST_CALL);
     }
     Ok(())
 }
@@ -321,15 +322,15 @@ impl<M: From<Arrival>> Hall<M> {
             }
             return;
         };
-        let (socket, peer, local) = match &listener.address {
-            ListenAddress::Tcp(_) => {
+        let (socket, peer, local) = match &listener.bound_to {
+            BoundTo::Tcp(_) => {
                 let stream = TcpStream::from(socket);
                 // Absent only if the client is gone already.
                 let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { return };
                 let local = listener.fixed_local().or_else(|| stream.local_addr().ok());
                 (ArrivedSocket::Tcp(stream), Peer::Tcp(peer), local)
             }
-            ListenAddress::Unix(_) => (ArrivedSocket::Unix(UnixStream::from(socket)), Peer::Unix, None),
+            BoundTo::Unix(_) => (ArrivedSocket::Unix(UnixStream::from(socket)), Peer::Unix, None),
         };
         let Some(worker) = self.least_loaded() else { return };
         let load = LoadGuard::new(&worker.load, &listener.book);

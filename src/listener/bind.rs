@@ -1,10 +1,11 @@
-//! Listening sockets: TCP over v4 and v6, and unix sockets.
+//! Listening sockets: TCP over v4 and v6, and unix sockets; bound here, or inherited (`inherited`).
 //!
 //! - A v6 address takes v6 only (`IPV6_V6ONLY`), whatever the system's default: `[::]:443` and `0.0.0.0:443` stand
 //!   side by side, and a file means the same on every machine.
 //! - A unix socket's file gets its mode (0660, owner and group, unless told otherwise) before anybody can connect. A file that a dead process
 //!   left behind is removed; one on which somebody still listens, or which is no socket, is not touched. The file is
-//!   removed when the listener is dropped, unless another one has taken its place meanwhile.
+//!   removed when the listener is dropped, unless another one has taken its place meanwhile, or another process listens
+//!   with the socket.
 
 use std::fmt;
 use std::fs;
@@ -15,10 +16,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::model::{ListenAddress, Listener};
+use super::inherited::Inherited;
+use super::sockets::{Handle, OpenSocket};
+use crate::config::model::{ListenAddress, Listener, ListenerKey};
 use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
 
@@ -43,40 +47,66 @@ impl Access {
     }
 }
 
+/// Where a socket really listens: port 0 has become a number, a name an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BoundTo {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for BoundTo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(out, "{address}"),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// A socket that listens, not yet part of any runtime.
 #[derive(Debug)]
 pub struct BoundListener {
     pub name: Name,
-    /// The address as it really is: port 0 has become a number.
-    pub address: ListenAddress,
+    pub bound_to: BoundTo,
     /// What is counted of it.
     pub book: Arc<ListenerBook>,
-    socket: OwnedFd,
-    /// Dropped after the socket.
-    _file: Option<SocketFile>,
+    key: ListenerKey,
+    /// How a service manager calls the socket that it has bound for us.
+    given: Option<String>,
+    pub(super) socket: Arc<OpenSocket>,
 }
 
 impl BoundListener {
     /// The TCP address; `None` for a unix socket.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        match &self.address {
-            ListenAddress::Tcp(address) => Some(*address),
-            ListenAddress::Unix(_) => None,
+        match &self.bound_to {
+            BoundTo::Tcp(address) => Some(*address),
+            BoundTo::Unix(_) => None,
         }
     }
 
     /// `https://127.0.0.1:8443 (public)`
     pub fn announcement(&self, has_tls: bool) -> String {
-        match &self.address {
-            ListenAddress::Tcp(_) if has_tls => format!("https://{self} ({})", self.name),
-            ListenAddress::Tcp(_) => format!("http://{self} ({})", self.name),
-            ListenAddress::Unix(_) => format!("{self} ({})", self.name),
+        match &self.bound_to {
+            BoundTo::Tcp(_) if has_tls => format!("https://{self} ({})", self.name),
+            BoundTo::Tcp(_) => format!("http://{self} ({})", self.name),
+            BoundTo::Unix(_) => format!("{self} ({})", self.name),
+        }
+    }
+
+    /// A look at its socket for those who do not accept.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            key: self.key.clone(),
+            listener: self.name.clone(),
+            given: self.given.clone(),
+            socket: Arc::downgrade(&self.socket),
         }
     }
 
     /// A second handle on the same socket, for whoever accepts on it in a runtime of his own.
     pub(super) fn socket(&self) -> io::Result<OwnedFd> {
-        self.socket.try_clone()
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// The local address of accepted sockets, where it can be known beforehand.
@@ -87,7 +117,7 @@ impl BoundListener {
 
 impl fmt::Display for BoundListener {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_address(&self.address, out)
+        self.bound_to.fmt(out)
     }
 }
 
@@ -99,7 +129,7 @@ impl AsFd for BoundListener {
 
 impl std::os::fd::AsRawFd for BoundListener {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.socket.as_raw_fd()
+        self.socket.as_fd().as_raw_fd()
     }
 }
 
@@ -117,14 +147,31 @@ enum Reason {
     InUse(io::Error),
     /// A unix socket's path is taken by something that is no socket.
     NotASocket,
+    /// `fd:NAME`, and this many are called so.
+    Inherited(usize),
+    /// An inherited socket keeps the address, which is not quite the same.
+    InTheWay(BoundTo, io::Error),
     Other(io::Error),
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "cannot listen on ")?;
-        write_address(&self.address, out)?;
+        write!(out, "cannot listen on {}", self.address)?;
         match &self.reason {
+            Reason::Inherited(0) => write!(
+                out,
+                ": no socket of that name was inherited (the process gets them when it starts: LISTEN_FDNAMES, \
+                 `FileDescriptorName=` of a socket unit)"
+            ),
+            Reason::Inherited(count) => write!(
+                out,
+                ": {count} inherited sockets have that name; write their addresses instead, or give each a unit of its own"
+            ),
+            Reason::InTheWay(local, _) => write!(
+                out,
+                ": an inherited socket listens on {local}; write that address, or have the socket made for this one (in \
+                 a socket unit: `BindIPv6Only=ipv6-only`)"
+            ),
             Reason::InUse(_) => write!(out, ": somebody listens there already"),
             Reason::NotASocket => write!(out, ": the path is taken by a file that is no socket"),
             Reason::Other(error) => {
@@ -147,8 +194,8 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.reason {
-            Reason::InUse(error) | Reason::Other(error) => Some(error),
-            Reason::NotASocket => None,
+            Reason::InUse(error) | Reason::InTheWay(_, error) | Reason::Other(error) => Some(error),
+            Reason::NotASocket | Reason::Inherited(_) => None,
         }
     }
 }
@@ -158,28 +205,68 @@ impl std::error::Error for BindError {
 /// # Errors
 /// When the address is taken, forbidden, not of this machine, or not usable as a unix socket's path.
 pub fn bind(listener: &Listener, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
-    bind_at(&listener.address.value, Access::Group, book)
+    open(listener, book, &mut Inherited::default())
 }
 
-/// The same for a listener that stands in no `[[listener]]`; its name is its book's.
+/// Like [`bind`], but where one of the inherited sockets is meant, that is taken instead.
 ///
 /// # Errors
-/// Those of [`bind`].
-pub fn bind_at(address: &ListenAddress, access: Access, book: &Arc<ListenerBook>) -> Result<BoundListener, BindError> {
-    let name = &book.name;
-    let bound = match address {
-        ListenAddress::Tcp(address) => bind_tcp(*address),
-        ListenAddress::Unix(path) => bind_unix(path, access),
+/// Those of [`bind`]; and when the listener names a socket that was not inherited.
+pub fn open(
+    listener: &Listener,
+    book: &Arc<ListenerBook>,
+    inherited: &mut Inherited,
+) -> Result<BoundListener, BindError> {
+    open_at(listener.key(), Access::Group, book, inherited)
+}
+
+/// The same for one that stands in no `[[listener]]`; its name is its book's.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_at(
+    key: ListenerKey,
+    access: Access,
+    book: &Arc<ListenerBook>,
+    inherited: &mut Inherited,
+) -> Result<BoundListener, BindError> {
+    let (name, address) = (&book.name, &key.address);
+    let bound = match inherited.take(name, address) {
+        Ok(Some(socket)) => {
+            let file = match &socket.local {
+                // Another process has it until this one is up.
+                BoundTo::Unix(path) if socket.is_own() => SocketFile::of(path, false).ok(),
+                _ => None,
+            };
+            let given = (!socket.is_own()).then_some(socket.given);
+            Ok(((socket.socket, socket.local, file), given))
+        }
+        Ok(None) => match address {
+            ListenAddress::Tcp(address) => bind_tcp(*address),
+            ListenAddress::Unix(path) => bind_unix(path, access),
+            ListenAddress::Inherited(_) => Err(Reason::Inherited(0)),
+        }
+        .map(|bound| (bound, None)),
+        Err(count) => Err(Reason::Inherited(count)),
     };
     match bound {
-        Ok((socket, address, file)) => {
-            Ok(BoundListener { name: name.clone(), address, book: book.clone(), socket: socket.into(), _file: file })
+        Ok(((socket, bound_to, file), given)) => {
+            let (name, book, socket) = (name.clone(), book.clone(), OpenSocket::new(socket.into(), file));
+            Ok(BoundListener { name, bound_to, book, key, given, socket })
         }
-        Err(reason) => Err(BindError { listener: name.clone(), address: address.clone(), reason }),
+        Err(mut reason) => {
+            if let Reason::InUse(error) = reason {
+                reason = match inherited.in_the_way(address) {
+                    Some(local) => Reason::InTheWay(local.clone(), error),
+                    None => Reason::InUse(error),
+                };
+            }
+            Err(BindError { listener: name.clone(), address: address.clone(), reason })
+        }
     }
 }
 
-type Bound = (Socket, ListenAddress, Option<SocketFile>);
+type Bound = (Socket, BoundTo, Option<SocketFile>);
 
 fn bind_tcp(address: SocketAddr) -> Result<Bound, Reason> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
@@ -193,7 +280,7 @@ fn bind_tcp(address: SocketAddr) -> Result<Bound, Reason> {
     socket.set_tcp_nodelay(true)?;
     socket.listen(BACKLOG)?;
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok((socket, ListenAddress::Tcp(local), None))
+    Ok((socket, BoundTo::Tcp(local), None))
 }
 
 fn bind_unix(path: &Path, access: Access) -> Result<Bound, Reason> {
@@ -206,11 +293,11 @@ fn bind_unix(path: &Path, access: Access) -> Result<Bound, Reason> {
         }
         bound => bound?,
     }
-    let file = SocketFile::of(path)?;
+    let file = SocketFile::of(path, true)?;
     // Before `listen`: until then every connect is refused, so that nobody slips in under the umask's mode.
     fs::set_permissions(path, fs::Permissions::from_mode(access.mode()))?;
     socket.listen(BACKLOG)?;
-    Ok((socket, ListenAddress::Unix(path.to_owned()), Some(file)))
+    Ok((socket, BoundTo::Unix(path.to_owned()), Some(file)))
 }
 
 /// Removes a socket file on which nobody listens; otherwise says why the path is taken.
@@ -234,22 +321,29 @@ impl From<io::Error> for Reason {
     }
 }
 
-/// A unix socket's file, removed on drop if it still is the one that was made here.
+/// A unix socket's file, removed on drop if it still is the one that was made here, and ours.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    is_ours: AtomicBool,
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    fn of(path: &Path, is_ours: bool) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, is_ours: AtomicBool::new(is_ours) })
+    }
+
+    /// Whether it is removed with its socket.
+    pub(super) fn set_ours(&self, is_ours: bool) {
+        self.is_ours.store(is_ours, Ordering::Release);
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+        let is_ours = *self.is_ours.get_mut();
+        if is_ours && identity(&self.path).is_ok_and(|now| now == self.identity) {
             // Nothing can be done about a folder that became read-only; the next start removes the file as stale.
             let _ = fs::remove_file(&self.path);
         }
@@ -260,11 +354,4 @@ impl Drop for SocketFile {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
-}
-
-fn write_address(address: &ListenAddress, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match address {
-        ListenAddress::Tcp(address) => write!(out, "{address}"),
-        ListenAddress::Unix(path) => write!(out, "unix:{}", path.display()),
-    }
 }

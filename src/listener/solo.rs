@@ -8,8 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::task::{Context, Poll, ready};
 
-use super::bind::BoundListener;
-use crate::config::model::ListenAddress;
+use super::bind::{BoundListener, BoundTo};
 use crate::transport::Socket;
 use crate::types::Peer;
 
@@ -33,9 +32,9 @@ impl SoloListener {
     /// When there is no descriptor, or the runtime cannot watch it.
     pub fn new(bound: BoundListener) -> io::Result<Self> {
         let socket: OwnedFd = bound.socket()?;
-        let door = match bound.address {
-            ListenAddress::Tcp(_) => Door::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
-            ListenAddress::Unix(_) => Door::Unix(tokio::net::UnixListener::from_std(StdUnixListener::from(socket))?),
+        let door = match bound.bound_to {
+            BoundTo::Tcp(_) => Door::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
+            BoundTo::Unix(_) => Door::Unix(tokio::net::UnixListener::from_std(StdUnixListener::from(socket))?),
         };
         Ok(Self { door, bound })
     }

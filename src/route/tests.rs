@@ -67,6 +67,8 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         server: Server {
             workers: 1,
             drain_timeout: Duration::ZERO,
+            upgrade_timeout: Duration::ZERO,
+            upgrade_drain_timeout: None,
             max_connections: None,
             trusted_proxies: Peers::default(),
             name_servers: None,

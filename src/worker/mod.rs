@@ -46,6 +46,8 @@ pub enum Message {
     Arrival(Arrival),
     /// Another configuration, for every request whose head is whole from now on.
     Configuration(NextConfiguration),
+    /// Answered in its turn, which shows that turns come round.
+    Pulse(oneshot::Sender<()>),
 }
 
 impl From<Arrival> for Message {
@@ -184,6 +186,8 @@ async fn read_inbox(mut inbox: UnboundedReceiver<Message>, tools: Rc<Tools>, cel
                 tools.change(snapshot);
                 drop(done);
             }
+            // Whoever asked may have gone.
+            Message::Pulse(answer) => _ = answer.send(()),
         }
     }
 }

@@ -43,8 +43,5 @@ fn micros(duration: Duration) -> u64 {
 
 /// As the configuration writes it.
 fn address(address: &ListenAddress) -> String {
-    match address {
-        ListenAddress::Tcp(address) => address.to_string(),
-        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-    }
+    address.to_string()
 }

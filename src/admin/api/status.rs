@@ -101,7 +101,9 @@ pub async fn status(plane: &Plane) -> Result<Reply, ApiError> {
     let counts = plane.tunnels.counts().await;
     let (phase, drain_left_ms) = match plane.lifecycle.phase() {
         Phase::Running => ("running", None),
-        Phase::Draining { deadline } => ("draining", Some(millis(deadline.saturating_duration_since(clock::now())))),
+        Phase::Draining { deadline, .. } => {
+            ("draining", Some(millis(deadline.saturating_duration_since(clock::now()))))
+        }
         Phase::Ended => ("ended", None),
     };
     let history = plane.in_use.history();

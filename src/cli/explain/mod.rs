@@ -110,6 +110,6 @@ fn address(listener: &Listener) -> String {
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
     match &listener.address.value {
         ListenAddress::Tcp(address) => format!("{scheme}://{address}"),
-        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
+        address @ (ListenAddress::Unix(_) | ListenAddress::Inherited(_)) => address.to_string(),
     }
 }

@@ -127,6 +127,11 @@ fn of(admin: &Admin) -> Result<Target, Failure> {
                     .into(),
             ));
         }
+        ListenAddress::Inherited(_) => {
+            return Err(Failure::Usage(
+                "the configuration names a socket and no address\n  name it with --admin".into(),
+            ));
+        }
         ListenAddress::Tcp(address) => {
             let ip = match address.ip() {
                 IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

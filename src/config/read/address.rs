@@ -1,6 +1,6 @@
 //! Where to listen, and where upstream servers are.
 //!
-//! Pure. Listen addresses are literal (`0.0.0.0:443`, `[::]:443`, `unix:/path`), since a name may mean another address
+//! Pure. Listen addresses are literal (`0.0.0.0:443`, `[::]:443`, `unix:/path`, `fd:NAME`), since a name may mean another address
 //! tomorrow. Upstream URLs hold scheme, host and port and nothing else: the path that goes upstream is the request's.
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,12 +19,20 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// As written; relative paths are for the caller to resolve.
     Unix(String),
+    /// By the name of a socket that the process is started with.
+    Inherited(String),
 }
+
+/// The longest name of an inherited socket, in bytes: that of systemd.
+const FD_NAME: usize = 255;
 
 pub fn listen(text: &str) -> Result<Listen, Fault> {
     let bad = |message: String| Fault::new("bad-address", message);
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path).map(Listen::Unix);
+    }
+    if let Some(name) = text.strip_prefix("fd:") {
+        return fd_name(name).map(Listen::Inherited);
     }
     if let Ok(address) = text.parse() {
         return Ok(Listen::Tcp(address));
@@ -51,6 +59,16 @@ pub fn listen(text: &str) -> Result<Listen, Fault> {
         "write an address and a port, \"0.0.0.0:443\" or \"[::]:443\", or \"unix:/run/portcullis.sock\"".into()
     };
     Err(bad(format!("`{text}` is not an address to listen on")).help(help))
+}
+
+/// What systemd takes for the name of a socket.
+fn fd_name(name: &str) -> Result<String, Fault> {
+    let is_fit = |byte: u8| byte == b' ' || (byte.is_ascii_graphic() && byte != b':');
+    if !name.is_empty() && name.len() <= FD_NAME && name.bytes().all(is_fit) {
+        return Ok(name.to_owned());
+    }
+    Err(Fault::new("bad-address", format!("`{name}` is not the name of an inherited socket"))
+        .help("write \"fd:web\", the name that `FileDescriptorName=` of its socket unit says"))
 }
 
 fn is_number(text: &str) -> bool {
@@ -212,6 +230,7 @@ mod tests {
         assert_eq!(listen("0.0.0.0:443"), Ok(Listen::Tcp(([0, 0, 0, 0], 443).into())));
         assert_eq!(listen("unix:/run/p.sock"), Ok(Listen::Unix("/run/p.sock".into())));
         assert!(matches!(listen("[::]:443"), Ok(Listen::Tcp(address)) if address.is_ipv6()));
+        assert_eq!(listen("fd:web.socket"), Ok(Listen::Inherited("web.socket".into())));
         for text in [
             "",
             ":443",
@@ -223,6 +242,10 @@ mod tests {
             "/run/x",
             "unix:",
             "1.2.3.4:70000",
+            "fd:",
+            "fd:a:b",
+            "fd:ü",
+            "fd:a\n",
         ] {
             assert!(listen(text).is_err(), "{text}");
         }

@@ -18,7 +18,7 @@ pub fn admin(cx: &mut Cx<'_>, mut table: Table<'_>) -> Admin {
     if !table.has("address") {
         table.missing(cx, "`address`", "add for example `address = \"127.0.0.1:9900\"`");
     }
-    let address = text.as_ref().and_then(|text| listen_address(cx, text));
+    let address = text.as_ref().and_then(|text| listen_address(cx, text)).filter(|address| is_said(cx, address));
     let admin = Admin {
         token_file: table.string(cx, "token_file").and_then(|path| cx.path(path)),
         hosts: hosts(cx, &mut table),
@@ -42,6 +42,16 @@ pub fn admin(cx: &mut Cx<'_>, mut table: Table<'_>) -> Admin {
     }
     table.close(cx);
     admin
+}
+
+/// Of a socket that is only named nobody knows who can reach it.
+fn is_said(cx: &mut Cx<'_>, address: &Located<ListenAddress>) -> bool {
+    let is_named = matches!(address.value, ListenAddress::Inherited(_));
+    if is_named {
+        cx.error("bad-address", &address.spot, "the admin listener has an address of its own, not a name")
+            .help("write the address of the inherited socket, which is then taken: \"127.0.0.1:9900\"");
+    }
+    !is_named
 }
 
 fn hosts(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Vec<String> {

@@ -28,7 +28,12 @@ pub fn listener(cx: &mut Cx<'_>, mut table: Table<'_>) -> Listener {
         table.missing(cx, "`address`", "add for example `address = \"0.0.0.0:443\"`");
     }
     let address = text.as_ref().and_then(|text| listen_address(cx, text));
-    let is_unix = address.as_ref().map(|address| matches!(address.value, ListenAddress::Unix(_)));
+    let is_unix = address.as_ref().and_then(|address| match address.value {
+        ListenAddress::Unix(_) => Some(true),
+        ListenAddress::Tcp(_) => Some(false),
+        // Who has made it knows.
+        ListenAddress::Inherited(_) => None,
+    });
     let name = common::name(cx, &mut table).unwrap_or_else(|| match &text {
         Some(text) => Name::new(text.as_str()),
         None => Name::from("listener"),
@@ -57,6 +62,7 @@ pub fn listen_address(cx: &mut Cx<'_>, text: &Located<String>) -> Option<Located
     let listen = cx.check(text, address::listen(text))?;
     match listen.value {
         Listen::Tcp(address) => Some(Located::new(ListenAddress::Tcp(address), listen.spot)),
+        Listen::Inherited(name) => Some(Located::new(ListenAddress::Inherited(Name::new(name)), listen.spot)),
         Listen::Unix(path) => {
             common::unix(cx, path, &listen.spot).map(|path| Located::new(ListenAddress::Unix(path), listen.spot))
         }

@@ -20,6 +20,12 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
     let server = Server {
         workers: workers(cx, &mut table).unwrap_or(defaults.workers),
         drain_timeout: table.duration(cx, "drain_timeout", defaults.drain_timeout),
+        upgrade_timeout: table.duration(cx, "upgrade_timeout", defaults.upgrade_timeout),
+        upgrade_drain_timeout: if table.has("upgrade_drain_timeout") {
+            table.duration_or_none(cx, "upgrade_drain_timeout")
+        } else {
+            defaults.upgrade_drain_timeout
+        },
         max_connections: table.integer(cx, "max_connections", 1..=CONNECTIONS).map(|number| number.value as usize),
         trusted_proxies: trusted_proxies(cx, &mut table),
         name_servers: name_servers(cx, &mut table),
@@ -39,6 +45,8 @@ pub fn default_server() -> Server {
     Server {
         workers: cores(),
         drain_timeout: Duration::from_secs(30),
+        upgrade_timeout: Duration::from_secs(60),
+        upgrade_drain_timeout: Some(Duration::from_secs(24 * 60 * 60)),
         max_connections: None,
         trusted_proxies: Peers::default(),
         name_servers: None,

@@ -6,6 +6,7 @@
 use std::io::{self, Stdout, stdout};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use crossterm::cursor::Show;
@@ -88,24 +89,36 @@ impl Terminal {
     }
 }
 
-/// True once a signal has asked for the end; SIGHUP says that the terminal has gone.
+/// True once a signal has asked for the end; SIGHUP says that the terminal has gone. From here on none of them ends the
+/// program by itself, with the terminal in its hands.
 fn watch_signals() -> io::Result<Arc<AtomicBool>> {
     let is_ended = Arc::new(AtomicBool::new(false));
     let told = is_ended.clone();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
-    // Made here so that whoever cannot have it hears of it; it goes where it runs.
-    drop(runtime?);
+    let (ready, when_ready) = sync_channel(1);
     lifecycle::thread("signals", move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default());
-        let Ok(runtime) = runtime else { return };
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
         runtime.block_on(async {
-            let Ok(mut signals) = Signals::new() else { return };
+            let mut signals = match Signals::new() {
+                Ok(signals) => signals,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            let _ = ready.send(Ok(()));
             while signals.next().await == Request::Reopen {}
             told.store(true, Ordering::Relaxed);
         });
     })?;
+    when_ready.recv().map_err(|_| io::Error::other("the thread that hears signals has ended"))??;
     Ok(is_ended)
 }

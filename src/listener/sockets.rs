@@ -1,0 +1,149 @@
+//! The sockets that listen, as the control plane knows them: to be handed on, or kept by the service manager.
+//!
+//! They belong to the accept loop, which closes them; here they are only looked at, so that one that the loop has closed
+//! is closed.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use super::bind::SocketFile;
+use super::inherited;
+use crate::config::model::{Listener, ListenerKey};
+use crate::lifecycle::notify::Notifier;
+use crate::types::Name;
+
+/// A socket that listens, with what belongs to it. Closed when the last one lets go of it; a unix socket's file is then
+/// removed, unless the socket lives on elsewhere.
+#[derive(Debug)]
+pub struct OpenSocket {
+    descriptor: OwnedFd,
+    /// Dropped after the socket.
+    file: Option<SocketFile>,
+    handed_on: AtomicBool,
+}
+
+impl OpenSocket {
+    pub(super) fn new(descriptor: OwnedFd, file: Option<SocketFile>) -> Arc<Self> {
+        Arc::new(Self { descriptor, file, handed_on: AtomicBool::new(false) })
+    }
+
+    /// Another process listens with it from now on, and looks after its file.
+    pub fn hand_on(&self) {
+        self.handed_on.store(true, Ordering::Release);
+        self.leave_file();
+    }
+
+    /// Whether its queue is another process's now.
+    pub(super) fn is_handed_on(&self) -> bool {
+        self.handed_on.load(Ordering::Acquire)
+    }
+
+    fn leave_file(&self) {
+        self.file.iter().for_each(|file| file.set_ours(false));
+    }
+}
+
+impl AsFd for OpenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// A socket that the accept loop has.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) key: ListenerKey,
+    pub(super) listener: Name,
+    /// The name that it came with from a service manager, which holds it as well.
+    pub(super) given: Option<String>,
+    pub(super) socket: Weak<OpenSocket>,
+}
+
+impl Handle {
+    fn name(&self) -> String {
+        self.given.clone().unwrap_or_else(|| inherited::own_name(&self.listener))
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Of `[[listener]]`s.
+    handles: Vec<Handle>,
+    /// Of `[admin]`.
+    admin: Option<Handle>,
+    notifier: Notifier,
+}
+
+impl Sockets {
+    pub fn new(handles: Vec<Handle>, admin: Option<Handle>, notifier: Notifier) -> Self {
+        let sockets = Self { handles, admin, notifier };
+        sockets.each().for_each(|handle| sockets.keep(handle));
+        sockets
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Handle> {
+        self.handles.iter().chain(&self.admin)
+    }
+
+    /// The process has come up: what it has been handed is its own.
+    pub fn claim(&self) {
+        for socket in self.each().filter_map(|handle| handle.socket.upgrade()) {
+            socket.file.iter().for_each(|file| file.set_ours(true));
+        }
+    }
+
+    /// After a reload, for which `added` were bound.
+    pub fn follow(&mut self, listeners: &[Listener], added: Vec<Handle>) {
+        let names: HashMap<_, _> = listeners.iter().map(|listener| (listener.key(), listener.name.clone())).collect();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.handles).into_iter().partition(|handle| names.contains_key(&handle.key));
+        go.iter().for_each(|handle| self.forget(handle));
+        for mut handle in stay {
+            let renamed = names.get(&handle.key).filter(|name| **name != handle.listener);
+            if let Some(name) = renamed {
+                // First away with it: systemd keeps each socket once, whatever it is called.
+                self.forget(&handle);
+                handle.listener = name.clone();
+                self.keep(&handle);
+            }
+            self.handles.push(handle);
+        }
+        added.iter().for_each(|handle| self.keep(handle));
+        self.handles.extend(added);
+    }
+
+    /// The admin listener has another address from now on, or is no more.
+    pub fn follow_admin(&mut self, admin: Option<Handle>) {
+        self.admin.take().iter().for_each(|handle| self.forget(handle));
+        admin.iter().for_each(|handle| self.keep(handle));
+        self.admin = admin;
+    }
+
+    /// Each with the name under which it is handed on.
+    pub fn all(&self) -> Vec<(String, Arc<OpenSocket>)> {
+        let open = |handle: &Handle| Some((handle.name(), handle.socket.upgrade()?));
+        self.each().filter_map(open).collect()
+    }
+
+    /// The process ends. What the service manager keeps for the next one is left where it is found.
+    pub fn leave(&self) {
+        if self.notifier.keeps_sockets() {
+            self.each().filter_map(|handle| handle.socket.upgrade()).for_each(|socket| socket.leave_file());
+        }
+    }
+
+    fn keep(&self, handle: &Handle) {
+        if let (None, Some(socket)) = (&handle.given, handle.socket.upgrade()) {
+            self.notifier.keep_socket(&handle.name(), socket.as_fd());
+        }
+    }
+
+    fn forget(&self, handle: &Handle) {
+        if handle.given.is_none() {
+            self.notifier.forget_socket(&handle.name());
+        }
+    }
+}

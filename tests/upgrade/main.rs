@@ -1,0 +1,178 @@
+//! One process after the other at the same addresses: upgrades, socket activation, what the service manager hears.
+//!
+//! Real processes: the binary is linked into a folder, where another program can take its place. Clients connect all the
+//! while. What has to come out: nobody is refused, no tunnel loses a byte, and whatever a new process does wrong, the old
+//! one serves on.
+
+// The house rules about clocks, threads and tasks are for the gateway; this is the world outside it.
+#![allow(clippy::disallowed_methods)]
+
+mod activation;
+mod clients;
+mod failures;
+mod manager;
+mod scene;
+
+use std::time::Duration;
+
+use clients::{Asking, Echo, answers, ask, ask_unix};
+use scene::{Scene, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_refused_while_one_process_follows_the_other() {
+    let mut scene = Scene::start(&Scene::config("one", "workers = 2", "")).await;
+    let asking = Asking::start(scene.address(), 6);
+    let mut pid = scene.pid();
+    for body in ["two", "three", "four"] {
+        asking.some_more(60).await;
+        scene.write_config(&scene.toml.replace("\"one\"", &format!("\"{body}\"")));
+        scene.replace_program_by_itself();
+        let next = scene.upgrade().await;
+        assert_ne!(next, pid);
+        answers(scene.address(), body).await;
+        pid = next;
+    }
+    asking.some_more(60).await;
+    let figures = asking.stop().await;
+    assert_eq!(figures.failed, Vec::<String>::new(), "{} answered", figures.answered);
+    // Without a tunnel the old ones end as soon as they have answered.
+    eventually("the end of the old ones", || scene.living().len() == 1).await;
+    scene.signal(pid, rustix::process::Signal::TERM);
+    eventually("the end of the last", || scene.living().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_live_on_in_the_old_process_and_lose_no_byte() {
+    let echo = Echo::start().await;
+    let more = echo.route();
+    let mut scene = Scene::start(&Scene::config("one", "workers = 2", &more)).await;
+    let first = scene.pid();
+    let mut tunnels = Vec::new();
+    for number in 0..20 {
+        tunnels.push(clients::Talking::start(scene.address(), number).await);
+    }
+    for tunnel in &tunnels {
+        tunnel.some_more(5).await;
+    }
+    let second = scene.upgrade().await;
+    for tunnel in &tunnels {
+        tunnel.some_more(20).await;
+    }
+    assert!(scene.is_alive(first), "it has tunnels");
+    // Those that come now are the new one's.
+    let late = clients::Talking::start(scene.address(), 99).await;
+    late.some_more(5).await;
+    assert_eq!(scene.comm(first), "portcullis-old");
+    for tunnel in tunnels {
+        assert!(tunnel.stop().await >= 25);
+    }
+    eventually("the end of the old one", || !scene.is_alive(first)).await;
+    assert!(scene.is_alive(second));
+    late.some_more(5).await;
+    late.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_process_lets_tunnels_go_at_the_end_of_its_drain() {
+    let echo = Echo::start().await;
+    let more = echo.route();
+    let mut scene = Scene::start(&Scene::config("one", "upgrade_drain_timeout = \"1s\"", &more)).await;
+    let first = scene.pid();
+    let mut tunnel = clients::connect(scene.address()).await;
+    scene.upgrade().await;
+    assert_eq!(clients::close_code(&mut tunnel).await, Some(1001));
+    eventually("the end of the old one", || !scene.is_alive(first)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_the_old_process_ends_its_drain_sooner() {
+    let echo = Echo::start().await;
+    let more = echo.route();
+    let mut scene = Scene::start(&Scene::config("one", "drain_timeout = \"500ms\"", &more)).await;
+    let first = scene.pid();
+    let mut tunnel = clients::connect(scene.address()).await;
+    let second = scene.upgrade().await;
+    scene.signal(first, rustix::process::Signal::TERM);
+    clients::close_code(&mut tunnel).await;
+    eventually("the end of the old one", || !scene.is_alive(first)).await;
+    assert!(scene.is_alive(second));
+    assert_eq!(ask(scene.address()).await.expect("an answer"), "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_goes_on_and_its_file_is_removed_by_the_last_process_alone() {
+    let mut scene = Scene::start_with(|folder| {
+        let unix = format!("[[listener]]\nname = \"unix\"\naddress = \"unix:{}\"\n", folder.join("a.sock").display());
+        Scene::config("one", "", &unix)
+    })
+    .await;
+    let path = scene.folder().join("a.sock");
+    let first = scene.pid();
+    for _ in 0..2 {
+        scene.upgrade().await;
+        assert_eq!(ask_unix(&path).await.expect("an answer"), "one");
+    }
+    eventually("the end of the old ones", || scene.living().len() == 1).await;
+    assert!(!scene.is_alive(first));
+    assert_eq!(ask_unix(&path).await.expect("the file is still there"), "one");
+    let last = scene.living()[0];
+    scene.signal(last, rustix::process::Signal::TERM);
+    eventually("the end of the last", || scene.living().is_empty()).await;
+    assert!(!path.exists(), "it was the last one's to remove");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_at_an_address_that_is_no_more_is_served_by_the_old_process() {
+    let second = "[[listener]]\nname = \"gone\"\naddress = \"127.0.0.1:0\"\n";
+    let mut scene = Scene::start(&Scene::config("one", "", second)).await;
+    let gone = scene.address_of("gone");
+    // Connected, and nothing asked yet.
+    let mut early = clients::Connection::open(gone).await.expect("it listens");
+    scene.write_config(&Scene::config("two", "", ""));
+    scene.upgrade().await;
+    assert_eq!(early.ask().await.expect("an answer"), "one");
+    let refused = || std::net::TcpStream::connect(gone).is_err();
+    eventually("nobody listens there", refused).await;
+    answers(scene.address(), "two").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_new_is_bound_before_the_old_process_lets_go() {
+    let mut scene = Scene::start(&Scene::config("one", "", "")).await;
+    let added = "[[listener]]\nname = \"added\"\naddress = \"127.0.0.1:0\"\n";
+    scene.write_config(&Scene::config("two", "", added));
+    scene.upgrade().await;
+    let address = scene.address_of("added");
+    assert_eq!(ask(address).await.expect("an answer"), "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_waits_for_the_outcome_and_the_pid_file_follows_it() {
+    let mut scene = Scene::start(&Scene::config("one", "upgrade_timeout = \"2s\"", "")).await;
+    let first = scene.pid();
+    assert_eq!(scene.pid_file(), Some(first));
+    let (code, words) = scene.command(&["upgrade", "--pid-file", "pid"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    let second = scene.upgraded(0).await;
+    assert_eq!(scene.pid_file(), Some(second));
+    eventually("the end of the old one", || !scene.is_alive(first)).await;
+    assert_eq!(scene.pid_file(), Some(second), "the old one has left it alone");
+    scene.replace_program("exit 1");
+    let (code, words) = scene.command(&["upgrade", "--pid", &second.to_string()]).await;
+    assert!(code == Some(1) && words.contains("its log says why"), "{code:?}: {words}");
+    scene.replace_program_by_itself();
+    let (code, words) = scene.command(&["upgrade", "--pid", &second.to_string()]).await;
+    assert_eq!(code, Some(0), "{words}");
+    let third = scene.upgraded(1).await;
+    scene.signal(third, rustix::process::Signal::TERM);
+    eventually("the end of the last", || scene.living().is_empty()).await;
+    assert_eq!(scene.pid_file(), None);
+    let (code, words) = scene.command(&["upgrade", "--pid-file", "pid"]).await;
+    assert!(code == Some(1) && words.contains("pid"), "{code:?}: {words}");
+    assert_eq!(scene.command(&["upgrade"]).await.0, Some(2));
+}
+
+/// Long enough for what must not happen to happen.
+async fn a_moment() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
