@@ -22,7 +22,7 @@ fn top(stage: &Stage, more: &[&str]) -> Screen {
 }
 
 #[tokio::test]
-async fn adm_14_top_shows_live_tunnels_closes_one_after_a_question_and_leaves_the_terminal_as_it_was() {
+async fn adm_16_top_shows_live_tunnels_closes_one_after_a_question_and_leaves_the_terminal_as_it_was() {
     let (stage, mut tunnels) = stage_with(3).await;
     let mut screen = top(&stage, &["--sort", "age"]);
     screen.shows("● running").await;
@@ -58,7 +58,7 @@ async fn adm_14_top_shows_live_tunnels_closes_one_after_a_question_and_leaves_th
 }
 
 #[tokio::test]
-async fn adm_14_top_gives_the_terminal_back_when_a_signal_ends_it() {
+async fn adm_16_top_gives_the_terminal_back_when_a_signal_ends_it() {
     let (stage, _tunnels) = stage_with(1).await;
     for (signal, keys) in
         [(Some(Signal::TERM), ""), (Some(Signal::HUP), ""), (Some(Signal::INT), "/x"), (None, "\u{3}")]
@@ -75,7 +75,7 @@ async fn adm_14_top_gives_the_terminal_back_when_a_signal_ends_it() {
 }
 
 #[tokio::test]
-async fn adm_14_top_says_that_the_gateway_is_away() {
+async fn adm_16_top_says_that_the_gateway_is_away() {
     let (stage, _tunnels) = stage_with(1).await;
     let mut screen = top(&stage, &[]);
     screen.shows("● running").await;
@@ -86,7 +86,7 @@ async fn adm_14_top_says_that_the_gateway_is_away() {
 }
 
 #[tokio::test]
-async fn adm_14_top_without_a_terminal_or_a_gateway_says_so_and_takes_nothing() {
+async fn adm_16_top_without_a_terminal_or_a_gateway_says_so_and_takes_nothing() {
     let (stage, _tunnels) = stage_with(0).await;
     let (code, out, errors) = stage.gateway.operate(&["top"]).await;
     assert_eq!((code, out.as_str()), (Some(2), ""));
