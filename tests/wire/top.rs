@@ -51,7 +51,7 @@ async fn adm_16_top_shows_live_tunnels_closes_one_after_a_question_and_leaves_th
     assert_eq!(tunnels[0].frame().await, Frame::close(1008, "long enough"));
     screen.shows("2 tunnels").await;
     screen.resize(60, 12);
-    screen.shows_no_more("SERVER").await;
+    screen.shows_no_more("STATE").await;
     screen.shows("2 tunnels").await;
     screen.keys("q");
     assert_eq!(screen.ends().await, Some(0));

@@ -12,6 +12,8 @@ import * as upstreams from './upstreams.js';
 const BEAT = 2000;
 /** Where nobody answers: so often, so that a gateway that is back is seen at once. */
 const SEARCH = 1000;
+/** So many times as long as an answer took is waited before it is asked for again. */
+const SPARING = 5;
 
 /** What is asked for, how often, and what is called when it cannot be had. */
 const panels = [
@@ -101,9 +103,12 @@ async function refreshAll() {
   isForced = false;
   for (const panel of panels) {
     if (Date.now() < panel.due) continue;
-    panel.due = Date.now() + panel.every - BEAT / 2;
+    const began = Date.now();
+    panel.due = began + panel.every - BEAT / 2;
     try {
       await panel.refresh();
+      // What takes a gateway long is not asked often.
+      panel.due = Math.max(panel.due, Date.now() + SPARING * (Date.now() - began));
     } catch (problem) {
       if (problem.status === 0 || problem.status === 401 || problem.status === undefined) throw problem;
       if (panel.sum) put(by(panel.sum), clean(problem.words));

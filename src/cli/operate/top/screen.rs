@@ -135,16 +135,16 @@ type Column = (&'static str, Option<SortBy>, Constraint, u16, bool);
 
 const COLUMNS: [Column; 11] = [
     ("ID", None, Constraint::Length(8), 0, true),
-    ("CLIENT", None, Constraint::Fill(2), 0, false),
+    ("CLIENT", None, Constraint::Fill(3), 0, false),
     ("ROUTE", None, Constraint::Fill(2), 44, false),
-    ("SERVER", None, Constraint::Fill(3), 80, false),
-    ("STATE", None, Constraint::Length(8), 100, false),
+    ("SERVER", None, Constraint::Fill(4), 80, false),
+    ("STATE", None, Constraint::Length(8), 104, false),
     ("MSG/S", Some(SortBy::Messages), Constraint::Length(7), 0, true),
     ("BYTES/S", Some(SortBy::Bytes), Constraint::Length(9), 34, true),
     ("AGE", Some(SortBy::Age), Constraint::Length(7), 54, true),
     ("IDLE", Some(SortBy::Idle), Constraint::Length(7), 62, true),
     ("RTT", Some(SortBy::RoundTrip), Constraint::Length(8), 70, true),
-    ("MESSAGES", None, Constraint::Length(9), 110, true),
+    ("MESSAGES", None, Constraint::Length(9), 120, true),
 ];
 
 fn cells(row: &Row, rates: &Rates) -> [String; 11] {

@@ -258,6 +258,10 @@ impl State {
     }
 
     fn press_looking(&mut self, key: KeyEvent) -> Action {
+        // Another key altogether, or none: at the end of its input a terminal may say so with one of these.
+        if key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) {
+            return Action::None;
+        }
         match key.code {
             KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
             KeyCode::Char('?' | 'h') => self.mode = Mode::Help,

@@ -188,6 +188,8 @@ fn a_tunnel_is_closed_after_a_question_only() {
 #[test]
 fn what_is_held_still_stays_while_the_numbers_go_on() {
     let mut state = busy();
+    state.press(KeyEvent::new(KeyCode::Char(' '), KeyModifiers::CONTROL));
+    assert!(!state.is_paused, "that is another key");
     assert_eq!(type_in(&mut state, "p"), Action::None);
     let later = told(&state, status(12_000, 150), list(&[(9, 1, 1, 1)]));
     state.note(later);
