@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::model::{Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
-use crate::config::report::{Digest, Report, Spot};
+use crate::config::report::{Digest, LookedAt, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
 use crate::proto::via::Via;
@@ -44,6 +44,8 @@ pub struct Snapshot {
     upstream_files: Vec<Files>,
     pub trusted_proxies: Peers,
     pub forwarded: bool,
+    /// The files that it is built on.
+    pub looked_at: LookedAt,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
     written: Written,
@@ -165,6 +167,7 @@ impl Snapshot {
             upstream_files,
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
+            looked_at: report.looked_at(),
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,

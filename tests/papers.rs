@@ -671,7 +671,15 @@ fn no_paper_names_a_registry_or_a_place_of_one_machine() {
     let forbidden =
         pattern(r#"crates\.io|docs\.rs|pypi\.org|npmjs|registry\.|(?:^|[\s"'`(])/(?:root|work|home|tmp|Users)/"#);
     let mut found = String::new();
-    for name in PAPERS.iter().chain(&["docs/pictures/make", "docs/pictures/demo.js", "docs/pictures/check-error.svg", "docs/pictures/scene.js", "docs/pictures/dashboard.js", "docs/pictures/screen.js", "docs/pictures/top.svg"]) {
+    for name in PAPERS.iter().chain(&[
+        "docs/pictures/make",
+        "docs/pictures/demo.js",
+        "docs/pictures/check-error.svg",
+        "docs/pictures/scene.js",
+        "docs/pictures/dashboard.js",
+        "docs/pictures/screen.js",
+        "docs/pictures/top.svg",
+    ]) {
         for line in paper(name).lines().filter(|line| forbidden.is_match(line)) {
             let _ = writeln!(found, "{name}: {line}");
         }
