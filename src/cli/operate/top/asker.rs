@@ -110,21 +110,22 @@ impl Asker {
                 return;
             }
             let next = clock::now() + every.saturating_sub(took).max(took * SHARE);
-            loop {
-                match heard.recv_timeout(next.saturating_duration_since(clock::now())) {
-                    Ok(Order::Want(newer)) => {
-                        wanted = newer;
-                        break;
-                    }
-                    Ok(Order::Kill(kill)) => {
+            let mut order = match heard.recv_timeout(next.saturating_duration_since(clock::now())) {
+                Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // All that has come meanwhile: of wishes the newest counts.
+            while let Some(next) = order {
+                match next {
+                    Order::Want(newer) => wanted = newer,
+                    Order::Kill(kill) => {
                         if tell.send(close(target, &kill)).is_err() {
                             return;
                         }
-                        break;
                     }
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => return,
                 }
+                order = heard.try_recv().ok();
             }
         }
     }
