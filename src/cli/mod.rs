@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
     name = "portcullis",
     version,
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "A gateway that runs: reload, status, ps, kill, drain, log\n\n\
+    after_help = "A gateway that runs: reload, status, ps, top, kill, drain, log\n\n\
                   Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
                   Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
@@ -61,6 +61,7 @@ enum Command {
     #[command(hide = true)]
     Ps(operate::ps::Args),
     /// Watch its numbers and tunnels on a screen
+    #[command(hide = true)]
     Top(operate::top::Args),
     /// Close live tunnels
     #[command(hide = true)]

@@ -91,9 +91,10 @@ async fn adm_16_top_without_a_terminal_or_a_gateway_says_so_and_takes_nothing() 
     let (code, out, errors) = stage.gateway.operate(&["top"]).await;
     assert_eq!((code, out.as_str()), (Some(2), ""));
     assert!(errors.contains("stdout is no terminal") && errors.contains("portcullis ps"), "{errors}");
+    let admin = stage.gateway.admin();
     for (args, status, words) in [
         (&["top", "--admin", "127.0.0.1:1"][..], 1, "cannot reach"),
-        (&["top", "rout=x", "--admin", "127.0.0.1:1"], 2, "did you mean `route`?"),
+        (&["top", "rout=x", "--admin", &admin], 2, "did you mean `route`?"),
         (&["top", "--sort", "size", "--admin", "127.0.0.1:1"], 2, "sort by one of"),
         (&["top", "--every", "1ms", "--admin", "127.0.0.1:1"], 2, "from 200ms"),
     ] {

@@ -49,6 +49,11 @@ pub enum Told {
     },
     /// In words; the rest stays as it was.
     Trouble(String),
+    /// What was asked is nothing that the gateway understands, in words.
+    Misunderstood {
+        why: String,
+        turn: u64,
+    },
     Killed {
         id: u64,
         closed: u64,
@@ -87,6 +92,7 @@ impl Asker {
     pub fn first(&self) -> Result<Told, Failure> {
         match self.told.recv() {
             Ok(Told::Trouble(why)) => Err(Failure::Failed(why)),
+            Ok(Told::Misunderstood { why, .. }) => Err(Failure::Usage(why)),
             Ok(told) => Ok(told),
             Err(_) => Err(gone()),
         }
@@ -104,7 +110,10 @@ impl Asker {
     fn serve(target: &Target, every: Duration, mut wanted: Wanted, heard: &Receiver<Order>, tell: &SyncSender<Told>) {
         loop {
             let began = clock::now();
-            let told = numbers(target, &wanted).unwrap_or_else(|failure| Told::Trouble(words(failure)));
+            let told = numbers(target, &wanted).unwrap_or_else(|failure| match failure {
+                Failure::Usage(why) => Told::Misunderstood { why, turn: wanted.turn },
+                Failure::Failed(why) => Told::Trouble(why),
+            });
             let took = began.elapsed();
             if tell.send(told).is_err() {
                 return;

@@ -19,8 +19,7 @@ use std::time::Duration;
 
 use super::{Failure, Where, finish, ps, whereabouts};
 use crate::config;
-use crate::control::filter::Filter;
-use asker::Asker;
+use asker::{Asker, Wanted};
 use state::{Action, SortBy, State};
 use terminal::{Happening, Terminal};
 
@@ -59,7 +58,6 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let filter = ps::join(&args.filter);
-    Filter::parse(&filter).map_err(|bad| Failure::Usage(format!("{}\n  {}", bad.message, bad.help)))?;
     if !std::io::stdout().is_terminal() {
         return Err(Failure::Usage(
             "stdout is no terminal\n  `portcullis ps` prints a list, with --json for programs".into(),
@@ -67,7 +65,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     let target = whereabouts::find(&args.at)?;
     let mut state = State::new(target.to_string(), filter, args.sort);
-    let asker = Asker::start(target, args.every, state.wanted()).map_err(failed)?;
+    let mut asked = state.wanted();
+    let asker = Asker::start(target, args.every, asked.clone()).map_err(failed)?;
     // Whether there is a gateway is said on a terminal as it was.
     state.note(asker.first()?);
     let mut terminal = Terminal::take().map_err(failed)?;
@@ -78,13 +77,17 @@ fn run(args: &Args) -> Result<(), Failure> {
             Happening::Key(key) => match state.press(key) {
                 Action::None => {}
                 Action::Quit => return Ok(()),
-                Action::Ask => asker.want(state.wanted()),
+                Action::Ask => asked = Wanted::default(),
                 Action::Kill(order) => asker.kill(order),
             },
             Happening::Nothing => {}
         }
         while let Some(told) = asker.told()? {
             state.note(told);
+        }
+        if asked != state.wanted() {
+            asked = state.wanted();
+            asker.want(asked.clone());
         }
     }
 }

@@ -8,7 +8,6 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::asker::{Kill, Told, Wanted};
 use super::line::Line;
 use super::shapes::{List, Row, Status, Totals};
-use crate::control::filter::Filter;
 
 /// Tunnels that are asked for: of those, and of no others, rates are known.
 const MOST: usize = 2000;
@@ -107,6 +106,8 @@ pub struct State {
     pub matched: u64,
     pub silent_workers: u64,
     pub filter: String,
+    /// The last one that the gateway has understood.
+    understood: String,
     pub sort: SortBy,
     pub mode: Mode,
     pub is_paused: bool,
@@ -133,6 +134,7 @@ impl State {
             rows: Vec::new(),
             matched: 0,
             silent_workers: 0,
+            understood: filter.clone(),
             filter,
             sort,
             mode: Mode::Looking,
@@ -159,6 +161,8 @@ impl State {
                 self.is_stale = true;
                 self.news = Some((why, true));
             }
+            Told::Misunderstood { why, turn } if turn == self.turn => self.doubt(&why),
+            Told::Misunderstood { .. } => {}
             Told::Killed { id, closed: 0 } => self.news = Some((format!("tunnel {id} had ended already"), true)),
             Told::Killed { id, .. } => self.news = Some((format!("tunnel {id} is being closed"), false)),
             Told::NotKilled(why) => self.news = Some((why, true)),
@@ -175,8 +179,11 @@ impl State {
         self.count(&status);
         self.status = status;
         // An answer to what is not asked any more, or that nobody wants to see now.
-        if turn == self.turn && !self.is_paused {
-            self.note_tunnels(list);
+        if turn == self.turn {
+            self.understood.clone_from(&self.filter);
+            if !self.is_paused {
+                self.note_tunnels(list);
+            }
         }
     }
 
@@ -323,20 +330,24 @@ impl State {
         });
     }
 
+    /// Back to the filter that was, with the other one at hand to be mended.
+    fn doubt(&mut self, why: &str) {
+        let typed = std::mem::replace(&mut self.filter, self.understood.clone());
+        self.turn += 1;
+        if self.mode == Mode::Looking {
+            let why = why.lines().map(str::trim).collect::<Vec<_>>().join(": ");
+            self.mode = Mode::Filter(Line::new(&typed), why);
+        }
+    }
+
     fn press_filter(&mut self, key: KeyEvent, mut line: Line) -> Action {
         match key.code {
             KeyCode::Esc => Action::None,
-            KeyCode::Enter => match Filter::parse(&line.text()) {
-                Ok(_) => {
-                    self.filter = line.text().trim().to_owned();
-                    self.chosen = None;
-                    self.ask_anew()
-                }
-                Err(bad) => {
-                    self.mode = Mode::Filter(line, format!("{}: {}", bad.message, bad.help));
-                    Action::None
-                }
-            },
+            KeyCode::Enter => {
+                self.filter = line.text().trim().to_owned();
+                self.chosen = None;
+                self.ask_anew()
+            }
             _ => {
                 line.press(key);
                 self.mode = Mode::Filter(line, String::new());

@@ -144,9 +144,14 @@ fn what_strangers_have_chosen_moves_no_cursor() {
 fn a_filter_is_taken_when_it_is_one_and_explained_when_it_is_none() {
     let mut state = busy();
     type_in(&mut state, "/rout=chat");
-    assert_eq!(state.press(key(KeyCode::Enter)), Action::None);
+    assert_eq!(state.press(key(KeyCode::Enter)), Action::Ask);
+    let turn = state.wanted().turn;
+    state.note(Told::Misunderstood { why: "no `rout`\n  did you mean `route`?".into(), turn: turn - 1 });
+    assert_eq!(state.mode, Mode::Looking, "that was about another one");
+    state.note(Told::Misunderstood { why: "no `rout`\n  did you mean `route`?".into(), turn });
     let lines = drawn(&mut state, 140, 16);
-    assert!(lines[15].starts_with("filter: rout=chat") && lines[15].contains("route"), "{:?}", lines[15]);
+    assert!(lines[15].starts_with("filter: rout=chat   no `rout`: did you mean `route`?"), "{:?}", lines[15]);
+    assert_eq!(state.wanted().filter, "", "what was understood is asked for meanwhile");
     state.press(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
     type_in(&mut state, "route=chat age>1h");
     assert_eq!(state.press(key(KeyCode::Enter)), Action::Ask);
@@ -155,6 +160,9 @@ fn a_filter_is_taken_when_it_is_one_and_explained_when_it_is_none() {
     let old = Told::Numbers { status: Box::new(status(12_000, 142)), list: list(&[]), turn: 0 };
     state.note(old);
     assert_eq!(ids(&state).len(), 3);
+    let new = told(&state, status(13_000, 142), list(&[(1, 7000, 10, 100)]));
+    state.note(new);
+    assert_eq!(ids(&state), [1]);
     type_in(&mut state, "/");
     type_in(&mut state, " nonsense");
     assert_eq!(state.press(key(KeyCode::Esc)), Action::None);
