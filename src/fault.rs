@@ -63,6 +63,19 @@ pub enum Fault {
     Internal(&'static str),
 }
 
+/// What decides that a request is refused. Keys are named each inside the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A key of the listener that it came to; of none in particular where there are no keys.
+    Listener(&'static [&'static str]),
+    Route(&'static [&'static str]),
+    /// Of the route's upstream.
+    Upstream(&'static [&'static str]),
+    Specification(&'static str),
+    /// Nobody has decided it; it has happened.
+    None,
+}
+
 impl Fault {
     /// The one recorded cause.
     pub fn end(&self) -> EndReason {
@@ -148,6 +161,37 @@ impl Fault {
         }
     }
 
+    /// What decides it: a key of the configuration, or what everybody has to keep to.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Self::Authority(_) => Rule::Specification("RFC 9110 7.2"),
+            Self::Target(_) => Rule::Specification("RFC 9112 3.2"),
+            Self::TargetTooLong => Rule::Listener(&["limits", "target_size"]),
+            Self::TooManyFields => Rule::Listener(&["limits", "fields"]),
+            Self::Connection(_) => Rule::Specification("RFC 9110 7.6.1"),
+            Self::TransferEncoding => Rule::Specification("RFC 9112 6.1"),
+            Self::ContentLength(_) => Rule::Specification("RFC 9110 8.6"),
+            Self::Expectation => Rule::Specification("RFC 9110 10.1.1"),
+            Self::MethodNotAllowed => Rule::Specification("RFC 9110 9.3"),
+            Self::UnknownProtocol => Rule::Specification("RFC 8441 4"),
+            Self::Loop => Rule::Specification("RFC 9110 7.6.3"),
+            Self::Misdirected => Rule::Listener(&["tls"]),
+            Self::NoRoute => Rule::Listener(&[]),
+            Self::ClientCertificateRequired => Rule::Route(&["client_certificate"]),
+            Self::BodyTooLarge => body_rule(RequestBodyFault::TooLarge),
+            Self::RequestBody(fault) => body_rule(*fault),
+            Self::WebSocketOnly => Rule::Route(&["upstream"]),
+            Self::UpgradeNotAllowed => Rule::Route(&["websocket"]),
+            Self::Handshake(refusal) => refusal_rule(*refusal),
+            Self::Tunnels(NoTunnel::Route) => Rule::Route(&["websocket", "max_tunnels"]),
+            Self::Tunnels(NoTunnel::Address) => Rule::Route(&["websocket", "max_tunnels_per_address"]),
+            Self::Upstream(failure) => failure_rule(failure),
+            Self::BadUpgrade(_) => Rule::Specification("RFC 6455 4.1"),
+            Self::UnexpectedUpgrade => Rule::Specification("RFC 9110 7.8"),
+            Self::Internal(_) => Rule::None,
+        }
+    }
+
     /// Whether the operator should hear of it beyond the access log.
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::Internal(_))
@@ -206,6 +250,42 @@ fn refusal_status(refusal: Refusal) -> StatusCode {
         | Refusal::BadOffer
         | Refusal::OriginField
         | Refusal::SubprotocolRequired => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn refusal_rule(refusal: Refusal) -> Rule {
+    match refusal {
+        Refusal::BadKey => Rule::Specification("RFC 6455 4.2.1"),
+        Refusal::BadVersion => Rule::Specification("RFC 6455 4.4"),
+        Refusal::DuplicateHeader => Rule::Specification("RFC 6455 11.3"),
+        Refusal::Body => Rule::Specification("RFC 6455 4.1"),
+        Refusal::BadOffer => Rule::Specification("RFC 6455 4.3"),
+        Refusal::OriginField | Refusal::OriginMalformed => Rule::Specification("RFC 6454 7"),
+        Refusal::OriginMissing => Rule::Route(&["websocket", "allow_missing_origin"]),
+        Refusal::OriginNotAllowed => Rule::Route(&["websocket", "origins"]),
+        Refusal::SubprotocolRequired => Rule::Route(&["websocket", "subprotocols", "require"]),
+    }
+}
+
+fn body_rule(fault: RequestBodyFault) -> Rule {
+    match fault {
+        RequestBodyFault::TooLarge => Rule::Route(&["limits", "body_size"]),
+        RequestBodyFault::Timeout => Rule::Route(&["timeouts", "request_body_idle"]),
+        RequestBodyFault::Broken => Rule::Specification("RFC 9112 8"),
+    }
+}
+
+fn failure_rule(failure: &Failure) -> Rule {
+    match failure {
+        Failure::Overloaded => Rule::Upstream(&["max_connections"]),
+        Failure::QueueTimeout => Rule::Upstream(&["queue", "timeout"]),
+        Failure::ConnectTimeout(_) => Rule::Upstream(&["connect_timeout"]),
+        Failure::Timeout => Rule::Route(&["timeouts", "response"]),
+        Failure::Protocol(_) => Rule::Upstream(&["protocols"]),
+        Failure::RequestBody(fault) => body_rule(*fault),
+        Failure::NoServer | Failure::Connect(_) | Failure::Tls(_) | Failure::Closed(_) | Failure::Malformed(_) => {
+            Rule::None
+        }
     }
 }
 

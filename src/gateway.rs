@@ -99,8 +99,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
     let bound = bound.collect::<Result<Vec<_>, _>>().map_err(RunError::Bind)?;
     let admin = snapshot.admin.as_ref().map(|plan| admin::bind(plan, &mut inherited));
     let admin = admin.transpose().map_err(RunError::Bind)?;
-    let access = AccessLogHandle::start(&config.log.access, config.log.format)
-        .map_err(|error| RunError::System("open the access log", error))?;
+    let access = AccessLogHandle::start(&config.log).map_err(|error| RunError::System("open the access log", error))?;
     let mut pid_file = launch
         .pid_file
         .as_deref()
@@ -175,6 +174,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
     events::announce(&addresses, admin.as_ref().map(Admin::open).as_deref());
     notifier.ready(&format!("serving at {} addresses", addresses.len()));
 
+    let (repeats, refusals) = (events.repeats(), access.tell_refusals());
     let control = Rc::new(Control {
         drain_timeout: Cell::default(),
         upgrade_timeout: Cell::default(),
@@ -208,6 +208,8 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
             lifecycle: lifecycle.clone(),
             plane: plane.clone(),
         });
+        lifecycle::spawn_local("repeated events", repeats.run());
+        lifecycle::spawn_local("refusals without a line", refusals);
         lifecycle::spawn_local("server drains", plane.drains.clone().run(plane.tunnels.clone()));
         lifecycle::spawn_local("reload", reloader.run());
         lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes.clone()));

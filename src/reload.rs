@@ -193,7 +193,7 @@ impl Reloader {
     async fn put_in_use(&mut self, config: &Config, snapshot: Snapshot, report: &mut Report) -> Option<Changes> {
         let Doors { doors, added, sockets } = self.doors(config, &snapshot, report);
         let admin = self.admin(&snapshot, config, report);
-        let access = self.running.control.access.borrow().renewed(&config.log.access, config.log.format);
+        let access = self.running.control.access.borrow().renewed(&config.log);
         if let Err(error) = &access {
             report.error_anywhere("access-log", format_args!("cannot open the access log: {error}"));
         }

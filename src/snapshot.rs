@@ -9,7 +9,10 @@ mod admin;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::{Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route};
+use crate::config::model::{
+    Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route, TraceMode,
+};
+use crate::config::places::Rulebook;
 use crate::config::report::{Digest, LookedAt, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
@@ -42,8 +45,11 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Definition>>,
     /// What the files hold that each of them is built on.
     upstream_files: Vec<Files>,
+    /// What its rules are called, with their places.
+    pub rules: Rulebook,
     pub trusted_proxies: Peers,
     pub forwarded: bool,
+    pub trace: TraceMode,
     /// The files that it is built on.
     pub looked_at: LookedAt,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
@@ -165,8 +171,11 @@ impl Snapshot {
             unrouted: books.routes.find(&Name::from("")),
             upstreams,
             upstream_files,
+            rules: Rulebook::of(config),
             trusted_proxies: config.server.trusted_proxies.clone(),
             forwarded: config.server.forwarded,
+            // Spans that are exported are in a trace.
+            trace: if config.log.otlp.is_some() { TraceMode::Start } else { config.server.trace },
             looked_at: report.looked_at(),
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),

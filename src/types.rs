@@ -149,3 +149,14 @@ impl fmt::Display for RequestBodyFault {
 }
 
 impl std::error::Error for RequestBodyFault {}
+
+/// A place in a trace: its id, the id of one span, that span's parent where it is ours, and flags (W3C Trace Context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    pub trace: [u8; 16],
+    pub span: [u8; 8],
+    pub parent: Option<[u8; 8]>,
+    pub flags: u8,
+    /// The span is the gateway's.
+    pub is_own: bool,
+}

@@ -759,3 +759,29 @@ fn stderr_that_is_closed_is_no_failure_either() {
     let (code, ..) = finish(child);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
 }
+
+#[test]
+fn on_a_stderr_that_is_the_journals_each_line_begins_with_its_priority() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = folder();
+    let config = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 204 }\n";
+    fs::write(folder.path().join("portcullis.toml"), config).expect("a writable folder");
+    for is_journal in [true, false] {
+        let errors = fs::File::create(folder.path().join("stderr")).expect("a file");
+        let there = errors.metadata().expect("a file");
+        let stream = format!("{}:{}", there.dev(), there.ino() + u64::from(!is_journal));
+        let mut command = command(folder.path(), &["run"]);
+        command.env("JOURNAL_STREAM", stream).stderr(errors);
+        let (running, line) = Running::of(command);
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+        let mut client = std::net::TcpStream::connect(address).expect("a listener");
+        std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .expect("sent");
+        client.read_to_end(&mut Vec::new()).expect("an answer");
+        assert_eq!(running.stop().0, Some(0));
+        let log = fs::read_to_string(folder.path().join("stderr")).expect("a log");
+        assert!(log.contains("\"event\":\"request\"") && log.contains("\"message\":\"stopped\""), "{log}");
+        let start = if is_journal { "<6>{" } else { "{" };
+        assert!(log.lines().all(|line| line.starts_with(start)), "{log}");
+    }
+}

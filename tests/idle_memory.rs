@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use portcullis::config;
-use portcullis::config::model::{AccessTarget, LogFormat};
 use portcullis::lifecycle::Lifecycle;
 use portcullis::limits::Connections;
 use portcullis::listener::{Arrival, ArrivedSocket, LoadGuard};
@@ -99,7 +98,7 @@ impl Bench {
         let (config, mut report) = config::read_text("test.toml", &text, folder.path());
         let config = config.unwrap_or_else(|| panic!("{report:?}"));
         let snapshot = Arc::new(Snapshot::build(&config, None, &mut report).expect("good"));
-        let access = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Text).expect("off");
+        let access = AccessLogHandle::off();
         let lifecycle = Lifecycle::new();
         let worker = Worker::start((0, 1), snapshot, lifecycle.clone(), access).expect("a worker");
 

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use portcullis::config;
-use portcullis::config::model::{AccessTarget, LogFormat};
 use portcullis::exchange::live::{CloseOrder, Matches, TunnelRow, TunnelState, Which};
 use portcullis::lifecycle::Lifecycle;
 use portcullis::limits::Connections;
@@ -51,7 +50,7 @@ impl Bench {
         let (config, mut report) = config::read_text("test.toml", &text, std::path::Path::new("."));
         let config = config.unwrap_or_else(|| panic!("{report:?}"));
         let snapshot = Arc::new(Snapshot::build(&config, None, &mut report).expect("good"));
-        let access = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Text).expect("off");
+        let access = AccessLogHandle::off();
         let lifecycle = Lifecycle::new();
         // The second one of two.
         let worker = Some(Worker::start((1, 2), snapshot, lifecycle.clone(), access).expect("a worker"));

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use portcullis::config;
-use portcullis::config::model::{AccessTarget, LogFormat};
 use portcullis::control::{Gauged, Metrics};
 use portcullis::lifecycle::Lifecycle;
 use portcullis::limits::Connections;
@@ -216,7 +215,7 @@ impl Bench {
         let server = format!("http://{}", listener.local_addr().expect("an address"));
         std::thread::spawn(move || serve(&listener));
         let snapshot = build(&server, CHAT, None);
-        let access = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Text).expect("off");
+        let access = AccessLogHandle::off();
         let (lifecycle, permits) = (Lifecycle::new(), Connections::new(1_000));
         let worker = Worker::start((0, 1), snapshot.clone(), lifecycle.clone(), access.clone()).expect("a worker");
         let gauged = Gauged {

@@ -41,6 +41,7 @@ const PAPERS: &[&str] = &[
     "docs/protocol.md",
     "docs/metrics.md",
     "docs/operations.md",
+    "docs/packages.md",
     "docs/performance.md",
     "docs/socket-io.md",
 ];
@@ -183,6 +184,14 @@ fn every_command_in_the_papers_works() {
                         shell(folder.path(), &format!("portcullis check {}", rest.join(" "))).1 == Some(0)
                     }
                     ["portcullis", "expose", ..] => shell(folder.path(), &format!("{line} --print")).1 == Some(0),
+                    // What these do is the business of `tests/package/`, whose configuration is this one.
+                    ["packaging/build"] => root().join("packaging/build").exists(),
+                    ["apt", "install", package] => package.contains(concat!("_", env!("CARGO_PKG_VERSION"), "-1_")),
+                    ["portcullis", "check", "--config", "/etc/portcullis/portcullis.toml"] => {
+                        shell(root(), "portcullis check packaging/portcullis.toml").1 == Some(0)
+                    }
+                    ["install", "-m", "640", ..] | ["systemctl", "reload", "portcullis"] => true,
+                    ["podman", "build", "-f", file, ..] => root().join(file).exists(),
                     ["portcullis", "check", ..] => shell(folder.path(), line).1 == Some(0),
                     // What that does is the business of `tests/wire/reload.rs`.
                     ["kill", "-HUP", ..] => true,
@@ -354,6 +363,8 @@ fn masked(line: &str) -> String {
         (r#""duration_us":\d+"#, "DURATION"),
         (r#"request="[0-9a-f]{32}""#, "REQUEST"),
         (r"127\.0\.0\.1:\d+", "ADDRESS"),
+        // The file has another name there, and more in front of the route.
+        (r"\([^() ]*\.toml:\d+\)", "PLACE"),
     ] {
         line = pattern(what).replace_all(&line, mask).into_owned();
     }
@@ -648,7 +659,7 @@ fn the_architecture_names_every_module() {
 fn the_changelog_has_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     assert!(paper("CHANGELOG.md").contains(&format!("\n## [{version}] - ")), "{version}");
-    assert_eq!(shell(root(), "portcullis --version").0, format!("portcullis {version}\n"));
+    assert!(shell(root(), "portcullis --version").0.starts_with(&format!("portcullis {version}\n")));
 }
 
 #[test]

@@ -10,8 +10,10 @@ pub mod demo;
 mod explain;
 mod expose;
 mod operate;
+mod papers;
 mod run;
 mod upgrade;
+mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,8 +25,9 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "portcullis",
     version,
+    long_version = version::LONG.as_str(),
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "A gateway that runs: reload, status, ps, top, kill, drain, log\n\n\
+    after_help = "A gateway that runs: reload, upgrade, status, ps, top, kill, drain, log\n\n\
                   Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
                   Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
@@ -48,6 +51,7 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     /// Put the program as it is on disk now in place of the running one
+    #[command(hide = true)]
     Upgrade(upgrade::Args),
     /// Make a local CA and a certificate, for development only
     Cert(cert::Args),
@@ -72,6 +76,12 @@ enum Command {
     /// Say or set how much its event log says
     #[command(hide = true)]
     Log(operate::log::Args),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(papers::Completions),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(papers::Man),
 }
 
 /// Parses the command line and does what it says.
@@ -100,6 +110,8 @@ pub fn main() -> ExitCode {
         Command::Kill(args) => operate::kill::kill(&args),
         Command::Drain(args) => operate::drain::drain(&args),
         Command::Log(args) => operate::log::log(&args),
+        Command::Completions(args) => papers::completions(&args).into(),
+        Command::Man(args) => papers::man(&args).into(),
     }
 }
 

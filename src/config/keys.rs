@@ -70,6 +70,7 @@ pub static SERVER: Section = Section {
         key("trusted_proxies", Value("[]")),
         key("nameservers", Words("those of the system (`/etc/resolv.conf`)")),
         key("forwarded", Value("false")),
+        key("trace", Value("\"pass\"")),
         key("include", Value("[]")),
         key("watch", Value("false")),
     ],
@@ -79,7 +80,20 @@ pub static SERVER: Section = Section {
 pub static LOG: Section = Section {
     path: "log",
     header: "[log]",
-    keys: &[key("level", Value("\"info\"")), key("access", Value("\"stderr\"")), key("format", Value("\"auto\""))],
+    keys: &[
+        key("level", Value("\"info\"")),
+        key("access", Value("\"stderr\"")),
+        key("format", Value("\"auto\"")),
+        key("refusals_per_second", Value("1000")),
+        key("otlp", Words("no spans are exported")),
+    ],
+    later: &[],
+};
+
+pub static OTLP: Section = Section {
+    path: "log.otlp",
+    header: "`otlp`",
+    keys: &[key("endpoint", Required), key("service", Value("\"portcullis\""))],
     later: &[],
 };
 
@@ -389,6 +403,7 @@ pub static SECTIONS: &[&Section] = &[
     &ROOT,
     &SERVER,
     &LOG,
+    &OTLP,
     &ADMIN,
     &ADMIN_TLS,
     &LISTENER,

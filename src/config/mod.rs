@@ -7,6 +7,7 @@
 pub mod file;
 pub mod keys;
 pub mod model;
+pub mod places;
 pub mod render;
 pub mod report;
 pub mod written;

@@ -6,21 +6,25 @@
 
 mod admin;
 mod health;
+mod log;
 mod upstream;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::places::Places;
 use super::report::{Located, Spot};
 use super::written::Written;
 use crate::types::Name;
 
 pub use admin::Admin;
 pub use health::{Asked, Check, Ejection, Health, Panic};
+pub use log::{AccessTarget, Log, LogFormat, LogLevel, Otlp, SyslogTarget};
 pub use upstream::{
     Balance, Hash, HashBy, HostHeader, Queue, Resolve, RetryBudget, SameSite, ServerAddress, Sticky, Upstream,
     UpstreamServer,
@@ -39,6 +43,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// The same as it was written, to be compared with another.
     pub written: Written,
+    /// Where it stands.
+    pub places: Arc<Places>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,52 +68,17 @@ pub struct Server {
     pub forwarded: bool,
     /// Files that change are read again by themselves. Default false.
     pub watch: bool,
+    pub trace: TraceMode,
 }
 
-#[derive(Clone, Debug)]
-pub struct Log {
-    pub level: LogLevel,
-    pub access: AccessTarget,
-    pub format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
-
-    /// As the configuration writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessTarget {
-    Stderr,
-    File(PathBuf),
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text where stderr is a terminal, JSON elsewhere.
-    Auto,
-    Text,
-    Json,
+/// What becomes of the trace that a request belongs to (W3C Trace Context).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceMode {
+    /// The client's goes on as it is.
+    #[default]
+    Pass,
+    /// The gateway has a span of its own, in the trace of trusted proxies, else in a new one.
+    Start,
 }
 
 #[derive(Clone, Debug)]

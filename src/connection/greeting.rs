@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use crate::clock::{self, Instant};
 use crate::config::model::Protocols;
 use crate::exchange::{LiveListener, Tools};
+use crate::fault::Rule;
 use crate::listener::{ArrivedSocket, NoHeader, read_header};
 use crate::snapshot::ListenerPlan;
 use crate::telemetry::end::EndReason;
@@ -83,14 +84,17 @@ async fn be_introduced(
         }
         Err(error) => error,
     };
-    let end = match error {
-        NoHeader::Malformed(_) => EndReason::BadProxyHeader,
-        NoHeader::Late => EndReason::ClientTimeout,
-        NoHeader::Broken => EndReason::ClientClosed,
+    let (end, rule) = match error {
+        NoHeader::Malformed(_) => (EndReason::BadProxyHeader, Rule::Listener(&["proxy_protocol"])),
+        NoHeader::Late if listener.tls.is_some() => {
+            (EndReason::ClientTimeout, Rule::Listener(&["timeouts", "tls_handshake"]))
+        }
+        NoHeader::Late => (EndReason::ClientTimeout, Rule::Listener(&["timeouts", "request_head"])),
+        NoHeader::Broken => (EndReason::ClientClosed, Rule::None),
         // A look whether somebody listens, as balancers take every few seconds.
         NoHeader::Silent => return None,
     };
-    tools.note_turned_away(&listener.name, &ends.peer, end, &error.to_string());
+    tools.note_turned_away(listener, &ends.peer, end, rule, &error.to_string());
     None
 }
 

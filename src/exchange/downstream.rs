@@ -9,6 +9,7 @@ use http::HeaderMap;
 
 use crate::clock::Instant;
 use crate::config::model::ListenerTimeouts;
+use crate::fault::Rule;
 use crate::http::Activity;
 use crate::proto::forwarded;
 use crate::proto::proxy_protocol::Addresses;
@@ -21,6 +22,7 @@ use crate::types::{Ends, HttpVersion, Local, Peer, Scheme};
 
 use super::live_listener::LiveListener;
 use super::promise::{Promise, Standing};
+use super::rule;
 use super::stalls::Stalls;
 use super::tools::Tools;
 use super::tunnel::Tunnel;
@@ -172,22 +174,25 @@ impl Downstream {
 
     /// hyper has refused what came by itself: its one line in the access log.
     pub fn note_refused(&self, error: &hyper::Error) {
-        let (status, end) = match error {
-            error if error.is_parse_too_large() => (431, EndReason::HeadTooLarge),
-            error if error.is_parse() => (400, EndReason::Malformed),
+        let (status, end, rule) = match error {
+            error if error.is_parse_too_large() => (431, EndReason::HeadTooLarge, Rule::Listener(&["limits"])),
+            error if error.is_parse() => (400, EndReason::Malformed, Rule::Specification("RFC 9112 2.2")),
             // Gone in the middle of something; the open request, if any, says so.
             _ => return,
         };
-        self.note_headless(Some(status), end, &error.to_string());
+        self.note_headless(Some(status), end, rule, &error.to_string());
     }
 
     /// A head did not arrive whole in time: its one line in the access log.
     pub fn note_late_head(&self) {
-        self.note_headless(None, EndReason::ClientTimeout, "the request's head did not arrive in time");
+        let rule = Rule::Listener(&["timeouts", "request_head"]);
+        self.note_headless(None, EndReason::ClientTimeout, rule, "the request's head did not arrive in time");
     }
 
     /// What never became a request.
-    fn note_headless(&self, status: Option<u16>, end: EndReason, detail: &str) {
+    fn note_headless(&self, status: Option<u16>, end: EndReason, rule: Rule, detail: &str) {
+        let serving = self.listener.serving();
+        let rule = serving.and_then(|serving| rule::name(rule, serving.snapshot(), serving.listener().index, None));
         self.tools.generation().unrouted.requests.note(&RequestEnd {
             version: self.version,
             status,
@@ -207,6 +212,7 @@ impl Downstream {
             tls: self.tls.as_ref().map(|tls| tls.version),
             status,
             end: Some(end),
+            rule: rule.as_deref(),
             detail: Some(detail),
             ..AccessRecord::default()
         });

@@ -2,6 +2,7 @@
 //! lets go of it. Whoever ends the request says why; where nobody did, the client has left. A request that becomes a
 //! tunnel leaves a [`TunnelRecord`], which writes the line of the tunnel's end.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -14,14 +15,17 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::counts::RouteCounts;
 use super::downstream::Downstream;
+use super::live_listener::Serving;
 use super::plan::Found;
 use super::record::{self, Asker, TunnelRecord, Way};
-use super::tools::Generation;
+use super::rule;
+use super::tools::{self, Generation};
 use crate::clock::{self, Instant};
-use crate::config::model::Target;
+use crate::config::model::{Target, TraceMode};
 use crate::fault::Fault;
 use crate::http::{Inbound, OpenRequest};
 use crate::lifecycle::Phase;
+use crate::proto::trace::Trace;
 use crate::telemetry::access::{AccessEvent, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::telemetry::metrics::RequestEnd;
@@ -37,6 +41,7 @@ pub struct Entry {
     /// The gateway has answered with a fault.
     is_refused: Cell<bool>,
     started: Instant,
+    trace: Trace,
     status: Cell<Option<StatusCode>>,
     end: Cell<Option<EndReason>>,
     sent: Cell<u64>,
@@ -68,9 +73,12 @@ struct Said {
 struct Learned {
     request_id: Option<HeaderValue>,
     authority: Option<String>,
+    /// Its place in the configuration that serves the request.
+    route_index: Option<usize>,
     route: Option<Name>,
     upstream: Option<Name>,
     server: Option<Name>,
+    rule: Option<Cow<'static, str>>,
     detail: Option<String>,
 }
 
@@ -80,6 +88,12 @@ impl Entry {
         let open = Cell::new(Some(downstream.activity.open_request()));
         let head = &inbound.head;
         let client = downstream.client_address(&generation.snapshot, &head.headers);
+        let trace = match generation.snapshot.trace {
+            TraceMode::Pass => Trace::pass(&head.headers),
+            TraceMode::Start => {
+                Trace::join(&head.headers, downstream.is_trusted(&generation.snapshot), tools::random_bytes())
+            }
+        };
         let said = Said {
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -95,6 +109,7 @@ impl Entry {
             is_tunnel: Cell::default(),
             is_refused: Cell::default(),
             started: clock::now(),
+            trace,
             status: Cell::default(),
             end: Cell::default(),
             sent: Cell::default(),
@@ -116,6 +131,7 @@ impl Entry {
             self.counts.replace(generation.counts_of(route).clone());
         }
         let mut learned = self.learned.borrow_mut();
+        learned.route_index = found.route;
         learned.authority = found.authority.as_ref().map(ToString::to_string);
         if let Some(route) = found.route.map(|route| &snapshot.routes[route]) {
             learned.route = Some(route.name.clone());
@@ -140,6 +156,11 @@ impl Entry {
 
     pub fn count_sent(&self, bytes: u64) {
         self.sent.set(self.sent.get() + bytes);
+    }
+
+    /// Whose trace the request belongs to.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// The client behind trusted proxies, or the peer.
@@ -192,11 +213,15 @@ impl Entry {
         }
     }
 
-    /// The gateway answers with a fault.
-    pub fn failed(&self, fault: &Fault) {
+    /// The gateway answers with a fault. `serving`: what served the request, if anything did.
+    pub fn failed(&self, fault: &Fault, serving: Option<&Serving>) {
         self.is_refused.set(true);
         self.status.set(Some(fault.status()));
-        self.learned.borrow_mut().detail = Some(fault.to_string());
+        let learned = &mut *self.learned.borrow_mut();
+        learned.detail = Some(fault.to_string());
+        learned.rule = serving.and_then(|serving| {
+            rule::name(fault.rule(), serving.snapshot(), serving.listener().index, learned.route_index)
+        });
         if fault.is_ours() {
             tracing::error!(connection = self.downstream.number, %fault, "a request failed by our own mistake");
         }
@@ -237,6 +262,7 @@ impl Entry {
                 query: said.uri.query().map(str::as_bytes),
                 origin: said.origin.as_ref().map(HeaderValue::as_bytes),
                 user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
+                trace: self.trace.context(),
             },
         );
         (record, self.open.take())
@@ -274,6 +300,7 @@ impl Entry {
             event,
             time: None,
             request: &request_id,
+            trace: self.trace.context(),
             connection: downstream.number,
             listener: listener.as_str(),
             client: said.client,
@@ -297,6 +324,7 @@ impl Entry {
             end,
             origin: said.origin.as_ref().map(HeaderValue::as_bytes),
             user_agent: said.user_agent.as_ref().map(HeaderValue::as_bytes),
+            rule: learned.rule.as_deref(),
             detail: learned.detail.as_deref(),
             ..AccessRecord::default()
         };

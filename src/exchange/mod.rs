@@ -16,6 +16,7 @@ pub mod plan;
 mod promise;
 mod record;
 pub mod refusals;
+mod rule;
 mod stalls;
 mod tools;
 mod tunnel;
@@ -56,7 +57,7 @@ pub async fn handle(downstream: Rc<Downstream>, inbound: Inbound) -> Response<An
     let mut answer = match served {
         Ok(answer) => answer,
         Err(fault) => {
-            entry.failed(&fault);
+            entry.failed(&fault, serving.as_ref());
             fault.answer(downstream.version)
         }
     };

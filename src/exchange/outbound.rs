@@ -44,6 +44,7 @@ impl Errand<'_> {
             fields::join_cookies(headers);
         }
         self.forward(headers);
+        self.entry.trace().settle(headers);
         let id = self.downstream.tools.request_ids.settle(headers);
         self.entry.set_request_id(&id);
         let definition = &self.generation.group(self.upstream).definition;

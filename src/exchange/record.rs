@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::counts::RouteCounts;
 use super::live::LiveTunnels;
 use crate::clock::Instant;
@@ -19,7 +21,7 @@ use crate::lifecycle::Phase;
 use crate::telemetry::access::{AccessEvent, AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::tunnel::{TunnelEnd, TunnelTools};
-use crate::types::{HttpVersion, Name, Peer};
+use crate::types::{HttpVersion, Name, Peer, TraceContext};
 
 /// Bytes of one word of a client's that are kept; the log shows no more of any.
 const LONGEST: usize = 2048 + 1;
@@ -94,9 +96,11 @@ enum Word {
     UserAgent,
     /// Its address, where it is not the peer's: 4 or 16 bytes.
     Client,
+    /// The trace that it belongs to.
+    Trace,
 }
 
-const WORDS: usize = 7;
+const WORDS: usize = 8;
 
 /// Words in one block. Bytes: a word's presence and length (two bytes each), then all words.
 #[derive(Default)]
@@ -135,6 +139,7 @@ pub struct Said<'a> {
     pub query: Option<&'a [u8]>,
     pub origin: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// One tunnel. Writes its line when it is dropped.
@@ -171,9 +176,11 @@ impl TunnelRecord {
         let words = if place.access.is_on() {
             let query = said.query.map(names_of);
             let &Said { request_id, host, path, origin, user_agent, .. } = said;
-            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client])
+            let trace = said.trace.map(trace_bytes);
+            let trace = trace.as_deref();
+            Words::new([request_id, host, Some(path), query.as_deref(), origin, user_agent, client, trace])
         } else if client.is_some() {
-            Words::new([None, None, None, None, None, None, client])
+            Words::new([None, None, None, None, None, None, client, None])
         } else {
             Words::default()
         };
@@ -250,6 +257,7 @@ impl TunnelRecord {
             event: AccessEvent::TunnelClose,
             time: None,
             request: word(Word::Request).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default(),
+            trace: word(Word::Trace).and_then(trace_of).as_ref(),
             connection: self.connection,
             listener: way.listener.as_str(),
             client: self.client(),
@@ -277,6 +285,7 @@ impl TunnelRecord {
             retries: None,
             queued: None,
             end: Some(reason),
+            rule: None,
             detail: detail.as_deref(),
             origin: word(Word::Origin),
             user_agent: word(Word::UserAgent),
@@ -305,6 +314,21 @@ fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| long()).ok()
 }
 
+/// The trace, the span, the flags, whose it is, and the span's parent where it has one.
+fn trace_bytes(context: &TraceContext) -> SmallVec<[u8; 34]> {
+    let TraceContext { trace, span, parent, flags, is_own } = context;
+    let marks = [*flags, u8::from(*is_own)];
+    trace.iter().chain(span).chain(&marks).chain(parent.iter().flatten()).copied().collect()
+}
+
+fn trace_of(bytes: &[u8]) -> Option<TraceContext> {
+    let (trace, rest) = bytes.split_first_chunk()?;
+    let (span, rest) = rest.split_first_chunk()?;
+    let ([flags, is_own], parent) = rest.split_first_chunk()?;
+    let parent = parent.try_into().ok();
+    Some(TraceContext { trace: *trace, span: *span, parent, flags: *flags, is_own: *is_own == 1 })
+}
+
 /// A query without its values: they may be secrets, and the log masks them.
 fn names_of(query: &[u8]) -> Vec<u8> {
     let mut names = Vec::with_capacity(query.len().min(LONGEST));
@@ -331,7 +355,7 @@ mod tests {
 
     #[test]
     fn words_come_back_as_they_were_and_those_that_were_not_there_stay_away() {
-        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None]);
+        let words = Words::new([Some(b"id"), None, Some(b"/path"), Some(b""), None, Some(b"agent"), None, None]);
         assert_eq!(words.get(Word::Request), Some(&b"id"[..]));
         assert_eq!(words.get(Word::Host), None);
         assert_eq!(words.get(Word::Path), Some(&b"/path"[..]));
@@ -339,7 +363,8 @@ mod tests {
         assert_eq!(words.get(Word::Origin), None);
         assert_eq!(words.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(Words::default().get(Word::Path), None);
-        let long = Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01")]);
+        let long =
+            Words::new([None, None, Some(&[b'a'; 70_000]), None, None, Some(b"agent"), Some(b"\x7f\0\0\x01"), None]);
         assert_eq!(long.get(Word::Path).map(<[u8]>::len), Some(LONGEST));
         assert_eq!(long.get(Word::UserAgent), Some(&b"agent"[..]));
         assert_eq!(long.get(Word::Client).and_then(address_of), Some(IpAddr::from([127, 0, 0, 1])));
@@ -352,6 +377,15 @@ mod tests {
             assert_eq!(address_of(&address_bytes(address)), Some(address));
         }
         assert_eq!(address_of(b"12345"), None);
+    }
+
+    #[test]
+    fn a_trace_comes_back_from_its_bytes_with_and_without_a_parent() {
+        for (parent, is_own) in [(None, false), (None, true), (Some([3; 8]), true)] {
+            let context = TraceContext { trace: [1; 16], span: [2; 8], parent, flags: 1, is_own };
+            assert_eq!(trace_of(&trace_bytes(&context)), Some(context));
+        }
+        assert_eq!(trace_of(b"short"), None);
     }
 
     #[test]

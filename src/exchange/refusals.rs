@@ -48,6 +48,8 @@ pub struct Refused {
     pub server: Option<Box<str>>,
     pub origin: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
+    /// What decided it, with its place in the configuration.
+    pub rule: Option<Box<str>>,
     pub detail: Option<Box<str>>,
 }
 
@@ -71,6 +73,7 @@ impl Refusals {
             server: record.server.map(Box::from),
             origin: record.origin.map(word),
             user_agent: record.user_agent.map(word),
+            rule: record.rule.map(cut),
             detail: record.detail.map(cut),
         };
         let mut last = self.last.borrow_mut();

@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Wheel};
+use crate::fault::Rule;
 use crate::lifecycle::{Lifecycle, Phase, WorkerPhase};
 use crate::proto::request_id::RequestIds;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ListenerPlan, Snapshot};
 use crate::telemetry::access::{AccessLog, AccessRecord};
 use crate::telemetry::end::EndReason;
 use crate::transport::Scratch;
-use crate::types::{Name, Peer};
+use crate::types::Peer;
 use crate::upstream::{Definition, Group};
 
 use super::counts::RouteCounts;
@@ -21,6 +22,7 @@ use super::live::LiveTunnels;
 use super::live_listener::LiveListener;
 use super::record::{Place, Places, Way};
 use super::refusals::Refusals;
+use super::rule;
 
 /// What the requests of one worker share.
 pub struct Tools {
@@ -148,13 +150,18 @@ impl Tools {
     }
 
     /// The one line of a connection that did not get as far as HTTP.
-    pub fn note_turned_away(&self, listener: &Name, peer: &Peer, end: EndReason, detail: &str) {
+    pub fn note_turned_away(&self, listener: &ListenerPlan, peer: &Peer, end: EndReason, rule: Rule, detail: &str) {
+        // The connection was greeted by this plan: where it is gone, nobody knows its place any more.
+        let snapshot = &self.generation().snapshot;
+        let current = snapshot.listener(&listener.key).filter(|current| current.name == listener.name);
+        let rule = current.and_then(|current| rule::name(rule, snapshot, current.index, None));
         self.note_refused(&AccessRecord {
             connection: self.numbers.take(),
-            listener: listener.as_str(),
+            listener: listener.name.as_str(),
             client: peer.ip(),
             peer: Some(peer),
             end: Some(end),
+            rule: rule.as_deref(),
             detail: Some(detail),
             ..AccessRecord::default()
         });
@@ -208,8 +215,13 @@ impl Tools {
 }
 
 fn random() -> u64 {
-    let mut bytes = [0_u8; 8];
     // Ids only have to differ; without randomness they still count up.
+    u64::from_ne_bytes(random_bytes())
+}
+
+/// Zeros where there is no randomness to be had.
+pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    u64::from_ne_bytes(bytes)
+    bytes
 }

@@ -19,5 +19,6 @@ pub mod proxy_protocol;
 pub mod request_id;
 pub mod spelling;
 pub mod target;
+pub mod trace;
 pub mod via;
 pub mod websocket;

@@ -74,12 +74,20 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             name_servers: None,
             forwarded: false,
             watch: false,
+            trace: crate::config::model::TraceMode::Pass,
         },
-        log: Log { level: LogLevel::Info, access: AccessTarget::Off, format: LogFormat::Auto },
+        log: Log {
+            level: LogLevel::Info,
+            access: AccessTarget::Off,
+            format: LogFormat::Auto,
+            refusals_per_second: None,
+            otlp: None,
+        },
         listeners,
         routes: routes.iter().enumerate().map(|(at, (hosts, path))| route(at, hosts, path, &[])).collect(),
         upstreams: vec![],
         written: Written::default(),
+        places: std::sync::Arc::default(),
     }
 }
 

@@ -10,13 +10,18 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::line;
+use super::journal::{self, Journal};
+use super::line::Form;
+use super::refusals::Refusals;
+use super::sink::Sink;
+use super::syslog::Syslog;
 use super::text::Stamp;
-use super::writer::{Lost, LostLines, Sink, Writer};
-use crate::config::model::{AccessTarget, LogFormat};
+use super::writer::{Lost, LostLines, Writer};
+use crate::config::model::{AccessTarget, Log, LogFormat, Otlp};
 
 /// A buffer of this size is handed over.
 const CHUNK: usize = 64 * 1024;
@@ -27,6 +32,7 @@ const DELAY: Duration = Duration::from_millis(100);
 /// How long a reopen may wait for room in the queue.
 const REOPEN_PATIENCE: Duration = Duration::from_millis(100);
 
+use super::end::EndReason;
 pub use super::record::{AccessEvent, AccessRecord};
 
 /// The log of the process: makes each worker's own, and reaches the thread that writes.
@@ -34,6 +40,7 @@ pub use super::record::{AccessEvent, AccessRecord};
 pub struct AccessLogHandle {
     target: AccessTarget,
     format: LogFormat,
+    otlp: Option<Otlp>,
     output: Output,
     lost: Lost,
 }
@@ -42,35 +49,56 @@ pub struct AccessLogHandle {
 struct Output {
     /// `None`: off.
     writer: Option<Writer>,
-    json: bool,
+    form: Form,
+    /// stderr is the journal's.
+    prefix: &'static str,
+    /// Refusals that are logged in a second. `None`: all.
+    most: Option<u32>,
+    refusals: Arc<Refusals>,
+    /// Where spans go, if anywhere.
+    spans: Option<Writer>,
 }
 
 impl AccessLogHandle {
-    /// Opens `target` and starts its thread. [`LogFormat::Auto`] is text where stderr is a terminal and the target is
-    /// stderr, else JSON.
+    /// Opens the target and starts its thread. [`LogFormat::Auto`] is text where stderr is a terminal and the target is
+    /// stderr, else JSON; in the journal it is both. The sockets of syslog and journal are opened with the first line.
     ///
     /// # Errors
     /// A file cannot be opened, or there is no thread to be had.
-    pub fn start(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
-        Self::open(target, format, Lost::default())
+    pub fn start(log: &Log) -> io::Result<Self> {
+        Self::open(log, Arc::new(Refusals::new()), Lost::default())
     }
 
-    fn open(target: &AccessTarget, format: LogFormat, lost: Lost) -> io::Result<Self> {
-        let sink = match target {
-            AccessTarget::Off => {
-                let output = Output { writer: None, json: false };
-                return Ok(Self { target: AccessTarget::Off, format, output, lost });
+    /// One that writes nothing.
+    pub fn off() -> Self {
+        let (most, refusals) = (None, Arc::new(Refusals::new()));
+        let output = Output { writer: None, form: Form::Json, prefix: "", most, refusals, spans: None };
+        Self { target: AccessTarget::Off, format: LogFormat::Auto, otlp: None, output, lost: Lost::default() }
+    }
+
+    fn open(log: &Log, refusals: Arc<Refusals>, lost: Lost) -> io::Result<Self> {
+        let Log { access: target, format, refusals_per_second: most, otlp, .. } = log.clone();
+        let sink = match &target {
+            AccessTarget::Off => None,
+            AccessTarget::Stderr => Some(Sink::Stderr),
+            AccessTarget::File(path) => Some(Sink::file(path)?),
+            AccessTarget::Syslog(server) => Some(Sink::Syslog(Syslog::new(server.clone()))),
+            AccessTarget::Journald => Some(Sink::Journal(Journal::new())),
+        };
+        let writer = sink.map(|sink| Writer::start("access-log", sink, lost.clone())).transpose()?;
+        let form = match format {
+            _ if target == AccessTarget::Journald => Form::Journal,
+            LogFormat::Json => Form::Json,
+            LogFormat::Text => Form::Text,
+            LogFormat::Auto if target == AccessTarget::Stderr && io::IsTerminal::is_terminal(&io::stderr()) => {
+                Form::Text
             }
-            AccessTarget::Stderr => Sink::Stderr,
-            AccessTarget::File(path) => Sink::file(path)?,
+            LogFormat::Auto => Form::Json,
         };
-        let json = match format {
-            LogFormat::Json => true,
-            LogFormat::Text => false,
-            LogFormat::Auto => *target != AccessTarget::Stderr || !io::IsTerminal::is_terminal(&io::stderr()),
-        };
-        let output = Output { writer: Some(Writer::start("access-log", sink, lost.clone())?), json };
-        Ok(Self { target: target.clone(), format, output, lost })
+        let is_journal = target == AccessTarget::Stderr && journal::is_stderr();
+        let prefix = if is_journal { journal::prefix(tracing::Level::INFO) } else { "" };
+        let spans = otlp.clone().map(exporter).transpose()?;
+        Ok(Self { target, format, otlp, output: Output { writer, form, prefix, most, refusals, spans }, lost })
     }
 
     /// The log for this target and format: the same one where it has them already, else one that has to be started. The
@@ -78,11 +106,14 @@ impl AccessLogHandle {
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
-    pub fn renewed(&self, target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
-        if self.target == *target && self.format == format {
-            return Ok(self.clone());
+    pub fn renewed(&self, log: &Log) -> io::Result<Self> {
+        let is_same = self.target == log.access && self.format == log.format && self.otlp == log.otlp;
+        if !is_same {
+            return Self::open(log, self.output.refusals.clone(), self.lost.renewed());
         }
-        Self::open(target, format, self.lost.renewed())
+        let mut renewed = self.clone();
+        renewed.output.most = log.refusals_per_second;
+        Ok(renewed)
     }
 
     /// A worker's log, and the future that hands its lines over in time, which the worker spawns once.
@@ -106,11 +137,35 @@ impl AccessLogHandle {
         }
     }
 
+    /// Refusals that `log.refusals_per_second` has kept out of it, since the process started.
+    pub fn unsaid_refusals(&self) -> u64 {
+        self.output.refusals.unsaid()
+    }
+
+    /// Says how many refusals were not logged, every ten seconds in which there were any; for all logs that follow this
+    /// one. Never completes.
+    pub fn tell_refusals(&self) -> impl Future<Output = ()> + 'static {
+        let refusals = self.output.refusals.clone();
+        async move { refusals.tell().await }
+    }
+
     /// Blocks until all that was handed over is written; false if that takes longer than `patience`. For the end of
     /// the process, after the workers have dropped their logs.
     pub fn flush(&self, patience: Duration) -> bool {
-        self.output.writer.as_ref().is_none_or(|writer| writer.flush(patience))
+        let writers = [&self.output.writer, &self.output.spans];
+        writers.into_iter().flatten().all(|writer| writer.flush(patience))
     }
+}
+
+#[cfg(feature = "otel")]
+fn exporter(otlp: Otlp) -> io::Result<Writer> {
+    Writer::start("spans", Sink::Collector(super::otlp::Collector::new(otlp)), Lost::default())
+}
+
+/// The reader refuses the key in this build.
+#[cfg(not(feature = "otel"))]
+fn exporter(_: Otlp) -> io::Result<Writer> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The log of one worker. What it holds is handed over when it is dropped.
@@ -124,6 +179,8 @@ pub struct AccessLog {
 struct Buffer {
     bytes: Vec<u8>,
     lines: u64,
+    spans: Vec<u8>,
+    span_count: u64,
     stamp: Stamp,
     flusher: Option<Waker>,
 }
@@ -131,7 +188,8 @@ struct Buffer {
 impl AccessLog {
     /// Whether there is any use in making a record.
     pub fn is_on(&self) -> bool {
-        self.output.borrow().writer.is_some()
+        let output = self.output.borrow();
+        output.writer.is_some() || output.spans.is_some()
     }
 
     /// From the next line on it goes where `log` says; those before go where they were meant to.
@@ -142,14 +200,43 @@ impl AccessLog {
 
     /// Notes one line. Never waits.
     pub fn record(&self, record: &AccessRecord<'_>) {
-        if !self.is_on() {
+        let output = self.output.borrow();
+        self.record_span(&output, record);
+        if output.writer.is_none() {
+            return;
+        }
+        let is_refused = record.end.is_some_and(EndReason::is_refusal);
+        let is_said = !is_refused || output.most.is_none_or(|most| output.refusals.admit(most));
+        if !is_said {
             return;
         }
         let buffer = &mut *self.buffer.borrow_mut();
-        let render = if self.output.borrow().json { line::json } else { line::readable };
-        render(&mut buffer.bytes, &mut buffer.stamp, record);
+        buffer.bytes.extend_from_slice(output.prefix.as_bytes());
+        output.form.render(&mut buffer.bytes, &mut buffer.stamp, record);
+        drop(output);
         buffer.lines += 1;
-        if buffer.bytes.len() >= CHUNK {
+        self.noted(buffer);
+    }
+
+    #[cfg(feature = "otel")]
+    fn record_span(&self, output: &Output, record: &AccessRecord<'_>) {
+        if output.spans.is_none() {
+            return;
+        }
+        let buffer = &mut *self.buffer.borrow_mut();
+        if super::otlp::span(&mut buffer.spans, record) {
+            buffer.span_count += 1;
+            self.noted(buffer);
+        }
+    }
+
+    #[cfg(not(feature = "otel"))]
+    #[expect(clippy::unused_self, reason = "the same call in both builds")]
+    fn record_span(&self, _: &Output, _: &AccessRecord<'_>) {}
+
+    /// Something has been added.
+    fn noted(&self, buffer: &mut Buffer) {
+        if buffer.bytes.len() >= CHUNK || buffer.spans.len() >= CHUNK {
             self.hand_over(buffer);
         } else if let Some(flusher) = buffer.flusher.take() {
             flusher.wake();
@@ -164,6 +251,11 @@ impl AccessLog {
             // A worker that is as busy again needs as much room again.
             buffer.bytes.reserve(chunk.len().min(CHUNK));
             writer.write(std::mem::take(&mut buffer.lines), chunk);
+        }
+        if let Some(writer) = &self.output.borrow().spans
+            && buffer.span_count > 0
+        {
+            writer.write(std::mem::take(&mut buffer.span_count), std::mem::take(&mut buffer.spans));
         }
     }
 }
@@ -191,7 +283,7 @@ impl Future for Flusher {
         loop {
             let buffer = &mut *this.log.buffer.borrow_mut();
             let Some(sleep) = &mut this.sleep else {
-                if buffer.lines == 0 {
+                if buffer.lines == 0 && buffer.span_count == 0 {
                     buffer.flusher = Some(cx.waker().clone());
                     return Poll::Pending;
                 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use proptest::prelude::*;
 
-use super::super::writer::WriteSend;
+use super::super::sink::WriteSend;
 use super::*;
 use crate::telemetry::end::EndReason;
 use crate::types::{HttpVersion, Peer};
@@ -36,10 +36,17 @@ impl Target {
     }
 
     fn handle(&self, json: bool) -> AccessLogHandle {
-        let lost = Lost::default();
-        let writer = Writer::start("test-log", Sink::Custom(Box::new(self.clone())), lost.clone()).expect("a thread");
-        let (target, format) = (AccessTarget::Stderr, LogFormat::Auto);
-        AccessLogHandle { target, format, output: Output { writer: Some(writer), json }, lost }
+        self.handle_as(if json { Form::Json } else { Form::Text }, None)
+    }
+
+    fn handle_as(&self, form: Form, most: Option<u32>) -> AccessLogHandle {
+        let mut handle = AccessLogHandle::off();
+        let lost = handle.lost.clone();
+        let writer = Writer::start("test-log", Sink::Custom(Box::new(self.clone())), lost).expect("a thread");
+        handle.target = AccessTarget::Stderr;
+        handle.output =
+            Output { writer: Some(writer), form, prefix: "", most, refusals: Arc::new(Refusals::new()), spans: None };
+        handle
     }
 }
 
@@ -68,6 +75,7 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
         event: AccessEvent::Request,
         time: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(951_782_400_007)),
         request: "r-1",
+        trace: None,
         connection: 17,
         listener: "public",
         client: Some(Ipv4Addr::new(203, 0, 113, 9).into()),
@@ -93,11 +101,17 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
         upstream_time: Some(Duration::from_micros(900)),
         retries: Some(1),
         queued: Some(Duration::from_micros(250)),
+        rule: Some("route.timeouts (a.toml:7)"),
         detail: None,
         end: Some(EndReason::BadUpgrade),
         origin: Some(b"https://app.example"),
         user_agent: Some(b"curl/8"),
     }
+}
+
+fn to(access: AccessTarget) -> Log {
+    let (level, format) = (crate::config::model::LogLevel::Info, LogFormat::Auto);
+    Log { level, access, format, refusals_per_second: None, otlp: None }
 }
 
 fn peer() -> Peer {
@@ -120,7 +134,7 @@ async fn a_record_is_one_line_of_json_with_stable_keys() {
             r#""query":"room=***&token=***","protocol":"h2","tls":"1.3","route":"chat","upstream":"backend","#,
             r#""server":"ws://127.0.0.1:9000","status":502,"bytes_in":0,"bytes_out":11,"duration_us":1250,"#,
             r#""upstream_us":900,"retries":1,"queued_us":250,"end":"bad-upgrade","side":"upstream","#,
-            r#""origin":"https://app.example","user_agent":"curl/8"}"#,
+            r#""rule":"route.timeouts (a.toml:7)","origin":"https://app.example","user_agent":"curl/8"}"#,
             "\n"
         )
     );
@@ -143,12 +157,48 @@ async fn a_record_is_one_readable_line_of_text() {
         lines[0],
         concat!(
             r#"2000-02-29T00:00:00.007Z 203.0.113.9 "GET a.test/chat?room=***&token=***" h2 502 in=0 out=11 1.2ms "#,
-            r#"retries=1 queued=0.2ms bad-upgrade route="chat" server="ws://127.0.0.1:9000" origin="https://app.example" agent="curl/8" "#,
+            r#"retries=1 queued=0.2ms bad-upgrade route="chat" rule="route.timeouts (a.toml:7)" server="ws://127.0.0.1:9000" origin="https://app.example" agent="curl/8" "#,
             r#"request="r-1""#
         )
     );
     assert!(lines[1].contains(" tunnel-close ") && lines[1].contains(" idle-timeout "));
     assert_eq!(lines.len(), 3);
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_entry_of_the_journal_has_the_line_and_all_fields() {
+    let target = Target::default();
+    let handle = target.handle_as(Form::Journal, None);
+    let (log, flusher) = handle.worker();
+    log.record(&full(&peer()));
+    drop((log, flusher));
+    assert!(handle.flush(PATIENCE));
+    let text = target.text();
+    let start = concat!(
+        "PRIORITY=6\nSYSLOG_IDENTIFIER=portcullis\n",
+        r#"MESSAGE=203.0.113.9 "GET a.test/chat?room=***&token=***" h2 502 in=0"#
+    );
+    assert!(text.starts_with(start) && text.ends_with("\n\n"), "{text}");
+    for field in ["PORTCULLIS_CLIENT=203.0.113.9", "PORTCULLIS_STATUS=502", "PORTCULLIS_END=bad-upgrade"] {
+        assert!(text.lines().any(|line| line == field), "{field}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn of_refusals_only_so_many_get_a_line_and_the_others_are_counted() {
+    let target = Target::default();
+    let handle = target.handle_as(Form::Json, Some(5));
+    let (log, flusher) = handle.worker();
+    let refused = AccessRecord { end: Some(EndReason::OriginNotAllowed), ..AccessRecord::default() };
+    for _ in 0..1_000 {
+        log.record(&refused);
+    }
+    log.record(&AccessRecord { end: Some(EndReason::Completed), ..AccessRecord::default() });
+    drop((log, flusher));
+    assert!(handle.flush(PATIENCE));
+    let lines = target.text().lines().count() as u64;
+    assert_eq!(lines + handle.unsaid_refusals(), 1_001);
+    assert!(lines < 100 && target.text().contains("completed"), "{lines}");
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
@@ -191,6 +241,7 @@ async fn a_target_that_stands_still_costs_lines_and_never_the_worker() {
     let text = target.text();
     assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
     assert!(text.lines().count() as u64 + lost <= records && text.ends_with('\n'));
+    assert_eq!(text.lines().count() as u64 + handle.lost().get(), records, "what is lost is counted to the line");
 }
 
 #[tokio::test(flavor = "local")]
@@ -209,13 +260,14 @@ async fn a_full_disk_loses_lines_and_the_log_goes_on_afterwards() {
     assert!(handle.flush(PATIENCE));
     assert!(target.text().lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
     assert!(target.text().lines().count() > 0);
+    assert_eq!(target.text().lines().count() as u64 + handle.lost().get(), 1_000);
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_rotated_file_is_opened_again_on_request() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("access.log");
-    let handle = AccessLogHandle::start(&AccessTarget::File(path.clone()), LogFormat::Auto).expect("a file");
+    let handle = AccessLogHandle::start(&to(AccessTarget::File(path.clone()))).expect("a file");
     let write = |request: &str| {
         let (log, flusher) = handle.worker();
         log.record(&AccessRecord { request, ..AccessRecord::default() });
@@ -236,7 +288,7 @@ async fn a_rotated_file_is_opened_again_on_request() {
 
 #[tokio::test(flavor = "local")]
 async fn a_log_that_is_off_does_nothing() {
-    let handle = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Auto).expect("nothing to open");
+    let handle = AccessLogHandle::start(&to(AccessTarget::Off)).expect("nothing to open");
     let (log, _flusher) = handle.worker();
     log.record(&AccessRecord::default());
     assert!(!log.is_on() && log.buffer.borrow().bytes.is_empty());
@@ -257,26 +309,35 @@ proptest! {
             method: &method, request: &method, listener: &method, route: Some(&method), server: Some(&method),
             ..AccessRecord::default()
         };
-        for render in [line::json, line::readable] {
+        for form in [Form::Json, Form::Text] {
             let mut out = Vec::new();
-            render(&mut out, &mut Stamp::default(), &record);
+            form.render(&mut out, &mut Stamp::default(), &record);
             let text = String::from_utf8(out).expect("UTF-8");
             let line = text.strip_suffix('\n').expect("a line end");
             assert!(!line.chars().any(char::is_control), "{line:?}");
         }
         let mut out = Vec::new();
-        line::json(&mut out, &mut Stamp::default(), &record);
+        Form::Json.render(&mut out, &mut Stamp::default(), &record);
         let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(value["event"].as_str(), Some("request"));
+        let mut out = Vec::new();
+        Form::Journal.render(&mut out, &mut Stamp::default(), &record);
+        let text = String::from_utf8(out).expect("UTF-8");
+        let entry = text.strip_suffix("\n\n").expect("an empty line at the end");
+        for line in entry.split('\n') {
+            let (key, value) = line.split_once('=').expect("a field");
+            assert!(!key.is_empty() && key.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{key:?}");
+            assert!(!value.chars().any(char::is_control), "{value:?}");
+        }
     }
 
     #[test]
     fn no_value_of_a_query_reaches_a_line(names in prop::collection::vec("[a-z]{1,5}", 1..6), bare in any::<bool>()) {
         let query: Vec<_> = names.iter().map(|name| format!("{name}=S3CRET%00&")).collect();
         let query = query.concat() + if bare { "S3CRET" } else { "" };
-        for render in [line::json, line::readable] {
+        for form in [Form::Json, Form::Text] {
             let mut out = Vec::new();
-            render(&mut out, &mut Stamp::default(), &AccessRecord { query: Some(query.as_bytes()), ..AccessRecord::default() });
+            form.render(&mut out, &mut Stamp::default(), &AccessRecord { query: Some(query.as_bytes()), ..AccessRecord::default() });
             let text = String::from_utf8(out).expect("UTF-8");
             assert!(!text.contains("S3CRET"));
             assert!(names.iter().all(|name| text.contains(&format!("{name}=***"))));
@@ -292,7 +353,7 @@ async fn a_log_that_follows_another_loses_no_line_of_either() {
     log.record(&full(&peer()));
     log.follow(&new);
     log.record(&full(&peer()));
-    let off = AccessLogHandle::start(&AccessTarget::Off, LogFormat::Auto).expect("off");
+    let off = AccessLogHandle::off();
     log.follow(&off);
     assert!(!log.is_on());
     log.record(&full(&peer()));
@@ -302,6 +363,6 @@ async fn a_log_that_follows_another_loses_no_line_of_either() {
     assert!(old.flush(PATIENCE) && new.flush(PATIENCE));
     assert_eq!((before.text().lines().count(), after.text().lines().count()), (1, 2));
     assert!(before.text().starts_with('{') && !after.text().starts_with('{'));
-    assert!(off.renewed(&AccessTarget::Off, LogFormat::Auto).expect("the same").output.writer.is_none());
-    old.renewed(&AccessTarget::File("/no/such/folder/x".into()), LogFormat::Auto).expect_err("no folder");
+    assert!(off.renewed(&to(AccessTarget::Off)).expect("the same").output.writer.is_none());
+    old.renewed(&to(AccessTarget::File("/no/such/folder/x".into()))).expect_err("no folder");
 }

@@ -44,6 +44,27 @@ macro_rules! end_reasons {
     };
 }
 
+impl EndReason {
+    /// Whether somebody was refused, by what the gateway read of him or by how many there are of him already: what a
+    /// stranger can have as often as he likes.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            // Clients that were served until then, or tunnels.
+            Self::ClientClosed
+            | Self::ClientReset
+            | Self::ClientStalled
+            | Self::TunnelClosedDownstream
+            | Self::TunnelResetDownstream
+            | Self::DeadPeerDownstream
+            | Self::FrameViolationDownstream
+            | Self::MessageTooBigDownstream
+            | Self::RateExceeded => false,
+            Self::TooManyTunnels => true,
+            other => other.side() == Side::Downstream,
+        }
+    }
+}
+
 end_reasons! {
     /// The upstream's answer went to the client whole.
     Completed = "completed" by Upstream,

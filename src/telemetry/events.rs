@@ -2,8 +2,8 @@
 //!
 //! One event is one line on stderr: text on a terminal, JSON elsewhere. Control characters that slipped into a field
 //! are escaped, whatever the formatter does, so that a peer cannot write lines or colours of its own. Lines go through
-//! a writer thread; the [`EventLog`] that [`start`] returns must be held until the end, since it flushes on drop. Level and
-//! format may change meanwhile.
+//! a writer thread; the [`EventLog`] that [`start`] returns must be held until the end, since it flushes on drop. Levels and
+//! format may change meanwhile; what is said again and again is summed up (`repeats.rs`).
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer as FieldWriter, format};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -19,11 +20,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
+use super::journal;
+use super::sink::Sink;
 use super::text::Stamp;
-use super::writer::{Lost, LostLines, Sink, Writer};
+use super::writer::{Lost, LostLines, Writer};
 use crate::clock;
-use crate::config::model::{Log, LogFormat, LogLevel};
+use crate::config::model::{Log, LogFormat};
 use crate::lifecycle::spawn;
+
+pub use super::levels::{BadLevel, Levels};
+pub use super::repeats::Repeats;
 
 /// How long the end of the process waits for a stderr that nobody reads.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,6 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct EventLog {
     lines: Lines,
     switches: Switches,
+    repeats: Repeats,
 }
 
 impl EventLog {
@@ -42,14 +49,19 @@ impl EventLog {
         self.lines.writer.lost()
     }
 
-    /// From now on with this level and format.
+    /// From now on with this level and format: what was changed meanwhile is gone.
     pub fn follow(&self, log: &Log) {
         self.switches.set(log);
     }
 
-    /// For whoever may change the level meanwhile.
+    /// For whoever may change the levels meanwhile.
     pub fn switches(&self) -> Switches {
         self.switches.clone()
+    }
+
+    /// Sums up what went unsaid, as long as somebody runs it.
+    pub fn repeats(&self) -> Repeats {
+        self.repeats.clone()
     }
 }
 
@@ -72,45 +84,47 @@ pub fn announce(addresses: &[String], admin: Option<&str>) {
 #[derive(Clone, Debug)]
 pub struct Switches {
     filter: reload::Handle<Targets, Registry>,
-    levels: Arc<Mutex<Levels>>,
+    levels: Arc<Mutex<Chosen>>,
     json: Arc<AtomicBool>,
 }
 
 /// How much is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Levels {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
     /// At this moment.
-    pub now: LogLevel,
+    pub now: Levels,
     /// By the configuration.
-    pub configured: LogLevel,
+    pub configured: Levels,
 }
 
 impl Switches {
+    /// Other levels, until the next reload.
+    pub fn put(&self, levels: Levels) {
+        self.change(|chosen| chosen.now = levels);
+    }
+
+    pub fn levels(&self) -> Chosen {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn set(&self, log: &Log) {
-        self.change(|levels| *levels = Levels { now: log.level, configured: log.level });
+        let levels = Levels::all(log.level);
+        self.change(|chosen| *chosen = Chosen { now: levels.clone(), configured: levels });
         self.json.store(is_json(log.format), Ordering::Relaxed);
     }
 
-    /// Another level, until the next reload.
-    pub fn set_level(&self, level: LogLevel) {
-        self.change(|levels| levels.now = level);
-    }
-
-    pub fn levels(&self) -> Levels {
-        *self.levels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Levels)) {
-        // Held meanwhile, so that what is said of the level is what it is.
+    fn change(&self, change: impl FnOnce(&mut Chosen)) {
+        // Held meanwhile, so that what is said of the levels is what they are.
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut levels);
         // Fails only where the subscriber is gone.
-        let _ = self.filter.reload(targets(level(levels.now)));
+        let _ = self.filter.reload(levels.now.targets());
     }
 }
 
 impl Drop for EventLog {
     fn drop(&mut self) {
+        self.repeats.say_sums(true);
         self.lines.writer.flush(PATIENCE);
     }
 }
@@ -120,8 +134,9 @@ impl Drop for EventLog {
 /// # Errors
 /// There is a subscriber already, or no thread to be had.
 pub fn start(log: &Log) -> io::Result<EventLog> {
-    let lines = Lines { writer: Writer::start("event-log", Sink::Stderr, Lost::default())? };
-    let (subscriber, switches) = subscriber(log, lines.clone());
+    let lines =
+        Lines { writer: Writer::start("event-log", Sink::Stderr, Lost::default())?, is_journal: journal::is_stderr() };
+    let (subscriber, switches, repeats) = subscriber(log, lines.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -129,15 +144,16 @@ pub fn start(log: &Log) -> io::Result<EventLog> {
         let trace = (trace.status() == std::backtrace::BacktraceStatus::Captured).then(|| trace.to_string());
         tracing::error!(place, panic = spawn::message(panic.payload()), trace, "panicked");
     }));
-    Ok(EventLog { lines, switches })
+    Ok(EventLog { lines, switches, repeats })
 }
 
-fn subscriber<W>(log: &Log, writer: W) -> (Box<dyn tracing::Subscriber + Send + Sync>, Switches)
+fn subscriber<W>(log: &Log, writer: W) -> (Box<dyn tracing::Subscriber + Send + Sync>, Switches, Repeats)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let (layer, filter) = reload::Layer::new(targets(level(log.level)));
-    let levels = Arc::new(Mutex::new(Levels { now: log.level, configured: log.level }));
+    let levels = Levels::all(log.level);
+    let (layer, filter) = reload::Layer::new(levels.targets());
+    let levels = Arc::new(Mutex::new(Chosen { now: levels.clone(), configured: levels }));
     let switches = Switches { filter, levels, json: Arc::new(AtomicBool::new(is_json(log.format))) };
     let shape = Shape {
         is_json: switches.json.clone(),
@@ -152,7 +168,8 @@ where
             .with_span_list(false),
     };
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).event_format(shape).with_writer(writer);
-    (Box::new(tracing_subscriber::registry().with(layer).with(lines)), switches)
+    let repeats = Repeats::default();
+    (Box::new(tracing_subscriber::registry().with(layer).with(repeats.clone()).with(lines)), switches, repeats)
 }
 
 /// An event in the format of the moment.
@@ -189,24 +206,6 @@ fn is_json(format: LogFormat) -> bool {
     }
 }
 
-/// The resolver has a line for every datagram that it does not believe, so that whoever sends some would write our log;
-/// what matters of its work is logged by those who ask it. It is heard where somebody looks into it.
-fn targets(level: LevelFilter) -> Targets {
-    let resolver = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
-    let targets = ["hickory_net", "hickory_proto", "hickory_resolver"].map(|target| (target, resolver));
-    Targets::new().with_default(level).with_targets(targets)
-}
-
-fn level(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    }
-}
-
 struct Clock;
 
 impl FormatTime for Clock {
@@ -220,20 +219,33 @@ impl FormatTime for Clock {
 #[derive(Clone, Debug)]
 struct Lines {
     writer: Writer,
+    /// stderr is the journal's, which takes an event's priority from the front of its line.
+    is_journal: bool,
+}
+
+/// Takes one event.
+struct Line<'a> {
+    lines: &'a Lines,
+    level: Level,
 }
 
 impl<'a> MakeWriter<'a> for Lines {
-    type Writer = &'a Lines;
+    type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        self
+        Line { lines: self, level: Level::INFO }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Self::Writer {
+        Line { lines: self, level: *event.level() }
     }
 }
 
 /// The formatter writes each event with one call.
-impl Write for &Lines {
+impl Write for Line<'_> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.writer.write(1, one_line(event));
+        let line = one_line(if self.lines.is_journal { journal::prefix(self.level) } else { "" }, event);
+        self.lines.writer.write(1, line);
         Ok(event.len())
     }
 
@@ -244,9 +256,10 @@ impl Write for &Lines {
 
 /// Exactly one line, whatever stands in the event. In JSON a control character can only stand inside a string, where
 /// `\u00xx` is its escape, so one form serves both formats.
-fn one_line(event: &[u8]) -> Vec<u8> {
+fn one_line(prefix: &str, event: &[u8]) -> Vec<u8> {
     let event = event.strip_suffix(b"\n").unwrap_or(event);
-    let mut line = Vec::with_capacity(event.len() + 1);
+    let mut line = Vec::with_capacity(prefix.len() + event.len() + 1);
+    line.extend_from_slice(prefix.as_bytes());
     for character in String::from_utf8_lossy(event).chars() {
         if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
             line.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
@@ -260,16 +273,15 @@ fn one_line(event: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
+    use crate::config::model::LogLevel;
 
     #[derive(Clone, Default)]
     struct Collected(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Collected {
         fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").extend(one_line(event));
+            self.0.lock().expect("no panic").extend(one_line("", event));
             Ok(event.len())
         }
 
@@ -280,14 +292,14 @@ mod tests {
 
     fn log(level: LogLevel, json: bool) -> Log {
         let format = if json { LogFormat::Json } else { LogFormat::Text };
-        Log { level, format, access: crate::config::model::AccessTarget::Off }
+        Log { level, format, access: crate::config::model::AccessTarget::Off, refusals_per_second: None, otlp: None }
     }
 
     #[test]
     fn level_and_format_change_while_the_log_is_in_use() {
         let collected = Collected::default();
         let sink = collected.clone();
-        let (subscriber, switches) = subscriber(&log(LogLevel::Warn, false), move || sink.clone());
+        let (subscriber, switches, _repeats) = subscriber(&log(LogLevel::Warn, false), move || sink.clone());
         tracing::subscriber::with_default(subscriber, || {
             let say = |word: &str| tracing::info!("{word}");
             say("first");
@@ -295,12 +307,14 @@ mod tests {
             say("second");
             switches.set(&log(LogLevel::Error, true));
             say("third");
-            switches.set_level(LogLevel::Error);
+            let change = |text: &str| switches.put(switches.levels().now.changed(text).expect("a level"));
+            change("upstream=info");
+            assert_eq!(switches.levels().now.to_string(), "error,upstream=info");
             say("not heard");
-            assert_eq!(switches.levels(), Levels { now: LogLevel::Error, configured: LogLevel::Error });
-            switches.set(&log(LogLevel::Trace, false));
-            switches.set_level(LogLevel::Info);
-            assert_eq!(switches.levels(), Levels { now: LogLevel::Info, configured: LogLevel::Trace });
+            switches.set(&log(LogLevel::Error, false));
+            assert_eq!(switches.levels().now, switches.levels().configured);
+            say("not after a reload");
+            change("telemetry=info");
             say("fourth");
         });
         let text = String::from_utf8(collected.0.lock().expect("no panic").clone()).expect("UTF-8");
@@ -316,7 +330,7 @@ mod tests {
         for (level, heard) in [(LogLevel::Info, false), (LogLevel::Debug, true)] {
             let collected = Collected::default();
             let sink = collected.clone();
-            let (subscriber, _switches) = subscriber(&log(level, true), move || sink.clone());
+            let (subscriber, _switches, _repeats) = subscriber(&log(level, true), move || sink.clone());
             tracing::subscriber::with_default(subscriber, || {
                 tracing::warn!(target: "hickory_net::udp::udp_client_stream", "ignoring response");
                 tracing::warn!("ours");
@@ -331,7 +345,7 @@ mod tests {
         for json in [true, false] {
             let collected = Collected::default();
             let sink = collected.clone();
-            let (subscriber, _switches) = subscriber(&log(LogLevel::Info, json), move || sink.clone());
+            let (subscriber, _switches, _repeats) = subscriber(&log(LogLevel::Info, json), move || sink.clone());
             tracing::subscriber::with_default(subscriber, || {
                 let nasty = "a\r\nFAKE \u{1b}[31m \u{9b}2J \u{2028} \" \\ \u{7f}";
                 tracing::info!(nasty, shown = %nasty, "said {nasty}");

@@ -1,7 +1,9 @@
-//! One access record as one line: JSON, or text for people.
+//! One access record as one line: JSON, or text for people, or an entry of the journal with both.
 //!
-//! Keys of the JSON form are stable; what is not known is left out. Values of a peer's are cut at the limits below.
+//! Keys are stable, and the same in JSON and in the journal, where they are in capitals; what is not known is left out.
+//! Values of a peer's are cut at the limits below.
 
+use super::end::EndReason;
 use super::record::{AccessEvent, AccessRecord};
 use super::text::{self, Quoting, Stamp};
 use crate::types::HttpVersion;
@@ -13,22 +15,59 @@ const HOST: usize = 256;
 const WORD: usize = 64;
 const AGENT: usize = 256;
 
-/// Appends the record and its line end.
-pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
+/// What a line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Text,
+    /// Lines of `KEY=value`, and an empty one at the end.
+    Journal,
+}
+
+impl Form {
+    /// Appends the record and its end.
+    pub fn render(self, out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
+        match self {
+            Self::Json => json(out, stamp, record),
+            Self::Text => readable(out, stamp, record),
+            Self::Journal => journal(out, stamp, record),
+        }
+    }
+}
+
+fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     stamp.append(out, record.time.unwrap_or_else(crate::clock::wall));
     out.push(b'"');
-    let mut line = Json { out };
+    fields(&mut Fields { out, is_journal: false }, record);
+    out.extend_from_slice(b"}\n");
+}
+
+fn journal(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
+    let priority: &[u8] = if record.end == Some(EndReason::Internal) { b"3" } else { b"6" };
+    out.extend_from_slice(b"PRIORITY=");
+    out.extend_from_slice(priority);
+    out.extend_from_slice(b"\nSYSLOG_IDENTIFIER=portcullis\nMESSAGE=");
+    told(out, record);
+    out.extend_from_slice(b"\nPORTCULLIS_TIME=");
+    stamp.append(out, record.time.unwrap_or_else(crate::clock::wall));
+    out.push(b'\n');
+    fields(&mut Fields { out, is_journal: true }, record);
+    out.push(b'\n');
+}
+
+fn fields(line: &mut Fields<'_>, record: &AccessRecord<'_>) {
     line.string("event", record.event.as_str().as_bytes(), WORD);
     line.string("request", record.request.as_bytes(), 2 * WORD);
+    line.hex("trace_id", record.trace.map(|context| &context.trace));
     line.number("connection", Some(record.connection));
     line.string("listener", record.listener.as_bytes(), HOST);
     line.display("client", record.client.as_ref());
     line.display("peer", record.peer);
-    line.with("host", record.host, |out, host| text::host(out, host, HOST, Quoting::Json));
+    line.with("host", record.host, |out, host, quoting| text::host(out, host, HOST, quoting));
     line.string("method", record.method.as_bytes(), WORD);
     line.string("path", record.path, PATH);
-    line.with("query", record.query, |out, query| text::masked_query(out, query, QUERY, Quoting::Json));
+    line.with("query", record.query, |out, query, quoting| text::masked_query(out, query, QUERY, quoting));
     line.optional("protocol", record.protocol.map(HttpVersion::as_str));
     line.optional("tls", record.tls);
     line.optional("route", record.route);
@@ -48,36 +87,53 @@ pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'
     line.number("queued_us", record.queued.map(microseconds));
     line.optional("end", record.end.map(|end| end.code()));
     line.optional("side", record.end.map(|end| end.side().as_str()));
-    line.with("detail", record.detail.map(str::as_bytes), |out, value| text::escaped(out, value, AGENT, Quoting::Json));
-    line.with("origin", record.origin, |out, value| text::escaped(out, value, HOST, Quoting::Json));
-    line.with("user_agent", record.user_agent, |out, value| text::escaped(out, value, AGENT, Quoting::Json));
-    out.extend_from_slice(b"}\n");
+    line.string("rule", record.rule.unwrap_or_default().as_bytes(), AGENT);
+    line.string("detail", record.detail.unwrap_or_default().as_bytes(), AGENT);
+    line.with("origin", record.origin, |out, value, quoting| text::escaped(out, value, HOST, quoting));
+    line.with("user_agent", record.user_agent, |out, value, quoting| text::escaped(out, value, AGENT, quoting));
 }
 
-struct Json<'a> {
+struct Fields<'a> {
     out: &'a mut Vec<u8>,
+    is_journal: bool,
 }
 
-impl Json<'_> {
+impl Fields<'_> {
     fn key(&mut self, key: &str) {
-        self.out.extend_from_slice(b",\"");
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        if self.is_journal {
+            self.out.extend_from_slice(b"PORTCULLIS_");
+            self.out.extend(key.bytes().map(|letter| letter.to_ascii_uppercase()));
+            self.out.push(b'=');
+        } else {
+            self.out.extend_from_slice(b",\"");
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.extend_from_slice(b"\":");
+        }
     }
 
-    fn with(&mut self, key: &str, value: Option<&[u8]>, append: impl FnOnce(&mut Vec<u8>, &[u8])) {
-        if let Some(value) = value {
-            self.key(key);
+    fn end(&mut self) {
+        if self.is_journal {
+            self.out.push(b'\n');
+        }
+    }
+
+    fn with(&mut self, key: &str, value: Option<&[u8]>, append: impl FnOnce(&mut Vec<u8>, &[u8], Quoting)) {
+        let Some(value) = value else { return };
+        self.key(key);
+        if self.is_journal {
+            append(self.out, value, Quoting::Text);
+        } else {
             self.out.push(b'"');
-            append(self.out, value);
+            append(self.out, value, Quoting::Json);
             self.out.push(b'"');
         }
+        self.end();
     }
 
     /// Left out when empty.
     fn string(&mut self, key: &str, value: &[u8], limit: usize) {
         let value = (!value.is_empty()).then_some(value);
-        self.with(key, value, |out, value| text::escaped(out, value, limit, Quoting::Json));
+        self.with(key, value, |out, value, quoting| text::escaped(out, value, limit, quoting));
     }
 
     fn optional(&mut self, key: &str, value: Option<&str>) {
@@ -88,26 +144,43 @@ impl Json<'_> {
         if let Some(value) = value {
             self.key(key);
             text::number(self.out, value);
+            self.end();
         }
+    }
+
+    fn hex(&mut self, key: &str, value: Option<&[u8; 16]>) {
+        let text = value.map(|bytes| u128::from_be_bytes(*bytes));
+        self.display(key, text.map(|number| format!("{number:032x}")).as_ref());
     }
 
     /// For addresses, whose text needs no escaping.
     fn display(&mut self, key: &str, value: Option<&impl std::fmt::Display>) {
         if let Some(value) = value {
             self.key(key);
-            display(self.out, format_args!("\"{value}\""));
+            if self.is_journal {
+                display(self.out, format_args!("{value}"));
+            } else {
+                display(self.out, format_args!("\"{value}\""));
+            }
+            self.end();
         }
     }
 }
 
-/// Appends the record for people: time, client, what was asked, what came of it, and where it went.
-pub(super) fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
+fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord<'_>) {
     stamp.append(out, record.time.unwrap_or_else(crate::clock::wall));
+    out.push(b' ');
+    told(out, record);
+    out.push(b'\n');
+}
+
+/// Appends the record for people: client, what was asked, what came of it, and where it went.
+fn told(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
     let mut line = Text { out };
     match (&record.client, record.peer) {
-        (Some(client), _) => display(line.word(), format_args!("{client}")),
-        (None, Some(peer)) => display(line.word(), format_args!("{peer}")),
-        (None, None) => line.word().push(b'-'),
+        (Some(client), _) => display(line.out, format_args!("{client}")),
+        (None, Some(peer)) => display(line.out, format_args!("{peer}")),
+        (None, None) => line.out.push(b'-'),
     }
     line.word().push(b'"');
     let quoted = &mut *line.out;
@@ -146,12 +219,15 @@ pub(super) fn readable(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessReco
         line.plain(end.code());
     }
     line.named("route", record.route.map(str::as_bytes), HOST);
+    line.named("rule", record.rule.map(str::as_bytes), AGENT);
     line.named("detail", record.detail.map(str::as_bytes), AGENT);
     line.named("server", record.server.map(str::as_bytes), HOST);
     line.named("origin", record.origin, HOST);
     line.named("agent", record.user_agent, AGENT);
+    if let Some(context) = record.trace {
+        display(line.word(), format_args!("trace=\"{:032x}\"", u128::from_be_bytes(context.trace)));
+    }
     line.named("request", Some(record.request.as_bytes()), 2 * WORD);
-    out.push(b'\n');
 }
 
 struct Text<'a> {

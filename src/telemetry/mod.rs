@@ -6,9 +6,17 @@
 pub mod access;
 pub mod end;
 pub mod events;
+mod journal;
+mod levels;
 mod line;
 pub mod metrics;
+#[cfg(feature = "otel")]
+mod otlp;
 mod record;
+mod refusals;
+mod repeats;
+mod sink;
+mod syslog;
 mod text;
 mod writer;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::end::{EndReason, Side};
-use crate::types::{HttpVersion, Peer};
+use crate::types::{HttpVersion, Peer, TraceContext};
 
 /// What a line tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct AccessRecord<'a> {
     pub time: Option<SystemTime>,
     /// The request id that also goes upstream.
     pub request: &'a str,
+    /// The trace that it belongs to.
+    pub trace: Option<&'a TraceContext>,
     /// The connection's number within this process.
     pub connection: u64,
     pub listener: &'a str,
@@ -77,6 +79,8 @@ pub struct AccessRecord<'a> {
     pub queued: Option<Duration>,
     /// `None` only when a tunnel opens.
     pub end: Option<EndReason>,
+    /// Of a refusal: the key that decided it and its place, `websocket.origins (portcullis.toml:9)`, or what else it was.
+    pub rule: Option<&'a str>,
     /// What the end reason's code leaves open, in one line; may hold words of a peer's.
     pub detail: Option<&'a str>,
     pub origin: Option<&'a [u8]>,

@@ -1,75 +1,34 @@
 //! A thread that writes lines, so that no worker ever waits for a disk or a pipe.
 //!
-//! Chunks of whole lines come over a bounded channel; when it is full they are dropped and counted, and the count is
-//! reported once lines get through again. A file that cannot be written (a full disk) costs lines, never a worker.
+//! Chunks of whole lines come over a bounded channel; when it is full they are dropped and counted. A target that cannot
+//! be written (a full disk, a socket that is gone) costs lines, never a worker. That is said at once, then once a minute
+//! for as long as it lasts, and with its last lines when it is over.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use super::sink::Sink;
 use crate::clock::{self, Instant};
 use crate::lifecycle::spawn;
 
 /// Chunks that may wait. With chunks of 64 KiB about 8 MiB at worst.
 const WAITING: usize = 128;
 
-/// How often trouble is reported at most.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// How often trouble that lasts is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
-/// Where lines go.
-#[derive(Debug)]
-pub(super) enum Sink {
-    Stderr,
-    File {
-        path: PathBuf,
-        file: File,
-    },
-    #[cfg(test)]
-    Custom(Box<dyn WriteSend>),
-}
+/// How long it has to be quiet before lines are told that were lost in a queue that was full: they are seldom the last.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 
-#[cfg(test)]
-pub(super) trait WriteSend: Write + Send + std::fmt::Debug {}
-
-impl Sink {
-    /// Appends; made with mode 0640.
-    pub fn file(path: &Path) -> io::Result<Self> {
-        Ok(Self::File { path: path.to_owned(), file: open(path)? })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            // Under one lock, since both logs may go there and a chunk must not be split by the other's line.
-            Self::Stderr => io::stderr().lock().write_all(bytes).map(|()| bytes.len()),
-            Self::File { file, .. } => file.write(bytes),
-            #[cfg(test)]
-            Self::Custom(custom) => custom.write(bytes),
-        }
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Self::File { path, file } = self {
-            *file = open(path)?;
-        }
-        Ok(())
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
+/// How often they are told where it is never quiet.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 enum Order {
-    Write {
-        lines: u64,
-        chunk: Vec<u8>,
-    },
+    Write(Vec<u8>),
     Reopen,
     /// Answered once everything before it has been tried.
     Flush(SyncSender<()>),
@@ -120,14 +79,15 @@ impl Writer {
     /// The system has no thread to give.
     pub fn start(name: &str, sink: Sink, lost: Lost) -> io::Result<Self> {
         let (orders, receiver) = sync_channel(WAITING);
-        let thread = Thread { sink, lost: lost.clone(), torn: false, reported: None };
+        let thread =
+            Thread { name: name.to_owned(), sink, lost: lost.clone(), told_at: None, torn: false, trouble: None };
         spawn::thread(name, move || thread.run(&receiver))?;
         Ok(Self { orders, lost })
     }
 
     /// Hands over `chunk`, which holds `lines` whole lines. Never waits.
     pub fn write(&self, lines: u64, chunk: Vec<u8>) {
-        if self.orders.try_send(Order::Write { lines, chunk }).is_err() {
+        if self.orders.try_send(Order::Write(chunk)).is_err() {
             self.lost.note(lines);
         }
     }
@@ -164,48 +124,83 @@ impl Writer {
 }
 
 struct Thread {
+    name: String,
     sink: Sink,
     lost: Lost,
+    /// When lost lines were reported.
+    told_at: Option<Instant>,
     /// The last thing written was part of a line.
     torn: bool,
-    reported: Option<Instant>,
+    /// The target could not be written when it was last tried; when that was reported.
+    trouble: Option<Instant>,
 }
 
 impl Thread {
     fn run(mut self, orders: &Receiver<Order>) {
-        while let Ok(order) = orders.recv() {
+        loop {
+            let order = if self.unsaid() > 0 {
+                match orders.recv_timeout(TELL_AFTER) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.tell(None);
+                        // What goes on being lost in trouble is told once a minute, with the line that is lost then.
+                        orders.recv().ok()
+                    }
+                    order => order.ok(),
+                }
+            } else {
+                orders.recv().ok()
+            };
             match order {
-                Order::Write { lines, chunk } => self.write(lines, &chunk),
-                Order::Reopen => {
+                Some(Order::Write(chunk)) => self.write(&chunk),
+                Some(Order::Reopen) => {
                     if let Err(error) = self.sink.reopen() {
-                        tracing::error!(%error, "a log file cannot be opened again; the old one stays in use");
+                        tracing::error!(log = self.name, %error, "a log file cannot be opened again; the old one stays in use");
                     }
                 }
                 // Who asked may have stopped waiting.
-                Order::Flush(done) => drop(done.try_send(())),
+                Some(Order::Flush(done)) => drop(done.try_send(())),
+                None => break,
+            }
+        }
+        if self.unsaid() > 0 {
+            self.say_lost();
+        }
+    }
+
+    fn write(&mut self, chunk: &[u8]) {
+        match self.try_write(chunk) {
+            Ok(()) if self.trouble.take().is_some() => {
+                let lines = self.take_unsaid();
+                tracing::warn!(
+                    log = self.name,
+                    lines,
+                    "log lines are written again; so many were lost since the last count"
+                );
+            }
+            Ok(()) => {
+                if self.unsaid() > 0 && self.told_at.is_none_or(|told| clock::now() >= told + TELL_EVERY) {
+                    self.say_lost();
+                }
+            }
+            Err((lines, error)) => {
+                self.lost.note(lines);
+                self.tell(Some(&error));
             }
         }
     }
 
-    fn write(&mut self, lines: u64, chunk: &[u8]) {
-        if let Err(error) = self.try_write(chunk) {
-            self.lost.note(lines);
-            self.report(Some(&error));
-        } else if self.lost.unsaid.load(Ordering::Relaxed) > 0 {
-            self.report(None);
-        }
-    }
-
-    fn try_write(&mut self, mut chunk: &[u8]) -> io::Result<()> {
+    /// An error comes with how many lines are lost by it.
+    fn try_write(&mut self, chunk: &[u8]) -> Result<(), (u64, io::Error)> {
+        let mut rest = chunk;
         if self.torn {
             // A torn line must not swallow the next one.
-            self.write_some(b"\n")?;
+            self.write_some(b"\n").map_err(|error| (self.sink.lines(rest), error))?;
             self.torn = false;
         }
-        while !chunk.is_empty() {
-            let written = self.write_some(chunk)?;
-            self.torn = chunk[..written].last() != Some(&b'\n');
-            chunk = &chunk[written..];
+        while !rest.is_empty() {
+            let written = self.write_some(rest).map_err(|error| (self.sink.lines(rest), error))?;
+            self.torn = self.sink.is_stream() && rest[..written].last() != Some(&b'\n');
+            rest = &rest[written..];
         }
         Ok(())
     }
@@ -220,16 +215,31 @@ impl Thread {
         }
     }
 
-    fn report(&mut self, error: Option<&io::Error>) {
+    /// Reports lost lines, unless that has been done lately.
+    fn tell(&mut self, error: Option<&io::Error>) {
         let now = clock::now();
-        if self.reported.is_some_and(|reported| now < reported + REPORT_EVERY) {
-            return;
-        }
-        self.reported = Some(now);
-        let lines = self.lost.unsaid.swap(0, Ordering::Relaxed);
         match error {
-            Some(error) => tracing::error!(lines, %error, "log lines are lost: the target cannot be written"),
-            None => tracing::warn!(lines, "log lines were lost: the target was too slow or could not be written"),
+            None if self.trouble.is_none() => self.say_lost(),
+            Some(error) if self.trouble.is_none_or(|told| now >= told + REPORT_EVERY) => {
+                self.trouble = Some(now);
+                let lines = self.take_unsaid();
+                tracing::error!(log = self.name, lines, %error, "log lines are lost: their target cannot be written");
+            }
+            None | Some(_) => {}
         }
+    }
+
+    fn say_lost(&mut self) {
+        let lines = self.take_unsaid();
+        tracing::warn!(log = self.name, lines, "log lines were lost: their target is too slow");
+    }
+
+    fn unsaid(&self) -> u64 {
+        self.lost.unsaid.load(Ordering::Relaxed)
+    }
+
+    fn take_unsaid(&mut self) -> u64 {
+        self.told_at = Some(clock::now());
+        self.lost.unsaid.swap(0, Ordering::Relaxed)
     }
 }

@@ -280,6 +280,10 @@ async fn adm_10_the_log_says_more_or_less_until_the_next_reload() {
     api.try_send("PUT", "/api/v1/log", &json!({ "level": "loud" })).await.assert_api_error(400, "bad-level");
     let (code, _, errors) = stage.gateway.operate(&["log", "loud"]).await;
     assert!(code == Some(2) && errors.contains("error, warn, info, debug, trace"), "{errors}");
+    let (code, out, _) = stage.gateway.operate(&["log", "warn,upstream=trace"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "warn,upstream=trace (info in the configuration)\n"));
+    let (code, _, errors) = stage.gateway.operate(&["log", "upsteam=debug"]).await;
+    assert!(code == Some(2) && errors.contains("upstream"), "{errors}");
     assert_eq!(stage.gateway.reload().await["message"], "reloaded");
     assert_eq!(api.get("/api/v1/log").await["level"], "info");
 }

@@ -25,6 +25,7 @@ mod http2_servers;
 mod http2_tunnels;
 mod interim;
 mod limits;
+mod logs;
 mod metrics;
 mod names;
 mod operations;

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use crate::admin::Plane;
 use crate::admin::answer::{ApiError, Reply};
 use crate::admin::ask::Ask;
-use crate::config::model::LogLevel;
+use crate::telemetry::events::BadLevel;
 
 #[derive(Serialize)]
 struct Levels {
-    level: &'static str,
+    /// `info`, or with those of single areas `info,upstream=debug`.
+    level: String,
     /// What a reload goes back to.
-    configured: &'static str,
+    configured: String,
 }
 
 #[derive(Deserialize)]
@@ -22,24 +23,17 @@ struct SetBody {
 
 pub fn log(plane: &Plane) -> Result<Reply, ApiError> {
     let levels = plane.log.levels();
-    Reply::json(&Levels { level: levels.now.as_str(), configured: levels.configured.as_str() })
+    Reply::json(&Levels { level: levels.now.to_string(), configured: levels.configured.to_string() })
 }
 
 pub fn set(plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
     let SetBody { level } = ask.json()?;
-    let Some(level) = LogLevel::ALL.into_iter().find(|known| known.as_str() == level) else {
-        let known = LogLevel::ALL.map(LogLevel::as_str).join(", ");
-        return Err(
-            ApiError::bad_request("bad-level", format!("`{level}` is no level")).help(format!("it is one of {known}"))
-        );
-    };
     let before = plane.log.levels().now;
-    tracing::info!(
-        peer = ask.peer,
-        level = level.as_str(),
-        before = before.as_str(),
-        "an operator sets the log's level"
-    );
-    plane.log.set_level(level);
+    let level = before.changed(&level).map_err(|BadLevel { word, help }| {
+        ApiError::bad_request("bad-level", format!("`{word}` is no level")).help(help)
+    })?;
+    // Before it holds: it may silence this line.
+    tracing::info!(peer = ask.peer, %level, %before, "an operator sets the log's level");
+    plane.log.put(level);
     log(plane)
 }

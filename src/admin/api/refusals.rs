@@ -27,6 +27,8 @@ struct Row {
     reason: &'static str,
     side: &'static str,
     status: Option<u16>,
+    /// `route.websocket.origins (portcullis.toml:9)`
+    rule: Option<Box<str>>,
     detail: Option<Box<str>>,
     client: Option<String>,
     listener: Box<str>,
@@ -50,6 +52,7 @@ impl From<Refused> for Row {
             reason: refused.reason.code(),
             side: refused.reason.side().as_str(),
             status: refused.status,
+            rule: refused.rule,
             detail: refused.detail,
             client: refused.client.map(|client| client.to_canonical().to_string()),
             listener: refused.listener,

@@ -10,10 +10,10 @@ use crate::cli::say;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  portcullis log debug\n\nIt holds until the next reload; without LEVEL it is only told."
+    after_help = "Example:\n  portcullis log debug\n  portcullis log upstream=debug,tls=trace\n\nIt holds until the next reload; without LEVEL it is only told."
 )]
 pub struct Args {
-    /// error, warn, info, debug or trace
+    /// error, warn, info, debug or trace; AREA=LEVEL for one part
     #[arg(value_name = "LEVEL")]
     level: Option<String>,
     #[command(flatten)]

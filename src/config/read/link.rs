@@ -37,11 +37,12 @@ pub fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     Some(Config {
         admin: draft.admin,
         server: draft.server.unwrap_or_else(server::default_server),
-        log: draft.log.unwrap_or_else(server::default_log),
+        log: draft.log.unwrap_or_else(super::log::default_log),
         listeners: draft.listeners,
         routes,
         upstreams,
         written: draft.written,
+        places: draft.places.into(),
     })
 }
 

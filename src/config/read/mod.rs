@@ -11,6 +11,7 @@ mod fault;
 mod include;
 mod link;
 mod listener;
+mod log;
 mod names;
 mod paths;
 mod route;
@@ -33,6 +34,7 @@ use toml::de::DeValue;
 
 use super::keys;
 use super::model::{Admin, Config, ListenAddress, Listener, Log, Route, Server, Upstream};
+use super::places::Places;
 use super::report::{Located, Report, Severity, Source, Spot};
 use super::written::{Entry, Identity, Wording, Written, WrittenFile};
 use crate::types::Name;
@@ -71,7 +73,13 @@ pub fn read_admin(path: &Path) -> (Option<Admin>, Report) {
     report.sources.push(Source { path: path.to_owned(), text: text.clone() });
     let (tree, damaged) = syntax::parse(&text, 0, &mut report);
     let syntax = report.problems.len();
-    let mut cx = Cx { report: &mut report, file: 0, base: include::folder_of(path), broken: !damaged.is_empty() };
+    let mut cx = Cx {
+        report: &mut report,
+        file: 0,
+        base: include::folder_of(path),
+        broken: !damaged.is_empty(),
+        places: Places::default(),
+    };
     let mut root = Table::new(&keys::ROOT, tree.get_ref(), cx.spot(0..0));
     let admin = root.table(&mut cx, "admin", &keys::ADMIN).map(|table| admin::admin(&mut cx, table));
     // What is damaged may be anything, also this table; and matters only then.
@@ -129,6 +137,7 @@ struct Draft {
     routes: Vec<DraftRoute>,
     upstreams: Vec<DraftUpstream>,
     written: Written,
+    places: Places,
     /// A file could not be read in full: what is missing may stand in the rest of it.
     incomplete: bool,
 }
@@ -159,10 +168,12 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     let index = report.sources.len();
     let base = include::folder_of(&source.path);
     let text = source.text.clone();
+    draft.places.add_file(index, &source);
     report.sources.push(source);
     let (tree, damaged) = syntax::parse(&text, index, report);
     let after_syntax = report.problems.len();
-    let mut cx = Cx { report, file: index, base, broken: !damaged.is_empty() };
+    let mut cx =
+        Cx { report, file: index, base, broken: !damaged.is_empty(), places: std::mem::take(&mut draft.places) };
     if let Some(source) = cx.report.sources.get(index) {
         draft.written.files.push(WrittenFile::of(&source.path, tree.get_ref()));
     }
@@ -175,7 +186,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
             }
             if let Some(table) = root.table(&mut cx, "log", &keys::LOG) {
                 draft.written.log = table.wording(&cx);
-                draft.log = Some(server::log(&mut cx, table));
+                draft.log = Some(log::log(&mut cx, table));
             }
             if let Some(table) = root.table(&mut cx, "admin", &keys::ADMIN) {
                 draft.written.admin = Some(table.wording(&cx));
@@ -211,6 +222,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     }
     root.close(&mut cx);
     draft.incomplete |= cx.broken;
+    draft.places = cx.places;
     // A value on a damaged line is not what the operator meant; only the syntax error is worth reading.
     let mut at = 0;
     report.problems.retain(|problem| {

@@ -1,4 +1,4 @@
-//! `[server]` and `[log]`.
+//! `[server]`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,9 +7,8 @@ use toml::de::DeValue;
 
 use super::address;
 use super::common;
-use super::suggest::nearest;
 use super::tree::{Cx, Table, integer, refuse_duplicates};
-use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Peers, Server};
+use crate::config::model::{Peers, Server, TraceMode};
 use crate::config::report::Located;
 
 const WORKERS: u32 = 512;
@@ -30,6 +29,7 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
         trusted_proxies: trusted_proxies(cx, &mut table),
         name_servers: name_servers(cx, &mut table),
         forwarded: table.boolean(cx, "forwarded", defaults.forwarded).value,
+        trace: table.word(cx, "trace", &[("pass", TraceMode::Pass), ("start", TraceMode::Start)]).unwrap_or_default(),
         watch: table.boolean(cx, "watch", defaults.watch).value,
     };
     if let Some(patterns) = table.strings(cx, "include") {
@@ -51,6 +51,7 @@ pub fn default_server() -> Server {
         trusted_proxies: Peers::default(),
         name_servers: None,
         forwarded: false,
+        trace: TraceMode::default(),
         watch: false,
     }
 }
@@ -89,40 +90,4 @@ fn name_servers(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Vec<SocketAddr
             .help("leave the key out to ask the system's name servers");
     }
     Some(servers.into_iter().map(|server| server.value).collect())
-}
-
-pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {
-    let levels = LogLevel::ALL.map(|level| (level.as_str(), level));
-    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let defaults = default_log();
-    let log = Log {
-        level: table.word(cx, "level", &levels).unwrap_or(defaults.level),
-        access: access(cx, &mut table).unwrap_or(defaults.access),
-        format: table.word(cx, "format", &formats).unwrap_or(defaults.format),
-    };
-    table.close(cx);
-    log
-}
-
-/// What holds where the file has no `[log]`.
-pub fn default_log() -> Log {
-    Log { level: LogLevel::Info, access: AccessTarget::Stderr, format: LogFormat::Auto }
-}
-
-fn access(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<AccessTarget> {
-    let text = table.string(cx, "access")?;
-    match text.as_str() {
-        "stderr" => Some(AccessTarget::Stderr),
-        "off" => Some(AccessTarget::Off),
-        // A bare word is a slip rather than a file next to the configuration.
-        word if !word.contains(['/', '.']) => {
-            let help = match nearest(word, ["stderr", "off"]) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("write \"stderr\", \"off\" or a path such as \"./{word}\""),
-            };
-            cx.error("unknown-value", &text.spot, format!("`access` cannot be \"{word}\"")).help(help);
-            None
-        }
-        _ => cx.path(text).map(|path| AccessTarget::File(path.value)),
-    }
 }

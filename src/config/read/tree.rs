@@ -15,6 +15,7 @@ use super::fault::Fault;
 use super::suggest::nearest;
 use super::units;
 use crate::config::keys::{SECTIONS, Section};
+use crate::config::places::Places;
 use crate::config::report::{Located, Problem, Report, Spot};
 use crate::config::written::Wording;
 
@@ -29,6 +30,8 @@ pub struct Cx<'r> {
     pub base: PathBuf,
     /// The file has syntax errors: what seems to be missing may only be unreadable.
     pub broken: bool,
+    /// Where keys stand, so far.
+    pub places: Places,
 }
 
 impl Cx<'_> {
@@ -345,6 +348,9 @@ impl<'t> Table<'t> {
 
     /// Ends the reading: what was not taken is unknown.
     pub fn close(self, cx: &mut Cx<'_>) {
+        for (key, value) in self.entries {
+            cx.places.add_key(&self.spot, self.section, key.get_ref(), key.span(), value.span());
+        }
         for (key, _) in self.entries.iter().filter(|(key, _)| !self.taken.contains(key.get_ref().as_ref())) {
             let spot = cx.spot(key.span());
             let name: &str = key.get_ref();

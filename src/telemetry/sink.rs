@@ -1,0 +1,101 @@
+//! Where lines go: stderr, a file, syslog, the journal. One thread writes to each (`writer.rs`), and only that may wait
+//! for it: for a disk or a pipe as long as those take, for a socket a moment at most.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::journal::Journal;
+#[cfg(feature = "otel")]
+use super::otlp::Collector;
+use super::syslog::Syslog;
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Sink {
+    Stderr,
+    File {
+        path: PathBuf,
+        file: File,
+    },
+    Syslog(Syslog),
+    Journal(Journal),
+    #[cfg(feature = "otel")]
+    Collector(Collector),
+    #[cfg(test)]
+    Custom(Box<dyn WriteSend>),
+}
+
+#[cfg(test)]
+pub(super) trait WriteSend: Write + Send + std::fmt::Debug {}
+
+impl Sink {
+    /// Appends; made with mode 0640.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        Ok(Self::File { path: path.to_owned(), file: open(path)? })
+    }
+
+    /// Writes some of it, at least one byte; a sink of messages takes one whole message.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            // Under one lock, since both logs may go there and a chunk must not be split by the other's line.
+            Self::Stderr => io::stderr().lock().write_all(bytes).map(|()| bytes.len()),
+            Self::File { file, .. } => file.write(bytes),
+            Self::Syslog(syslog) => {
+                let (line, taken) = up_to(bytes, b"\n");
+                syslog.send(line).map(|()| taken)
+            }
+            Self::Journal(journal) => {
+                let (entry, taken) = up_to(bytes, b"\n\n");
+                journal.send(entry).map(|()| taken)
+            }
+            #[cfg(feature = "otel")]
+            Self::Collector(collector) => collector.send(bytes).map(|()| bytes.len()),
+            #[cfg(test)]
+            Self::Custom(custom) => custom.write(bytes),
+        }
+    }
+
+    /// How many lines there are in what was handed over.
+    pub fn lines(&self, bytes: &[u8]) -> u64 {
+        let end: &[u8] = if matches!(self, Self::Journal(_)) { b"\n\n" } else { b"\n" };
+        memchr::memmem::find_iter(bytes, end).count() as u64
+    }
+
+    /// Whether what was written is a stream, in which a line may be torn.
+    pub fn is_stream(&self) -> bool {
+        match self {
+            Self::Stderr | Self::File { .. } => true,
+            Self::Syslog(_) | Self::Journal(_) => false,
+            #[cfg(feature = "otel")]
+            Self::Collector(_) => false,
+            #[cfg(test)]
+            Self::Custom(_) => true,
+        }
+    }
+
+    /// Opens a file again, or a socket with the next line.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        match self {
+            Self::File { path, file } => *file = open(path)?,
+            Self::Syslog(syslog) => syslog.close(),
+            Self::Journal(journal) => journal.close(),
+            Self::Stderr => {}
+            #[cfg(feature = "otel")]
+            Self::Collector(_) => {}
+            #[cfg(test)]
+            Self::Custom(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// What stands before `end`, and how long it is with that.
+fn up_to<'a>(bytes: &'a [u8], end: &[u8]) -> (&'a [u8], usize) {
+    memchr::memmem::find(bytes, end).map_or((bytes, bytes.len()), |at| (&bytes[..at], at + end.len()))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
