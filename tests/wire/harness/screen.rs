@@ -13,6 +13,9 @@ use rustix::termios::{self, Termios, Winsize};
 
 use super::eventually;
 
+/// Stands behind everything that a program has written.
+const END: &str = "(the end)";
+
 /// A program at a terminal of its own, which controls it.
 pub struct Screen {
     pub child: Child,
@@ -84,6 +87,9 @@ impl Screen {
     /// Waits for the program's end; its exit code. The terminal has to be as it was.
     pub async fn ends(&mut self) -> Option<i32> {
         eventually("the end of the program", || matches!(self.child.try_wait(), Ok(Some(_)))).await;
+        // What is written comes in order: with this, all that the program has written has come.
+        rustix::io::write(&self.slave, END.as_bytes()).expect("written");
+        eventually("all of its output", || self.raw().ends_with(END)).await;
         let after = termios::tcgetattr(&self.slave).expect("its settings");
         let modes = |termios: &Termios| (termios.local_modes, termios.input_modes, termios.output_modes);
         assert_eq!(modes(&after), modes(&self.before), "the terminal is not as it was");
