@@ -37,7 +37,7 @@ pub struct Args {
     /// Terms, all of which have to hold
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
-    /// messages, bytes (both in a second), age, idle or rtt
+    /// messages, bytes, age, idle or rtt
     #[arg(long, value_name = "KEY", default_value = "messages", value_parser = SortBy::parse)]
     sort: SortBy,
     /// How often the gateway is asked
