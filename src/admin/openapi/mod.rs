@@ -42,6 +42,9 @@ fn operation(route: &Route) -> Value {
     let words = words(route.call);
     let answer = match schema(route.call) {
         Some(schema) => json!({ "application/json": { "schema": schema } }),
+        None if route.call == Call::Metrics => {
+            json!({ "application/openmetrics-text": { "schema": { "type": "string" } } })
+        }
         None => json!({ "text/plain": { "schema": { "type": "string" } } }),
     };
     let error = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } });
@@ -120,6 +123,7 @@ fn words(call: Call) -> Words {
         Call::Reload => ("reload", "Read the configuration again, and wait for what comes of it", "It is in use."),
         Call::Log => ("log", "How much the event log says", "Its level."),
         Call::SetLog => ("setLog", "Have the event log say more or less, until the next reload", "Its level."),
+        Call::Metrics => ("metrics", "What is counted, for Prometheus", "All of it."),
         Call::OpenApi => ("description", "This description", "It."),
     };
     Words { id, summary, answer }
