@@ -105,7 +105,6 @@ fn words(call: Call) -> Words {
         Call::DashboardFile => ("dashboardFile", "A part of the dashboard", "A file."),
         Call::Live => ("live", "Whether the process answers", "It does."),
         Call::Ready => ("ready", "Whether it takes new work; 503 while it drains", "It does."),
-        Call::Metrics => ("metrics", "Everything that is counted, as OpenMetrics text", "The metrics."),
         Call::Status => ("status", "What it is, and what it has to do", "How it is."),
         Call::Tunnels => ("listTunnels", "The live tunnels", "Those that are shown, and how many there are."),
         Call::CloseTunnels => ("closeTunnels", "Close tunnels", "How many are about to close."),
