@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
     version,
     long_version = version::LONG.as_str(),
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "A gateway that runs: reload, upgrade, status, ps, kill, drain, log\n\n\
+    after_help = "A gateway that runs: reload, upgrade, status, ps, top, kill, drain, log\n\n\
                   Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
                   Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
@@ -64,6 +64,9 @@ enum Command {
     /// List its live tunnels
     #[command(hide = true)]
     Ps(operate::ps::Args),
+    /// Watch its numbers and tunnels on a screen
+    #[command(hide = true)]
+    Top(operate::top::Args),
     /// Close live tunnels
     #[command(hide = true)]
     Kill(operate::kill::Args),
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => operate::reload::reload(&args),
         Command::Status(args) => operate::status::status(&args),
         Command::Ps(args) => operate::ps::ps(&args),
+        Command::Top(args) => operate::top::top(&args),
         Command::Kill(args) => operate::kill::kill(&args),
         Command::Drain(args) => operate::drain::drain(&args),
         Command::Log(args) => operate::log::log(&args),

@@ -7,7 +7,7 @@ use crate::admin::router::Call;
 /// An answer's, where it is JSON.
 pub fn schema(call: Call) -> Option<Value> {
     Some(match call {
-        Call::Live | Call::Ready | Call::Metrics => return None,
+        Call::Live | Call::Ready | Call::Metrics | Call::Dashboard | Call::DashboardFile => return None,
         Call::Status => status(),
         Call::Tunnels => object(&[("matched", int()), ("silent_workers", int()), ("tunnels", list(tunnel()))]),
         Call::CloseTunnels => object(&[("closed", int()), ("silent_workers", int())]),
@@ -87,6 +87,9 @@ pub fn reload() -> Value {
 
 fn status() -> Value {
     let worker = object(&[("worker", int()), ("connections", int()), ("load", int()), ("tunnels", or_null(int()))]);
+    let totals =
+        ["requests", "handshakes_refused", "tunnels_opened", "messages_in", "messages_out", "bytes_in", "bytes_out"];
+    let totals = object(&totals.map(|name| (name, int())));
     let last = object(&[("at", time()), ("reloaded", flag()), ("problems", int())]);
     object(&[
         ("version", text()),
@@ -98,6 +101,7 @@ fn status() -> Value {
         ("uptime_ms", int()),
         ("connections", object(&[("open", int()), ("max", int())])),
         ("tunnels", int()),
+        ("totals", totals),
         ("workers", list(worker)),
         (
             "configuration",
