@@ -228,7 +228,7 @@ fn certificate() -> Value {
 
 fn refusal() -> Value {
     let required = ["reason", "side", "listener", "method", "path"].map(|name| (name, text()));
-    let words = ["detail", "client", "protocol", "host", "route", "upstream", "server", "origin", "user_agent"];
+    let words = ["rule", "detail", "client", "protocol", "host", "route", "upstream", "server", "origin", "user_agent"];
     let optional = words.map(|name| (name, or_null(text())));
     let others = [("time", time()), ("status", or_null(int())), ("connection", int())];
     object(&[&required[..], &optional, &others].concat())
@@ -249,8 +249,9 @@ fn drain() -> Value {
     ])
 }
 
+/// `error`, `warn`, `info`, `debug`, `trace`; with those of single areas `info,upstream=debug`.
 fn level() -> Value {
-    one_of(&["error", "warn", "info", "debug", "trace"])
+    json!({ "type": "string", "examples": ["debug", "info,upstream=debug"] })
 }
 
 fn text() -> Value {
