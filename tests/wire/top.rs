@@ -75,6 +75,23 @@ async fn adm_16_top_gives_the_terminal_back_when_a_signal_ends_it() {
 }
 
 #[tokio::test]
+async fn adm_16_top_ends_with_its_terminal() {
+    let (stage, _tunnels) = stage_with(1).await;
+    let mut screen = top(&stage, &[]);
+    screen.shows("● running").await;
+    screen.hang_up();
+    let status = screen.is_over().await;
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    // Also one that is told to end while it waits for a terminal that takes nothing.
+    let mut screen = top(&stage, &[]);
+    screen.shows("● running").await;
+    screen.stop();
+    let pid = Pid::from_raw(screen.child.id().cast_signed()).expect("a process");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    screen.is_over().await;
+}
+
+#[tokio::test]
 async fn adm_16_top_says_that_the_gateway_is_away() {
     let (stage, _tunnels) = stage_with(1).await;
     let mut screen = top(&stage, &[]);
