@@ -110,7 +110,7 @@ impl Reloads {
         outcome.await.map_err(|_| NoReload::Stopping)
     }
 
-    /// For whoever reloads: waits until somebody asks. Those who wait for the answer are to be [`Asked::tell`]told.
+    /// For whoever reloads: waits until somebody asks. Those who wait for the answer are to be told by `Asked::tell`.
     pub async fn asked(&self) -> Asked {
         self.shared.asked.notified().await;
         Asked(std::mem::take(&mut self.waiting().list))

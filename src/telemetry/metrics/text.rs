@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::histogram::{Bounds, Histogram};
 use super::names::{Kind, Metric, Unit};
 
-/// What a client is told that [`write`]'s text is.
+/// What a client is told that [`write()`]'s text is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Something that fills a sheet, once for each scrape.
