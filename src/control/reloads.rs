@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::report::{Problem, Report, Severity};
 use crate::config::written::Changes;
@@ -24,6 +24,7 @@ pub struct Reloads {
 #[derive(Debug, Default)]
 struct Shared {
     asked: Notify,
+    is_held: watch::Sender<bool>,
     waiting: Mutex<Waiting>,
 }
 
@@ -84,9 +85,22 @@ pub enum NoReload {
 }
 
 impl Reloads {
-    /// Has the configuration read again.
+    /// Has the configuration read again; once that may be, while reloads are held.
     pub fn ask(&self) {
+        if *self.shared.is_held.borrow() {
+            tracing::warn!("no reload yet: an upgrade is under way, which reads the configuration as well");
+        }
         self.shared.asked.notify_one();
+    }
+
+    /// There is to be none for now: two processes would serve two configurations. Whoever asks meanwhile waits.
+    pub fn hold(&self) {
+        self.shared.is_held.send_replace(true);
+    }
+
+    /// From now on there may be reloads again.
+    pub fn release(&self) {
+        self.shared.is_held.send_replace(false);
     }
 
     /// The same, and waits for what comes of it. Dropped, it goes on all the same.
@@ -110,10 +124,20 @@ impl Reloads {
         outcome.await.map_err(|_| NoReload::Stopping)
     }
 
-    /// For whoever reloads: waits until somebody asks. Those who wait for the answer are to be told by `Asked::tell`.
+    /// For whoever reloads: waits until somebody asks and nobody holds it. Those who wait for the answer are to be told by
+    /// `Asked::tell`.
     pub async fn asked(&self) -> Asked {
-        self.shared.asked.notified().await;
-        Asked(std::mem::take(&mut self.waiting().list))
+        let mut is_held = self.shared.is_held.subscribe();
+        loop {
+            // The sender is beside it, and does not go.
+            let _ = is_held.wait_for(|is_held| !is_held).await;
+            self.shared.asked.notified().await;
+            if !*is_held.borrow() {
+                return Asked(std::mem::take(&mut self.waiting().list));
+            }
+            // Held since: it stays asked for.
+            self.shared.asked.notify_one();
+        }
     }
 
     /// There will be no more reloads.
@@ -171,6 +195,34 @@ mod tests {
         reloads.close();
         assert_eq!(late.await.expect("no panic"), Err(NoReload::Stopping));
         assert_eq!(reloads.ask_and_wait().await.map(drop), Err(NoReload::Stopping));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn nobody_reloads_while_it_is_held_whoever_asks_and_one_reload_serves_all_of_them_afterwards() {
+        let reloads = Reloads::default();
+        let ask = || {
+            let reloads = reloads.clone();
+            tokio::task::spawn_local(async move { reloads.ask_and_wait().await.map(|outcome| outcome.generation) })
+        };
+        let reloader = reloads.clone();
+        let reloader = tokio::task::spawn_local(async move {
+            reloader.asked().await.tell(&outcome(2));
+            let again = tokio::time::timeout(std::time::Duration::from_millis(10), reloader.asked()).await;
+            assert!(again.is_err(), "one reload for all");
+        });
+        tokio::task::yield_now().await;
+        reloads.hold();
+        let waiting = [ask(), ask()];
+        reloads.ask();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(waiting.iter().all(|task| !task.is_finished()), "an upgrade is under way");
+        reloads.release();
+        for task in waiting {
+            assert_eq!(task.await.expect("no panic"), Ok(2));
+        }
+        reloader.await.expect("no panic");
     }
 
     #[tokio::test(flavor = "local")]

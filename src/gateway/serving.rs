@@ -92,8 +92,6 @@ impl Serving<'_> {
     }
 
     async fn until_stop(&mut self) -> Stop {
-        // A reload meanwhile would have the two processes serve two configurations.
-        let mut reload_later = false;
         loop {
             let outcome = async {
                 match &mut self.upgrades {
@@ -111,9 +109,7 @@ impl Serving<'_> {
                         if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::put_back) {
                             tracing::error!(%error, "the pid file may name another process");
                         }
-                        if std::mem::take(&mut reload_later) {
-                            self.reloads.ask();
-                        }
+                        self.reloads.release();
                         continue;
                     }
                 },
@@ -122,13 +118,10 @@ impl Serving<'_> {
                 Request::Drain => return Stop::Drain,
                 Request::End => return Stop::End,
                 Request::Reopen => self.control.access.borrow().reopen(),
-                Request::Reload if self.upgrades.as_ref().is_some_and(Upgrades::is_under_way) => {
-                    tracing::warn!("no reload yet: an upgrade is under way, which reads the configuration as well");
-                    reload_later = true;
-                }
                 Request::Reload => self.reloads.ask(),
                 Request::Upgrade => match &mut self.upgrades {
                     Some(upgrades) => {
+                        self.reloads.hold();
                         upgrades.ask(&self.control.sockets.borrow(), self.control.upgrade_timeout.get());
                     }
                     None => {

@@ -95,13 +95,9 @@ impl Upgrades {
         Self { program, notifier, under_way: None }
     }
 
-    pub fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
-    }
-
     /// Starts one, which may take `timeout` to be ready.
     pub fn ask(&mut self, sockets: &Sockets, timeout: Duration) {
-        if self.is_under_way() {
+        if self.under_way.is_some() {
             return tracing::warn!("no further upgrade: one is under way already");
         }
         tracing::info!(program = %self.program.path.display(), ?timeout, "upgrading");

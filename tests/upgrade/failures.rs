@@ -92,6 +92,23 @@ async fn a_second_request_says_that_one_is_under_way_and_a_reload_waits_for_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_watches_the_files_waits_for_an_upgrade_as_a_signal_does() {
+    let scene = Scene::start(&Scene::config("one", "watch = true", "")).await;
+    let pid = scene.pid();
+    scene.replace_program("exec sleep 60");
+    scene.signal(pid, Signal::USR2);
+    eventually("the beginning", || scene.comm(pid) == "portcullis-upgr").await;
+    scene.write_config(&scene.toml.replace("\"one\"", "\"two\""));
+    eventually("a word about it", || !scene.said("no reload yet: an upgrade is under way").is_empty()).await;
+    assert!(scene.said("reloaded").is_empty());
+    assert_eq!(ask(scene.address()).await.expect("an answer"), "one");
+    let sleeper = scene.processes().into_iter().find(|process| *process != pid).expect("the new process");
+    scene.signal(sleeper, Signal::KILL);
+    eventually("the reload", || !scene.said("reloaded").is_empty()).await;
+    answers(scene.address(), "two").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_an_upgrade_stops_both() {
     let mut scene = Scene::start(&Scene::config("one", "", "")).await;
     let pid = scene.pid();
