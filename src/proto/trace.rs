@@ -1,7 +1,8 @@
 //! `traceparent` and `tracestate` (W3C Trace Context): reading them, and what of them goes on.
 //!
-//! What arrives is believed only in its form, which is checked to the letter: a trace id goes into logs and to servers.
-//! `tracestate` means nothing without a good `traceparent` (3.3), and is dropped alone where it does not follow its grammar.
+//! What arrives is believed only in its form, which is checked to the letter: a trace id goes into logs. Where the gateway
+//! has no part in a trace it does not touch it either; where it has, what is not well formed ends there: `tracestate` means
+//! nothing without a good `traceparent` (3.3), and is dropped alone where it does not follow its grammar.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -25,11 +26,11 @@ const SAMPLED: u8 = 0b01;
 /// Whose trace a request belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trace {
-    /// To none.
+    /// To none, and no server hears of one.
     #[default]
     None,
-    /// To the client's, in which the gateway has no part.
-    Passed(TraceContext),
+    /// To the client's, in which the gateway has no part: its words go on as they are. `None`: they are not well formed.
+    Passed(Option<TraceContext>),
     /// The gateway has a span of its own in it.
     Joined(TraceContext),
 }
@@ -37,7 +38,7 @@ pub enum Trace {
 impl Trace {
     /// The client's trace goes on as it is.
     pub fn pass(headers: &HeaderMap) -> Self {
-        parent(headers).map_or(Self::None, Self::Passed)
+        Self::Passed(parent(headers))
     }
 
     /// A span in the client's trace where that is believed, else in a new one. `random`: a trace id and a span id.
@@ -60,7 +61,8 @@ impl Trace {
     pub fn context(&self) -> Option<&TraceContext> {
         match self {
             Self::None => None,
-            Self::Passed(context) | Self::Joined(context) => Some(context),
+            Self::Passed(context) => context.as_ref(),
+            Self::Joined(context) => Some(context),
         }
     }
 
@@ -70,7 +72,7 @@ impl Trace {
             Self::None => {
                 headers.remove(&TRACEPARENT);
             }
-            Self::Passed(_) => {}
+            Self::Passed(_) => return,
             Self::Joined(context) => {
                 if context.parent.is_none() {
                     headers.remove(&TRACESTATE);
@@ -206,29 +208,50 @@ mod tests {
     }
 
     #[test]
-    fn what_is_passed_goes_on_as_it_is_or_not_at_all() {
+    fn what_is_passed_goes_on_as_it_is_whatever_it_is() {
+        let states = [&[][..], &["a=1"], &["a=1", "A=1"], &["no pair"]];
+        for (parents, is_understood) in
+            [(&[][..], false), (&[GOOD], true), (&[GOOD, GOOD], false), (&["00-ab-cd-01"], false)]
+        {
+            for states in states {
+                let before = fields(parents, states);
+                let (trace, mut headers) = (Trace::pass(&before), before.clone());
+                trace.settle(&mut headers);
+                assert_eq!((shown(&headers), trace.context().is_some()), (shown(&before), is_understood));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_joined_is_well_formed_and_its_state_goes_on_as_it_is_or_not_at_all() {
+        const NEW: &str = "00-07070707070707070707070707070707-0707070707070707-01";
+        const IN_IT: &str = "00-0af7651916cd43dd8448eb211c80319c-0707070707070707-01";
+        let join = |headers: &mut HeaderMap| Trace::join(headers, true, [7; 24]).settle(headers);
         let state = "a=1, b@c=x/y";
-        for (parents, states, passed) in [
-            (&[GOOD][..], &[state][..], (vec![GOOD], vec![state])),
-            (&[GOOD], &[], (vec![GOOD], vec![])),
-            (&[GOOD], &["a=1", "b=2"], (vec![GOOD], vec!["a=1", "b=2"])),
-            (&[GOOD], &["a=1,a=2"], (vec![GOOD], vec![])),
-            (&[GOOD], &["A=1"], (vec![GOOD], vec![])),
-            (&[GOOD], &["no pair"], (vec![GOOD], vec![])),
-            (&[GOOD, GOOD], &[state], (vec![], vec![])),
-            (&["junk"], &[state], (vec![], vec![])),
-            (&[], &[state], (vec![], vec![])),
+        for (parents, states, joined) in [
+            (&[GOOD][..], &[state][..], (vec![IN_IT], vec![state])),
+            (&[GOOD], &[], (vec![IN_IT], vec![])),
+            (&[GOOD], &["a=1", "b=2"], (vec![IN_IT], vec!["a=1", "b=2"])),
+            (&[GOOD], &["a=1,a=2"], (vec![IN_IT], vec![])),
+            (&[GOOD], &["A=1"], (vec![IN_IT], vec![])),
+            (&[GOOD], &["no pair"], (vec![IN_IT], vec![])),
+            (&[GOOD, GOOD], &[state], (vec![NEW], vec![])),
+            (&["junk"], &[state], (vec![NEW], vec![])),
+            (&[], &[state], (vec![NEW], vec![])),
         ] {
             let mut headers = fields(parents, states);
-            Trace::pass(&headers).settle(&mut headers);
-            assert_eq!(shown(&headers), passed, "{parents:?} {states:?}");
+            join(&mut headers);
+            assert_eq!(shown(&headers), joined, "{parents:?} {states:?}");
         }
         let many: Vec<_> = (0..33).map(|number| format!("k{number}=v")).collect();
         for (count, is_kept) in [(32, true), (33, false)] {
             let mut headers = fields(&[GOOD], &[&many[..count].join(",")]);
-            Trace::pass(&headers).settle(&mut headers);
+            join(&mut headers);
             assert_eq!(headers.contains_key(&TRACESTATE), is_kept, "{count}");
         }
+        let mut headers = fields(&[GOOD], &["a=1"]);
+        Trace::None.settle(&mut headers);
+        assert_eq!(shown(&headers), (vec![], vec![]));
     }
 
     #[test]
@@ -249,19 +272,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_on_is_always_good(parent in "[0-9a-f-]{50,60}|\\PC{0,60}", state in "[a-z0-9=,@ ]{0,60}|\\PC{0,60}") {
+        fn what_is_joined_is_always_good(parent in "[0-9a-f-]{50,60}|\\PC{0,60}", state in "[a-z0-9=,@ ]{0,60}|\\PC{0,60}") {
             let (Ok(parent), Ok(state)) = (HeaderValue::from_bytes(parent.as_bytes()), HeaderValue::from_bytes(state.as_bytes()))
             else { return Ok(()) };
-            for trace in [Trace::pass, |headers: &HeaderMap| Trace::join(headers, true, [7; 24])] {
-                let mut headers = HeaderMap::new();
-                headers.insert(TRACEPARENT.clone(), parent.clone());
-                headers.insert(TRACESTATE.clone(), state.clone());
-                trace(&headers).settle(&mut headers);
-                if let Some(parent) = headers.get(&TRACEPARENT) {
-                    prop_assert!(parse(parent.as_bytes()).is_some());
-                }
-                prop_assert!(!headers.contains_key(&TRACESTATE) || headers.contains_key(&TRACEPARENT) && is_state(&headers));
-            }
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT.clone(), parent);
+            headers.insert(TRACESTATE.clone(), state);
+            Trace::join(&headers, true, [7; 24]).settle(&mut headers);
+            prop_assert!(headers.get(&TRACEPARENT).is_some_and(|parent| parse(parent.as_bytes()).is_some()));
+            prop_assert!(!headers.contains_key(&TRACESTATE) || is_state(&headers));
         }
     }
 }

@@ -306,20 +306,17 @@ async fn heard(stage: &Stage, way: Way, fields: &[(&str, &str)]) -> Vec<(Vec<Str
 }
 
 #[tokio::test]
-async fn log_06_a_trace_is_passed_on_all_ways_and_a_bad_one_is_dropped() {
+async fn log_06_a_trace_is_passed_on_all_ways_as_it_came_and_a_bad_one_is_not_logged() {
     let stage = Stage::standard().await;
     for way in Way::ALL {
         let both = heard(&stage, way, &[("traceparent", PARENT), ("tracestate", "a=1")]).await;
         assert!(both.iter().all(|heard| *heard == (vec![PARENT.to_owned()], vec!["a=1".to_owned()])), "{both:?}");
-        let upper = PARENT.to_uppercase();
-        for bad in
-            ["00-0", &upper, &PARENT.replace("0af", "000").replace("7651916cd43dd8448eb211c80319c", &"0".repeat(29))]
-        {
-            let none = heard(&stage, way, &[("traceparent", bad), ("tracestate", "a=1")]).await;
-            assert!(none.iter().all(|heard| *heard == (vec![], vec![])), "{bad}: {none:?}");
+        for bad in bad_parents() {
+            let same = heard(&stage, way, &[("traceparent", &bad), ("tracestate", "a=1")]).await;
+            assert!(same.iter().all(|heard| *heard == (vec![bad.clone()], vec!["a=1".to_owned()])), "{bad}: {same:?}");
         }
         let twice = heard(&stage, way, &[("traceparent", PARENT), ("traceparent", PARENT)]).await;
-        assert!(twice.iter().all(|(parents, _)| parents.is_empty()), "{twice:?}");
+        assert!(twice.iter().all(|(parents, _)| *parents == [PARENT, PARENT]), "{twice:?}");
     }
     let opened = |line: &&Value| line["trace_id"] == TRACE;
     eventually("the closing lines", || stage.gateway.access_log().iter().filter(opened).count() == 6).await;
@@ -327,6 +324,34 @@ async fn log_06_a_trace_is_passed_on_all_ways_and_a_bad_one_is_dropped() {
     let evil = Handshake::to("/ws").origin("https://evil.test").add("traceparent", PARENT);
     Way::H2.refused(&stage, &evil, 403, "origin-not-allowed").await;
     eventually("a refusal's line", || stage.gateway.access_log().iter().filter(opened).count() == 7).await;
+    let other =
+        stage.gateway.access_log().into_iter().find(|line| !line["trace_id"].is_null() && line["trace_id"] != TRACE);
+    assert_eq!(other, None);
+}
+
+/// What is no `traceparent`: too short, in upper case, with a trace of zeros.
+fn bad_parents() -> [String; 3] {
+    let zeros = PARENT.replace("0af", "000").replace("7651916cd43dd8448eb211c80319c", &"0".repeat(29));
+    ["00-0".to_owned(), PARENT.to_uppercase(), zeros]
+}
+
+#[tokio::test]
+async fn log_06_a_bad_trace_is_not_joined_even_where_its_sender_is_trusted() {
+    let stage = Setup::new().server("trusted_proxies = [\"127.0.0.1\"]\ntrace = \"start\"").start();
+    for way in Way::ALL {
+        let twice = [("traceparent", PARENT), ("traceparent", PARENT), ("tracestate", "a=1")];
+        let mut all = heard(&stage, way, &twice).await;
+        for bad in bad_parents() {
+            all.extend(heard(&stage, way, &[("traceparent", &bad), ("tracestate", "a=1")]).await);
+        }
+        assert_eq!(all.len(), 8);
+        for (parents, states) in all {
+            let [parent] = parents.as_slice() else { panic!("{parents:?}") };
+            let trace = parent.split('-').nth(1).expect("a trace");
+            assert!(trace != TRACE && trace != "0".repeat(32) && trace.len() == 32, "{parent}");
+            assert_eq!(states, Vec::<String>::new());
+        }
+    }
 }
 
 #[tokio::test]
