@@ -6,6 +6,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+/// What Cargo may be asked for, and whether this build was.
+pub const FEATURES: [(&str, bool); 2] = [("demo", cfg!(feature = "demo")), ("otel", cfg!(feature = "otel"))];
+
 /// The name of a listener, route or upstream, as it stands in configuration, logs and metrics.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);

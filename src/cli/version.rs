@@ -3,8 +3,11 @@
 use std::env::consts::{ARCH, OS};
 use std::sync::LazyLock;
 
+use crate::types::FEATURES;
+
 /// Without the program's name, which stands before it.
 pub(super) static LONG: LazyLock<String> = LazyLock::new(|| {
+    // `-` is left out.
     let features: Vec<_> =
         FEATURES.iter().map(|(name, is_there)| format!("{}{name}", if *is_there { '+' } else { '-' })).collect();
     format!(
@@ -17,9 +20,6 @@ pub(super) static LONG: LazyLock<String> = LazyLock::new(|| {
         COMMIT.unwrap_or("unknown"),
     )
 });
-
-/// What Cargo was asked for; `-` is left out.
-const FEATURES: [(&str, bool); 2] = [("demo", cfg!(feature = "demo")), ("otel", cfg!(feature = "otel"))];
 
 /// Said by whoever builds a release.
 const COMMIT: Option<&str> = option_env!("PORTCULLIS_COMMIT");

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::config;
 use crate::exchange::live::TunnelRow;
-use crate::types::{HttpVersion, Name};
+use crate::types::Name;
 
 /// Bytes of a filter.
 pub const LONGEST: usize = 4096;
@@ -54,7 +54,7 @@ enum Term {
 
 /// What is compared letter by letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+pub enum Word {
     Route,
     Upstream,
     Server,
@@ -66,7 +66,7 @@ enum Word {
 
 /// What is compared by its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Number {
+pub enum Number {
     Id,
     Connection,
     Worker,
@@ -274,7 +274,8 @@ impl Word {
         }
     }
 
-    fn of(self, row: &TunnelRow) -> &str {
+    /// Of a tunnel; empty where it has none.
+    pub(super) fn of(self, row: &TunnelRow) -> &str {
         let way = &row.way;
         let optional = match self {
             Self::Route => &way.route,
@@ -282,18 +283,10 @@ impl Word {
             Self::Server => &way.server,
             Self::Subprotocol => &way.subprotocol,
             Self::Listener => return way.listener.as_str(),
-            Self::Protocol => return protocol(way.version),
+            Self::Protocol => return way.version.as_str(),
             Self::State => return row.progress.state.as_str(),
         };
         optional.as_ref().map(Name::as_str).unwrap_or_default()
-    }
-}
-
-/// As the log writes it.
-pub fn protocol(version: HttpVersion) -> &'static str {
-    match version {
-        HttpVersion::Http1 => "h1",
-        HttpVersion::Http2 => "h2",
     }
 }
 
@@ -309,7 +302,8 @@ impl Number {
         }
     }
 
-    fn of(self, row: &TunnelRow) -> Option<u64> {
+    /// Of a tunnel: times in nanoseconds, sizes in bytes. `None`: it has none.
+    pub(super) fn of(self, row: &TunnelRow) -> Option<u64> {
         let progress = &row.progress;
         Some(match self {
             Self::Id => row.tunnel.number,

@@ -6,7 +6,7 @@ use super::*;
 use crate::exchange::Way;
 use crate::exchange::live::{Progress, TunnelRef, TunnelState};
 use crate::tunnel::FrameRecord;
-use crate::types::Peer;
+use crate::types::{HttpVersion, Peer};
 
 fn row() -> TunnelRow {
     let frames = FrameRecord {

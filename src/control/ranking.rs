@@ -5,30 +5,24 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::time::Duration;
+use std::net::IpAddr;
 
-use super::filter::protocol;
+use super::filter::{Number, Word};
 use crate::exchange::live::TunnelRow;
 use crate::types::Name;
 
 /// What a list may be sorted by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
-    #[default]
-    Id,
-    Age,
-    Idle,
-    Messages,
-    Bytes,
-    RoundTrip,
-    Route,
-    Upstream,
-    Server,
-    Listener,
+    Number(Number),
+    Word(Word),
     Client,
-    Subprotocol,
-    Protocol,
-    State,
+}
+
+impl Default for SortBy {
+    fn default() -> Self {
+        Self::Number(Number::Id)
+    }
 }
 
 /// A key, and whether the most or the least comes first.
@@ -39,20 +33,20 @@ pub struct Sort {
 }
 
 const KEYS: [(&str, SortBy); 14] = [
-    ("id", SortBy::Id),
-    ("age", SortBy::Age),
-    ("idle", SortBy::Idle),
-    ("messages", SortBy::Messages),
-    ("bytes", SortBy::Bytes),
-    ("rtt", SortBy::RoundTrip),
-    ("route", SortBy::Route),
-    ("upstream", SortBy::Upstream),
-    ("server", SortBy::Server),
-    ("listener", SortBy::Listener),
+    ("id", SortBy::Number(Number::Id)),
+    ("age", SortBy::Number(Number::Age)),
+    ("idle", SortBy::Number(Number::Idle)),
+    ("messages", SortBy::Number(Number::Messages)),
+    ("bytes", SortBy::Number(Number::Bytes)),
+    ("rtt", SortBy::Number(Number::RoundTrip)),
+    ("route", SortBy::Word(Word::Route)),
+    ("upstream", SortBy::Word(Word::Upstream)),
+    ("server", SortBy::Word(Word::Server)),
+    ("listener", SortBy::Word(Word::Listener)),
     ("client", SortBy::Client),
-    ("subprotocol", SortBy::Subprotocol),
-    ("protocol", SortBy::Protocol),
-    ("state", SortBy::State),
+    ("subprotocol", SortBy::Word(Word::Subprotocol)),
+    ("protocol", SortBy::Word(Word::Protocol)),
+    ("state", SortBy::Word(Word::State)),
 ];
 
 impl Sort {
@@ -78,35 +72,18 @@ impl Sort {
 
 impl SortBy {
     fn is_measure(self) -> bool {
-        matches!(self, Self::Age | Self::Idle | Self::Messages | Self::Bytes | Self::RoundTrip)
+        matches!(self, Self::Number(number) if number != Number::Id)
     }
 
     fn rank(self, row: &TunnelRow) -> Rank {
-        let word = |name: &Option<Name>| name.clone().map_or_else(|| Rank::Word("".into()), Rank::Word);
-        let (way, progress) = (&row.way, &row.progress);
-        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         match self {
-            Self::Id => Rank::Number(row.tunnel.number),
-            Self::Age => Rank::Number(nanos(row.age)),
-            Self::Idle => Rank::Number(nanos(progress.idle)),
-            Self::Messages => {
-                let messages = progress.frames.map(|frames| frames.messages_up.saturating_add(frames.messages_down));
-                Rank::Number(messages.unwrap_or_default())
-            }
-            Self::Bytes => Rank::Number(progress.bytes_up.saturating_add(progress.bytes_down)),
-            Self::RoundTrip => Rank::Number(progress.frames.and_then(|frames| frames.round_trip).map_or(0, nanos)),
-            Self::Route => word(&way.route),
-            Self::Upstream => word(&way.upstream),
-            Self::Server => word(&way.server),
-            Self::Listener => Rank::Word(way.listener.clone()),
-            Self::Subprotocol => word(&way.subprotocol),
+            Self::Number(number) => Rank::Number(number.of(row).unwrap_or_default()),
+            Self::Word(word) => Rank::Word(word.of(row).into()),
             Self::Client => match row.client.map(|client| client.to_canonical()) {
                 None => Rank::Address(0, 0),
-                Some(std::net::IpAddr::V4(address)) => Rank::Address(4, u128::from(u32::from(address))),
-                Some(std::net::IpAddr::V6(address)) => Rank::Address(6, u128::from(address)),
+                Some(IpAddr::V4(address)) => Rank::Address(4, u128::from(u32::from(address))),
+                Some(IpAddr::V6(address)) => Rank::Address(6, u128::from(address)),
             },
-            Self::Protocol => Rank::Word(protocol(way.version).into()),
-            Self::State => Rank::Word(progress.state.as_str().into()),
         }
     }
 }
@@ -189,6 +166,7 @@ impl Top {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -211,7 +189,7 @@ mod tests {
                 subprotocol: None,
             }),
             peer: Peer::Unix,
-            client: Some(std::net::IpAddr::from([10, 0, 0, (bytes % 256) as u8])),
+            client: Some(IpAddr::from([10, 0, 0, (bytes % 256) as u8])),
             age: Duration::from_secs(bytes),
             progress: Progress {
                 state: TunnelState::Open,

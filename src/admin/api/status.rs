@@ -9,6 +9,7 @@ use crate::admin::answer::{ApiError, Reply};
 use crate::clock;
 use crate::control;
 use crate::lifecycle::Phase;
+use crate::types::FEATURES;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -115,7 +116,7 @@ pub async fn status(plane: &Plane) -> Result<Reply, ApiError> {
     });
     Reply::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
-        features: if cfg!(feature = "demo") { vec!["demo"] } else { Vec::new() },
+        features: FEATURES.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name).collect(),
         pid: std::process::id(),
         phase,
         drain_left_ms,

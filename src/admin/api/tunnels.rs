@@ -10,7 +10,7 @@ use super::{micros, millis};
 use crate::admin::Plane;
 use crate::admin::answer::{ApiError, Reply};
 use crate::admin::ask::Ask;
-use crate::control::filter::{BadFilter, Filter, protocol};
+use crate::control::filter::{BadFilter, Filter};
 use crate::control::ranking::{Sort, Top};
 use crate::exchange::live::{BadClose, CloseOrder, Matches, TunnelRow};
 use crate::telemetry::end::EndReason;
@@ -67,7 +67,7 @@ impl From<TunnelRow> for Row {
             id: row.tunnel.number,
             state: progress.state.as_str(),
             listener: way.listener.to_string(),
-            protocol: protocol(way.version),
+            protocol: way.version.as_str(),
             tls: way.tls,
             route: name(&way.route),
             upstream: name(&way.upstream),
