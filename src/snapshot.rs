@@ -123,7 +123,7 @@ impl ListenerPlan {
             proxy_protocol: listener.proxy_protocol.clone(),
             timeouts: listener.timeouts.clone(),
             limits: listener.limits.clone(),
-            book: books.listeners.find(&listener.name),
+            book: books.listener(&listener.name),
         }))
     }
 }
@@ -168,8 +168,8 @@ impl Snapshot {
             table,
             routes: config.routes.clone(),
             tunnels: config.routes.iter().map(|route| tunnels(&ledger, route)).collect(),
-            route_books: config.routes.iter().map(|route| books.routes.find(&route.name)).collect(),
-            unrouted: books.routes.find(&Name::from("")),
+            route_books: config.routes.iter().map(|route| books.route(&route.name)).collect(),
+            unrouted: books.route(&Name::from("")),
             upstreams,
             upstream_files,
             rules: Rulebook::of(config),

@@ -15,8 +15,9 @@ use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::registry::Registry;
 use crate::types::Name;
 
 /// Locks of the table: handshakes of that many addresses at a time do not meet.
@@ -42,15 +43,15 @@ struct Counts {
 }
 
 impl Counts {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), hasher: RandomState::new(), shards: Default::default() })
+    fn new() -> Self {
+        Self { open: AtomicUsize::new(0), hasher: RandomState::new(), shards: Default::default() }
     }
 }
 
 /// The counts of all routes, for as long as a configuration or a tunnel has to do with them.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    counts: Mutex<HashMap<Name, Weak<Counts>>>,
+    counts: Registry<Name, Counts>,
 }
 
 impl Ledger {
@@ -60,17 +61,7 @@ impl Ledger {
         if max.is_none() && max_per_address.is_none() {
             return None;
         }
-        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = all.get(route).and_then(Weak::upgrade).unwrap_or_else(|| {
-            if all.len() == all.capacity() {
-                // Those of routes and tunnels that are gone.
-                all.retain(|_, counts| counts.strong_count() > 0);
-            }
-            let counts = Counts::new();
-            all.insert(route.clone(), Arc::downgrade(&counts));
-            counts
-        });
-        Some(Tunnels::of(counts, max, max_per_address))
+        Some(Tunnels::of(self.counts.find(route, Counts::new), max, max_per_address))
     }
 }
 
@@ -109,7 +100,7 @@ impl Tunnels {
     /// On their own, in no ledger. `None` is no limit. Where neither is set there is nothing to count.
     pub fn new(max: Option<u32>, max_per_address: Option<u32>) -> Option<Self> {
         let is_limited = max.is_some() || max_per_address.is_some();
-        is_limited.then(|| Self::of(Counts::new(), max, max_per_address))
+        is_limited.then(|| Self::of(Arc::new(Counts::new()), max, max_per_address))
     }
 
     fn of(counts: Arc<Counts>, max: Option<u32>, max_per_address: Option<u32>) -> Self {
@@ -243,7 +234,7 @@ mod tests {
             let tunnels = ledger.tunnels(&Name::new(route.to_string()), Some(1), None).expect("a limit");
             assert_eq!(tunnels.open(), 0);
         }
-        assert!(ledger.counts.lock().expect("no panic").len() < 100, "names that nobody uses are forgotten");
+        assert!(ledger.counts.room() < 100, "names that nobody uses are forgotten");
     }
 
     #[test]

@@ -6,14 +6,14 @@
 //! ports belong to the machine. The kernel's own choice of a source counts as one. Who holds a connection holds its
 //! [`LinkGuard`]. Ports that only wait to be free again (TIME_WAIT) are the kernel's to know.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
+use crate::registry::Registry;
 
 /// Where the kernel says which ports it gives to outgoing connections, of both families.
 const RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -29,7 +29,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Every pair that is in use or could be, by what tells it from others. Locked when a server's addresses become known
 /// and when somebody asks for a list, never for a connection.
-static PAIRS: LazyLock<Mutex<HashMap<Pair, Weak<PortUse>>>> = LazyLock::new(Mutex::default);
+static PAIRS: LazyLock<Registry<Pair, PortUse>> = LazyLock::new(Registry::default);
 
 /// How many ports there are for each pair.
 static PORTS: LazyLock<u32> =
@@ -66,17 +66,7 @@ pub struct PortUse {
 impl PortUse {
     /// The one count of this pair.
     pub fn of(pair: Pair) -> Arc<Self> {
-        let mut pairs = PAIRS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = pairs.get(&pair).and_then(Weak::upgrade) {
-            return known;
-        }
-        if pairs.len() == pairs.capacity() {
-            // Those that nobody connects to any more.
-            pairs.retain(|_, known| known.strong_count() > 0);
-        }
-        let made = Arc::new(Self { pair, live: AtomicU32::new(0), warned_at: AtomicU32::new(0) });
-        pairs.insert(pair, Arc::downgrade(&made));
-        made
+        PAIRS.find(&pair, || Self { pair, live: AtomicU32::new(0), warned_at: AtomicU32::new(0) })
     }
 
     /// Connections that are open or being opened.
@@ -158,9 +148,7 @@ impl Drop for LinkGuard {
 
 /// How many ports each pair has, and the live connections of every pair that has been connected to.
 pub fn in_use() -> (u32, Vec<(Pair, u32)>) {
-    let pairs = PAIRS.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut all: Vec<_> = pairs.values().filter_map(Weak::upgrade).map(|known| (known.pair, known.live())).collect();
-    drop(pairs);
+    let mut all: Vec<_> = PAIRS.held().iter().map(|known| (known.pair, known.live())).collect();
     all.sort();
     (*PORTS, all)
 }

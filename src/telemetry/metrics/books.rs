@@ -1,14 +1,13 @@
 //! The cells of each route and of each listener, found again by name after a reload, so that counts never go back.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::cells::Ledger;
 use super::kinds::{Closed, Refused};
 use super::listener::ListenerCells;
 use super::route::{RouteCells, TunnelCells};
+use crate::registry::Registry;
 use crate::types::Name;
 
 /// What is counted of one route.
@@ -82,45 +81,23 @@ impl From<Name> for ListenerBook {
     }
 }
 
-/// Books by their names, for as long as anybody has to do with them.
-pub struct Shelf<B> {
-    books: Mutex<HashMap<Name, Weak<B>>>,
-}
-
-impl<B> Default for Shelf<B> {
-    fn default() -> Self {
-        Self { books: Mutex::default() }
-    }
-}
-
-impl<B: From<Name>> Shelf<B> {
-    /// The one book of this name.
-    pub fn find(&self, name: &Name) -> Arc<B> {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = books.get(name).and_then(Weak::upgrade) {
-            return known;
-        }
-        if books.len() == books.capacity() {
-            // Those of configurations that are gone.
-            books.retain(|_, book| book.strong_count() > 0);
-        }
-        let made = Arc::new(B::from(name.clone()));
-        books.insert(name.clone(), Arc::downgrade(&made));
-        made
-    }
-}
-
-impl<B> fmt::Debug for Shelf<B> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Shelf").finish_non_exhaustive()
-    }
-}
-
-/// The books that a process has: of its routes and of its listeners.
+/// The books that a process has: of its routes and of its listeners, each for as long as anybody has to do with it.
 #[derive(Debug, Default)]
 pub struct Books {
-    pub routes: Shelf<RouteBook>,
-    pub listeners: Shelf<ListenerBook>,
+    routes: Registry<Name, RouteBook>,
+    listeners: Registry<Name, ListenerBook>,
+}
+
+impl Books {
+    /// The one book of this route.
+    pub fn route(&self, name: &Name) -> Arc<RouteBook> {
+        self.routes.find(name, || RouteBook::from(name.clone()))
+    }
+
+    /// The one book of this listener.
+    pub fn listener(&self, name: &Name) -> Arc<ListenerBook> {
+        self.listeners.find(name, || ListenerBook::from(name.clone()))
+    }
 }
 
 #[cfg(test)]
@@ -130,13 +107,13 @@ mod tests {
 
     #[test]
     fn a_name_leads_to_the_same_book_for_as_long_as_somebody_holds_it() {
-        let shelf = Shelf::<RouteBook>::default();
-        let book = shelf.find(&"chat".into());
+        let books = Books::default();
+        let book = books.route(&"chat".into());
         book.tunnels.join().opened.add(7);
-        assert_eq!(shelf.find(&"chat".into()).tunnels.sum().opened.get(), 7);
-        assert_eq!(shelf.find(&"other".into()).tunnels.sum().opened.get(), 0);
+        assert_eq!(books.route(&"chat".into()).tunnels.sum().opened.get(), 7);
+        assert_eq!(books.route(&"other".into()).tunnels.sum().opened.get(), 0);
         drop(book);
-        assert_eq!(shelf.find(&"chat".into()).tunnels.sum().opened.get(), 0);
+        assert_eq!(books.route(&"chat".into()).tunnels.sum().opened.get(), 0);
         let _never_counted = Own::<RouteCells>::unread();
     }
 
