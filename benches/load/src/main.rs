@@ -17,6 +17,7 @@ mod measure;
 mod operations;
 mod pacer;
 mod program;
+mod random;
 mod relay;
 mod spread;
 mod tls_limit;

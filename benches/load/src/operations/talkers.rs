@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::dial::{Dial, Stream};
+use crate::random::Random;
 use crate::ws::{self, Frames, Seen};
 
 const OPENING: usize = 32;
@@ -53,7 +54,7 @@ pub struct Talkers {
     opening: Semaphore,
     talking: Cell<bool>,
     change: Notify,
-    random: Cell<u64>,
+    random: Random,
     leaving: Cell<bool>,
     pub totals: Totals,
 }
@@ -90,7 +91,7 @@ impl Talkers {
             opening: Semaphore::new(OPENING),
             talking: Cell::new(false),
             change: Notify::new(),
-            random: Cell::new(7),
+            random: Random::new(7),
             leaving: Cell::new(false),
             totals: Totals::default(),
         });
@@ -133,7 +134,7 @@ impl Talkers {
             if self.leaving.get() {
                 return;
             }
-            tokio::time::sleep(self.jitter.mul_f64(self.chance())).await;
+            tokio::time::sleep(self.jitter.mul_f64(self.random.chance())).await;
         }
     }
 
@@ -156,7 +157,7 @@ impl Talkers {
 
     async fn converse(&self, stream: &mut Stream, talk: &mut Talk) -> io::Result<End> {
         let mut buffer = [0; 4096];
-        let mut next = Instant::now() + self.pause.mul_f64(self.chance());
+        let mut next = Instant::now() + self.pause.mul_f64(self.random.chance());
         loop {
             if self.leaving.get() {
                 stream.write_all(&ws::masked(ws::CLOSE, &1000u16.to_be_bytes())).await?;
@@ -178,7 +179,7 @@ impl Talkers {
                     }
                 }
                 () = tokio::time::sleep_until(next), if self.talking.get() => {
-                    next += self.pause.mul_f64(0.5 + self.chance());
+                    next += self.pause.mul_f64(0.5 + self.random.chance());
                     if self.talking.get() {
                         let message = self.message();
                         talk.say(&message, &self.totals);
@@ -192,10 +193,10 @@ impl Talkers {
     }
 
     fn message(&self) -> Vec<u8> {
-        let size = SIZES.0 + self.random() % (SIZES.1 - SIZES.0 + 1);
+        let size = SIZES.0 + self.random.next() % (SIZES.1 - SIZES.0 + 1);
         let mut message = Vec::with_capacity(size as usize + 8);
         while message.len() < size as usize {
-            message.extend(self.random().to_le_bytes());
+            message.extend(self.random.next().to_le_bytes());
         }
         message.truncate(size as usize);
         message
@@ -206,20 +207,6 @@ impl Talkers {
         if talk.sent.finish().as_ref() != talk.back.finish().as_ref() {
             more(&self.totals.unequal, 1);
         }
-    }
-
-    /// 0 to 1.
-    fn chance(&self) -> f64 {
-        (self.random() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// SplitMix64 (Steele, Lea and Flood 2014).
-    fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 

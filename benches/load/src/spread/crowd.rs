@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 
 use crate::dial::{Dial, Stream};
+use crate::random::Random;
 use crate::ws::{self, Frames, Seen};
 
 /// First tunnels that are being opened at the same time.
@@ -30,7 +31,7 @@ pub struct Crowd {
     failed: Cell<usize>,
     last_opened: Cell<Instant>,
     problem: RefCell<String>,
-    random: Cell<u64>,
+    random: Random,
     clients: RefCell<Vec<Rc<Client>>>,
 }
 
@@ -52,7 +53,7 @@ impl Crowd {
             last_opened: Cell::new(Instant::now()),
             problem: RefCell::default(),
             // The same crowd each time.
-            random: Cell::new(1),
+            random: Random::new(1),
             clients: RefCell::default(),
         }
     }
@@ -72,7 +73,7 @@ impl Crowd {
         let (mut left, mut wanted) = (clients.len(), count);
         for client in &*clients {
             // Each is taken with the same chance, and exactly so many are.
-            if self.random() % (left as u64) < wanted as u64 {
+            if self.random.next() % (left as u64) < wanted as u64 {
                 client.order.notify_one();
                 wanted -= 1;
             }
@@ -136,7 +137,7 @@ impl Crowd {
             if client.leaves.get() {
                 return;
             }
-            tokio::time::sleep(self.jitter.mul_f64(self.chance())).await;
+            tokio::time::sleep(self.jitter.mul_f64(self.random.chance())).await;
             stream = self.reach().await;
         }
     }
@@ -152,23 +153,9 @@ impl Crowd {
             };
             self.failed.set(self.failed.get() + 1);
             self.problem.replace(problem);
-            tokio::time::sleep(pause.mul_f64(0.75 + self.chance() / 2.0)).await;
+            tokio::time::sleep(pause.mul_f64(0.75 + self.random.chance() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-    }
-
-    /// 0 to 1.
-    fn chance(&self) -> f64 {
-        (self.random() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// SplitMix64 (Steele, Lea and Flood 2014).
-    fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 
