@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock::{self, Instant};
 use crate::config::model::ListenerTimeouts;
@@ -28,7 +27,7 @@ use crate::listener::{Arrival, LoadGuard};
 use crate::telemetry::end::EndReason;
 use crate::telemetry::metrics::Closed;
 use crate::tls::ClientStream;
-use crate::transport::Transport;
+use crate::transport::{self, Transport};
 use crate::types::{Ends, HttpVersion, Local};
 use greeting::{Greeted, greet};
 use waiting::{wait_again, wait_first};
@@ -365,18 +364,6 @@ impl<'a> Deadlines<'a> {
 
 /// close_notify and FIN, then what the client still sends is read and thrown away for a while.
 async fn close(mut stream: ClientStream, tools: Rc<Tools>) {
-    let lingering = tokio::time::timeout(LINGER, async move {
-        if stream.shutdown().await.is_err() {
-            return;
-        }
-        let mut left = LINGER_BYTES;
-        let mut sink = [0_u8; 2048];
-        while let Ok(count) = stream.read(&mut sink).await {
-            match left.checked_sub(count) {
-                Some(rest) if count > 0 => left = rest,
-                _ => return,
-            }
-        }
-    });
+    let lingering = tokio::time::timeout(LINGER, transport::linger(&mut stream, LINGER_BYTES));
     until_ended(lingering, tools).await;
 }

@@ -132,7 +132,9 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         .map(|(listener, bound)| bound.announcement(listener.tls.is_some()))
         .collect();
     let tunnels = Tunnels::new(workers.iter().map(|worker| worker.commands.clone()).collect());
+    let in_use = InUse::new(snapshot.clone());
     let gauged = Gauged {
+        in_use: in_use.clone(),
         workers: workers.iter().map(Worker::view).collect(),
         connections: connections.clone(),
         lifecycle: lifecycle.clone(),
@@ -143,8 +145,8 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         drains: Drains::new(&snapshot),
         tunnels,
         reloads: Reloads::default(),
-        in_use: InUse::new(snapshot.clone()),
-        metrics: Metrics::new(gauged, snapshot.clone()),
+        in_use,
+        metrics: Metrics::new(gauged),
         loads: workers.iter().map(|worker| worker.port.load.clone()).collect(),
         connections: connections.clone(),
         lifecycle: lifecycle.clone(),

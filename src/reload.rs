@@ -41,6 +41,7 @@ use crate::worker::{Message, NextConfiguration};
 const READING: Duration = Duration::from_secs(60);
 /// How often it is said that somebody has not got round to a new configuration.
 const REMINDER: Duration = Duration::from_secs(10);
+
 /// What the control plane goes by, and a reload changes.
 pub struct Control {
     pub drain_timeout: Cell<Duration>,
@@ -55,15 +56,6 @@ pub struct Control {
     pub admin: RefCell<Option<Admin>>,
     /// Over the files of the configuration, where it is switched on.
     pub watch: RefCell<Option<Watch>>,
-}
-
-impl Control {
-    /// What `[server]` says now.
-    pub fn follow(&self, server: &Server) {
-        self.drain_timeout.set(server.drain_timeout);
-        self.upgrade_timeout.set(server.upgrade_timeout);
-        self.upgrade_drain_timeout.set(server.upgrade_drain_timeout);
-    }
 }
 
 /// Listeners on their way to the accept loop.
@@ -154,7 +146,6 @@ impl Reloader {
             tracing::info!(generation, %listeners, %routes, %upstreams, server, log, admin, "reloaded");
             notifier.ready(&format!("serving; configuration {generation}"));
         } else {
-            self.running.plane.metrics.note_refused();
             notifier.ready(&format!("serving; the last reload was refused, configuration {generation} stays"));
             tracing::error!(generation, refused, "no reload: the configuration in use stays");
         }
@@ -377,6 +368,13 @@ async fn with_reminders<F: Future>(whom: &str, future: F) -> F::Output {
 }
 
 impl Control {
+    /// What `[server]` says now.
+    pub fn follow(&self, server: &Server) {
+        self.drain_timeout.set(server.drain_timeout);
+        self.upgrade_timeout.set(server.upgrade_timeout);
+        self.upgrade_drain_timeout.set(server.upgrade_drain_timeout);
+    }
+
     /// Watches the files of this configuration, or none.
     pub fn watch(&self, is_on: bool, snapshot: &Snapshot, reloads: &Reloads) {
         let mut watch = self.watch.borrow_mut();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use portcullis::config;
-use portcullis::control::{Gauged, Metrics};
+use portcullis::control::{Gauged, InUse, Metrics};
 use portcullis::lifecycle::Lifecycle;
 use portcullis::limits::Connections;
 use portcullis::listener::{Arrival, ArrivedSocket, LoadGuard};
@@ -219,13 +219,14 @@ impl Bench {
         let (lifecycle, permits) = (Lifecycle::new(), Connections::new(1_000));
         let worker = Worker::start((0, 1), snapshot.clone(), lifecycle.clone(), access.clone()).expect("a worker");
         let gauged = Gauged {
+            in_use: InUse::new(snapshot.clone()),
             workers: vec![worker.view()],
             connections: permits.clone(),
             lifecycle: lifecycle.clone(),
             access_log: access.lost(),
             event_log: LostLines::default(),
         };
-        let metrics = Metrics::new(gauged, snapshot.clone());
+        let metrics = Metrics::new(gauged);
         let doors = TcpListener::bind("127.0.0.1:0").expect("a port");
         Self { worker: Some(worker), lifecycle, permits, doors, server, access, snapshot, metrics }
     }

@@ -3,7 +3,6 @@
 //! Paths are compared as they come, byte for byte: nothing is decoded or tidied up, so that there is one way to write each.
 //! `openapi/` describes the same table.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +14,9 @@ use tokio::sync::watch;
 use super::answer::{ApiError, Reply, response};
 use super::ask::{self, Ask};
 use super::{Plane, api, dashboard, guard};
-use crate::clock::{self, Instant};
 use crate::http::{AnswerBody, Inbound};
 use crate::snapshot::AdminPlan;
+use crate::telemetry::Throttle;
 use crate::types::Peer;
 
 /// How long anything but a reload may take.
@@ -26,8 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(120);
 /// Whoever guesses tokens waits.
 const WRONG_TOKEN: Duration = Duration::from_millis(100);
-/// One line in this time about those who are not let in.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,26 +124,7 @@ impl Route {
 pub struct Desk {
     pub plane: Plane,
     pub plans: watch::Receiver<Arc<AdminPlan>>,
-    pub turned_away: TurnedAway,
-}
-
-/// Counts those who were not let in, so that one line speaks for many.
-#[derive(Debug, Default)]
-pub struct TurnedAway {
-    next: Cell<Option<Instant>>,
-    unsaid: Cell<u64>,
-}
-
-impl TurnedAway {
-    fn note(&self, peer: &Peer, error: &ApiError) {
-        let now = clock::now();
-        if self.next.get().is_some_and(|next| now < next) {
-            return self.unsaid.set(self.unsaid.get() + 1);
-        }
-        self.next.set(Some(now + LOG_INTERVAL));
-        let unsaid = self.unsaid.take();
-        tracing::warn!(%peer, reason = error.code, unsaid, "not let in at the admin listener");
-    }
+    pub turned_away: Throttle,
 }
 
 impl Desk {
@@ -156,7 +134,9 @@ impl Desk {
         if let Err(error) = &outcome
             && matches!(error.status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
         {
-            self.turned_away.note(peer, error);
+            if let Some(unsaid) = self.turned_away.say() {
+                tracing::warn!(%peer, reason = error.code, unsaid, "not let in at the admin listener");
+            }
             if error.code == "wrong-token" {
                 tokio::time::sleep(WRONG_TOKEN).await;
             }

@@ -15,10 +15,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::router::{Desk, TurnedAway};
+use super::router::Desk;
 use super::{Plane, Stage};
 use crate::clock::{self, Instant};
 use crate::config::model::ListenerLimits;
@@ -26,8 +26,9 @@ use crate::http::{Activity, Expiry, ServerConnection, Watched, serve_http1};
 use crate::lifecycle;
 use crate::listener::{BoundListener, SoloListener};
 use crate::snapshot::AdminPlan;
+use crate::telemetry::Throttle;
 use crate::tls::{self, ClientStream};
-use crate::transport::Socket;
+use crate::transport::{self, Socket};
 use crate::types::{HttpVersion, Peer};
 
 /// Connections at once.
@@ -85,7 +86,7 @@ pub(super) fn run(
             }
         };
         let _ = started.send(Ok(()));
-        let desk = Rc::new(Desk { plane, plans, turned_away: TurnedAway::default() });
+        let desk = Rc::new(Desk { plane, plans, turned_away: Throttle::default() });
         let house = House { desk, stage, places: Arc::new(Semaphore::new(PLACES)), pressure: Rc::default() };
         house.serve(door).await;
     });
@@ -251,19 +252,8 @@ where
 
 /// close_notify and FIN, then what still comes is read and thrown away for a while.
 async fn close(mut stream: ClientStream, patience: Duration) {
-    let lingering = async {
-        stream.shutdown().await?;
-        let (mut left, mut sink) = (LINGER_BYTES, [0_u8; 2048]);
-        while left > 0 {
-            match stream.read(&mut sink).await? {
-                0 => break,
-                count => left = left.saturating_sub(count),
-            }
-        }
-        io::Result::Ok(())
-    };
     // Whether the client listened or not: the connection is over.
-    let _ = tokio::time::timeout(patience, lingering).await;
+    let _ = tokio::time::timeout(patience, transport::linger(&mut stream, LINGER_BYTES)).await;
 }
 
 #[cfg(test)]

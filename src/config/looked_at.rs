@@ -74,10 +74,15 @@ fn stat(path: &Path) -> FileMark {
     })
 }
 
+/// The empty path, which is what comes of a file that is named without a folder, is the current one; `read_dir` and such
+/// do not know that.
+pub fn or_here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
 fn names(path: &Path) -> Vec<OsString> {
-    // The empty path is the current folder.
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let mut names: Vec<_> = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(or_here(path)).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
     names.sort_unstable();
     names
 }

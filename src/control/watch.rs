@@ -21,7 +21,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::reloads::Reloads;
 use crate::clock;
-use crate::config::looked_at::LookedAt;
+use crate::config::looked_at::{LookedAt, or_here};
 use crate::lifecycle;
 
 /// So long nothing more must happen before files are looked at.
@@ -213,11 +213,6 @@ fn follow(path: &Path, folders: &mut BTreeSet<PathBuf>, left: &mut usize) {
         }
         folder = parent.parent();
     }
-}
-
-/// The empty path is the current folder.
-fn or_here(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 #[cfg(test)]

@@ -23,11 +23,11 @@ use rustix::net::{SocketAddrAny, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use super::bind::{BoundListener, BoundTo};
 use super::load::{LoadGuard, WorkerLoad};
 use crate::limits::{ConnectionPermit, Connections};
+use crate::telemetry::Throttle;
 use crate::telemetry::metrics::{ListenerBook, Refused};
 use crate::transport::Socket;
 use crate::types::Peer;
@@ -37,9 +37,6 @@ const BURST: usize = 16;
 
 /// Pause after an error that would only repeat itself.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// At most one line in this time about each kind of trouble.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connections still taken from each listener's queue after a stop was asked for.
 const LAST_CALL: usize = 4096;
@@ -370,24 +367,4 @@ impl<M: From<Arrival>> Hall<M> {
 
 fn reserve_descriptor() -> Option<File> {
     File::open("/dev/null").ok()
-}
-
-/// Lets one line through per [`LOG_INTERVAL`] and counts the others.
-#[derive(Debug, Default)]
-struct Throttle {
-    next: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Throttle {
-    /// `Some`: say it, together with how many were not said since the last time.
-    fn say(&mut self) -> Option<u64> {
-        let now = crate::clock::now();
-        if self.next.is_some_and(|next| now < next) {
-            self.unsaid += 1;
-            return None;
-        }
-        self.next = Some(now + LOG_INTERVAL);
-        Some(std::mem::take(&mut self.unsaid))
-    }
 }

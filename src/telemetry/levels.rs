@@ -81,11 +81,6 @@ impl Levels {
         Self { all: level, areas: BTreeMap::new() }
     }
 
-    /// The level of what stands in no area of its own.
-    pub fn level(&self) -> LogLevel {
-        self.all
-    }
-
     /// Areas with a level of their own, in the order of their names.
     pub fn areas(&self) -> impl Iterator<Item = (&'static str, LogLevel)> + '_ {
         self.areas.iter().map(|(area, level)| (*area, *level))

@@ -18,7 +18,9 @@ mod repeats;
 mod sink;
 mod syslog;
 mod text;
+mod throttle;
 mod writer;
 
 pub use access::{AccessEvent, AccessLog, AccessLogHandle, AccessRecord, Flusher};
+pub use throttle::Throttle;
 pub use writer::LostLines;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt, Interest, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use super::adapter::TlsStream;
@@ -28,7 +28,7 @@ use super::policy::{PolicyId, ServerPolicies};
 use super::turns;
 use super::{certificate, chooser};
 use crate::telemetry::metrics::TlsResult;
-use crate::transport::Socket;
+use crate::transport::{self, Socket};
 use crate::types::HttpVersion;
 
 /// First byte of a TLS record that holds a ClientHello (RFC 8446 5.1).
@@ -305,19 +305,8 @@ async fn refuse_plain(mut socket: Socket, http: bool) {
 
 /// Closes without a reset, so that our last words arrive.
 async fn linger(mut socket: Socket) {
-    let drain = async {
-        socket.shutdown().await?;
-        let mut scratch = [0_u8; 512];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match socket.read(&mut scratch).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        io::Result::Ok(())
-    };
-    // Whether the client listened or not: the connection is over.
+    // Boxed: whoever is let in does not keep room for it. Whether the client listened or not: the connection is over.
+    let drain = Box::pin(transport::linger(&mut socket, LINGER_BYTES));
     let _ = timeout_at(crate::clock::now() + LINGER, drain).await;
 }
 

@@ -12,7 +12,7 @@ mod socket;
 use std::io;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 pub(crate) use delegate::delegate_io;
 pub use pipe::{Pipe, Pipes, is_no_way};
@@ -61,6 +61,23 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
     fn as_socket(&self) -> Option<&Socket> {
         (**self).as_socket()
     }
+}
+
+/// Ends our side, then reads and throws away what still comes, up to the peer's end or this many bytes: closing with
+/// something unread would be a reset, which may overtake our last words. How long that may take is the caller's to say.
+///
+/// # Errors
+/// Those of the stream.
+pub async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), most: usize) -> io::Result<()> {
+    stream.shutdown().await?;
+    let (mut left, mut sink) = (most, [0_u8; 2048]);
+    while left > 0 {
+        match stream.read(&mut sink).await? {
+            0 => break,
+            count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(())
 }
 
 /// Whether an error says that the peer reset the stream, as against anything else.

@@ -108,7 +108,7 @@ impl Sticky {
 
     /// Takes the cookie out of what goes upstream.
     pub(super) fn remove(&self, headers: &mut HeaderMap) {
-        if cookie::all(headers, &self.cookie).next().is_some() {
+        if cookie::find(headers, &self.cookie).is_some() {
             cookie::remove(headers, &self.cookie);
         }
     }

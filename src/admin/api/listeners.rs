@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{address, millis};
+use super::millis;
 use crate::admin::Plane;
 use crate::admin::answer::{ApiError, Reply};
 use crate::snapshot::ListenerPlan;
@@ -66,7 +66,7 @@ impl From<&ListenerPlan> for Listener {
         });
         Self {
             name: plan.name.to_string(),
-            address: address(&plan.key.address),
+            address: plan.key.address.to_string(),
             tls: plan.tls.is_some(),
             protocols,
             websocket_over_h2: plan.websocket_over_h2 && plan.protocols.http2,
@@ -89,7 +89,7 @@ impl From<&ListenerPlan> for Listener {
 pub fn listeners(plane: &Plane) -> Result<Reply, ApiError> {
     let snapshot = plane.in_use.snapshot();
     let admin = snapshot.admin.as_ref().map(|admin| AdminListener {
-        address: address(&admin.key.address),
+        address: admin.key.address.to_string(),
         tls: admin.tls.is_some(),
         token: admin.token.is_some(),
         hosts: admin.hosts.clone(),

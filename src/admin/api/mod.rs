@@ -20,7 +20,6 @@ pub mod upstreams;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::{self, Instant};
-use crate::config::model::ListenAddress;
 
 /// `2026-11-22T04:19:01.862Z`
 fn time(time: SystemTime) -> Option<String> {
@@ -39,9 +38,4 @@ fn millis(duration: Duration) -> u64 {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// As the configuration writes it.
-fn address(address: &ListenAddress) -> String {
-    address.to_string()
 }

@@ -6,8 +6,8 @@ use super::time;
 use crate::admin::Plane;
 use crate::admin::answer::{ApiError, Reply};
 use crate::admin::ask::Ask;
-use crate::control::filter::protocol;
 use crate::exchange::refusals::{KEPT, Refused};
+use crate::types::HttpVersion;
 
 /// Rows where nobody says.
 const LIMIT: usize = 50;
@@ -56,7 +56,7 @@ impl From<Refused> for Row {
             detail: refused.detail,
             client: refused.client.map(|client| client.to_canonical().to_string()),
             listener: refused.listener,
-            protocol: refused.protocol.map(protocol),
+            protocol: refused.protocol.map(HttpVersion::as_str),
             connection: refused.connection,
             method: refused.method,
             host: refused.host,

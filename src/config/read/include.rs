@@ -10,6 +10,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::Draft;
+use crate::config::looked_at::or_here;
 use crate::config::report::{Located, Report, Source};
 
 /// The largest file that is read, in bytes.
@@ -105,14 +106,11 @@ fn matches(report: &mut Report, draft: &mut Draft, base: &Path, pattern: &Locate
         return Vec::new();
     }
     if !name.contains(['*', '?']) {
-        let file = base.join(&**pattern);
-        return vec![file];
+        return vec![base.join(&**pattern)];
     }
     let folder = base.join(folder);
     report.note_folder(&folder);
-    // `Path::join` of two empty parts is empty, which `read_dir` does not take for the current folder.
-    let listed = fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder });
-    let mut found: Vec<PathBuf> = match listed {
+    let mut found: Vec<PathBuf> = match fs::read_dir(or_here(&folder)) {
         Ok(entries) => entries
             .flatten()
             .filter(|entry| entry.file_name().to_str().is_some_and(|file| glob(name, file)))

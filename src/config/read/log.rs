@@ -9,13 +9,7 @@ use crate::proto::host;
 const REFUSALS: u32 = 1_000_000;
 
 pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {
-    let levels = [
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
+    let levels = LogLevel::ALL.map(|level| (level.as_str(), level));
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let defaults = default_log();
     let log = Log {

@@ -1,7 +1,6 @@
 //! All metrics of the process, as text: whoever serves them asks [`Metrics::render`].
 //!
-//! Owns what is told about configurations: which one is in use since when, reloads, and the books of routes and listeners
-//! that are gone. Those stay for one more reload, and for as long as they have tunnels or connections, so that the last
+//! Owns the books of routes and listeners that are gone. Those stay for one more reload, and for as long as they have tunnels or connections, so that the last
 //! that was counted of them is read. Nothing here stops or asks a worker: their cells are read as they stand.
 
 mod gone;
@@ -16,12 +15,14 @@ use std::time::Duration;
 use gone::Gone;
 pub use totals::Totals;
 
+use super::InUse;
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::limits::Connections;
 use crate::snapshot::Snapshot;
 use crate::telemetry::LostLines;
 use crate::telemetry::metrics::names;
-use crate::telemetry::metrics::process::{Process, wall};
+use crate::telemetry::metrics::process::{Process, seconds_since_1970};
 use crate::telemetry::metrics::text::{self, CONTENT_TYPE, Sheet, Source};
 use crate::telemetry::metrics::{Closed, ListenerBook, Refused, RouteBook, TLS_VERSIONS, TlsResult};
 use crate::upstream;
@@ -35,6 +36,7 @@ pub struct Metrics {
 
 /// What is looked at.
 pub struct Gauged {
+    pub in_use: InUse,
     /// In the order of their numbers.
     pub workers: Vec<WorkerView>,
     pub connections: Connections,
@@ -57,24 +59,19 @@ struct Shared {
     history: Mutex<History>,
 }
 
-/// What has become of configurations.
+/// The configuration that is told about, and what is gone since.
 struct History {
-    /// In use.
     snapshot: Arc<Snapshot>,
-    /// Seconds since 1970.
-    since: f64,
-    reloaded: u64,
-    refused: u64,
     routes: Gone<RouteBook>,
     listeners: Gone<ListenerBook>,
 }
 
 impl Metrics {
-    /// `snapshot` is in use from now on.
-    pub fn new(gauged: Gauged, snapshot: Arc<Snapshot>) -> Self {
-        let started = wall();
+    pub fn new(gauged: Gauged) -> Self {
+        let snapshot = gauged.in_use.snapshot();
+        let started = seconds_since_1970(clock::wall());
         let (routes, listeners) = (Gone::default(), Gone::default());
-        let history = History { snapshot, since: started, reloaded: 0, refused: 0, routes, listeners };
+        let history = History { snapshot, routes, listeners };
         Self { shared: Arc::new(Shared { gauged, started, history: Mutex::new(history) }) }
     }
 
@@ -82,16 +79,9 @@ impl Metrics {
     pub fn follow(&self, snapshot: &Arc<Snapshot>) {
         let history = &mut *self.shared.history();
         let before = std::mem::replace(&mut history.snapshot, snapshot.clone());
-        history.since = wall();
-        history.reloaded += 1;
         history.routes.follow(&before.route_books, &snapshot.route_books, routes::has_open_tunnels);
         let books = |snapshot: &Snapshot| snapshot.listeners.iter().map(|plan| plan.book.clone()).collect::<Vec<_>>();
         history.listeners.follow(&books(&before), &books(snapshot), |book| book.connections.open() > 0);
-    }
-
-    /// A reload was refused.
-    pub fn note_refused(&self) {
-        self.shared.history().refused += 1;
     }
 
     /// Sums over all routes, as they stand now.
@@ -133,21 +123,22 @@ impl Source for Metrics {
     fn fill(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let Shared { gauged, started, .. } = &*self.shared;
         // Held for no longer than it takes to copy.
-        let (snapshot, since, reloaded, refused, gone_routes, gone_listeners) = {
+        let (snapshot, gone_routes, gone_listeners) = {
             let history = self.shared.history();
-            let History { snapshot, since, reloaded, refused, routes, listeners } = &*history;
-            (snapshot.clone(), *since, *reloaded, *refused, routes.books(), listeners.books())
+            (history.snapshot.clone(), history.routes.books(), history.listeners.books())
         };
+        let reloads = gauged.in_use.history();
         write_listeners(sheet, &snapshot, gone_listeners, gauged.connections.max())?;
         routes::write(sheet, &snapshot, gone_routes)?;
         servers::write(sheet, &snapshot)?;
         write_ports(sheet)?;
 
         sheet.value(&names::CONFIG_GENERATION, snapshot.number)?;
-        sheet.value(&names::CONFIG_IN_USE_SINCE, since)?;
+        sheet.value(&names::CONFIG_IN_USE_SINCE, seconds_since_1970(reloads.since))?;
         sheet.metric(&names::CONFIG_RELOADS, |samples| {
-            samples.value(&["done"], reloaded)?;
-            samples.value(&["refused"], refused)
+            // Each has put the next number in use.
+            samples.value(&["done"], snapshot.number - 1)?;
+            samples.value(&["refused"], reloads.refused)
         })?;
         write_certificates(sheet, &snapshot)?;
         sheet.metric(&names::LOG_LINES_LOST, |samples| {

@@ -1,12 +1,10 @@
 //! What the system says of this process. Read from /proc at each scrape; what cannot be read is left out.
 
 use std::fs;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
-
-use crate::clock;
 
 /// This process at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +28,9 @@ impl Process {
     }
 }
 
-/// Seconds since 1970.
-pub fn wall() -> f64 {
-    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// As metrics write moments.
+pub fn seconds_since_1970(moment: SystemTime) -> f64 {
+    moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn cpu() -> Duration {
@@ -59,7 +57,7 @@ mod tests {
         let process = Process::look();
         assert!(process.resident.is_some_and(|bytes| bytes > 1 << 20), "{process:?}");
         assert!(process.open_fds.is_some_and(|open| open >= 3), "{process:?}");
-        assert!(process.cpu > Duration::ZERO && wall() > 1.7e9);
+        assert!(process.cpu > Duration::ZERO && seconds_since_1970(crate::clock::wall()) > 1.7e9);
         assert_eq!((resident_pages("100 42 7"), resident_pages("100"), resident_pages("a b")), (Some(42), None, None));
     }
 }
