@@ -184,8 +184,10 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         access: RefCell::new(access),
         events,
         admin: RefCell::new(admin),
+        watch: RefCell::default(),
     });
     control.follow(&config.server);
+    control.watch(config.server.watch && document.can_be_read_again(), &snapshot, &plane.reloads);
     let max_connections = (config.server.max_connections, descriptors);
     let name_servers = config.server.name_servers.clone();
     // What was read is in the snapshot, and that is another one after a reload.

@@ -26,7 +26,7 @@ use crate::config::model::{Config, ListenAddress, ListenerKey, Server};
 use crate::config::render::render;
 use crate::config::report::{Report, Severity};
 use crate::config::written::Changes;
-use crate::control::{Outcome, Told};
+use crate::control::{Outcome, Reloads, Told, Watch};
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
@@ -53,6 +53,8 @@ pub struct Control {
     pub events: EventLog,
     /// The admin listener, where there is one.
     pub admin: RefCell<Option<Admin>>,
+    /// Over the files of the configuration, where it is switched on.
+    pub watch: RefCell<Option<Watch>>,
 }
 
 impl Control {
@@ -139,6 +141,9 @@ impl Reloader {
             Some((config, snapshot)) => self.put_in_use(&config, snapshot, &mut report).await,
             None => None,
         };
+        if changes.is_none() {
+            self.running.control.watch_also(&self.running.snapshot, &report);
+        }
         let generation = self.running.snapshot.number;
         let problems = Told::of(&report);
         let unsaid = report.problems.len() - problems.len();
@@ -213,6 +218,7 @@ impl Reloader {
         running.control.events.follow(&config.log);
         running.control.sockets.borrow_mut().follow(&config.listeners, sockets);
         running.control.follow(&config.server);
+        running.control.watch(config.server.watch, &running.snapshot, &running.plane.reloads);
         let (max_connections, descriptors) = running.max_connections;
         if config.server.max_connections != max_connections {
             running.max_connections = (config.server.max_connections, descriptors);
@@ -371,6 +377,29 @@ async fn with_reminders<F: Future>(whom: &str, future: F) -> F::Output {
 }
 
 impl Control {
+    /// Watches the files of this configuration, or none.
+    pub fn watch(&self, is_on: bool, snapshot: &Snapshot, reloads: &Reloads) {
+        let mut watch = self.watch.borrow_mut();
+        match &*watch {
+            _ if !is_on => *watch = None,
+            Some(watch) => watch.follow(snapshot.looked_at.clone()),
+            None => match Watch::start(snapshot.looked_at.clone(), reloads.clone()) {
+                Ok(started) => *watch = Some(started),
+                Err(error) => tracing::error!(%error, "files are not watched"),
+            },
+        }
+    }
+
+    /// What a configuration is waited for that has been refused: its files, beside those of the one in use.
+    fn watch_also(&self, in_use: &Snapshot, report: &Report) {
+        if let Some(watch) = &*self.watch.borrow() {
+            let (mut files, refused) = (in_use.looked_at.clone(), report.looked_at());
+            files.files.extend(refused.files);
+            files.folders.extend(refused.folders);
+            watch.follow(files);
+        }
+    }
+
     /// Puts another admin listener in the place of the one that is there; the line that announces it.
     fn put_admin(&self, next: NextAdmin) -> Option<String> {
         let before = match next {

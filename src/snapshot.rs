@@ -13,7 +13,7 @@ use crate::config::model::{
     Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route, TraceMode,
 };
 use crate::config::places::Rulebook;
-use crate::config::report::{Digest, Report, Spot};
+use crate::config::report::{Digest, LookedAt, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Tunnels};
 use crate::proto::via::Via;
@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub trusted_proxies: Peers,
     pub forwarded: bool,
     pub trace: TraceMode,
+    /// The files that it is built on.
+    pub looked_at: LookedAt,
     /// Our pseudonym in `Via` (RFC 9110 7.6.3).
     pub via: Via,
     written: Written,
@@ -174,6 +176,7 @@ impl Snapshot {
             forwarded: config.server.forwarded,
             // Spans that are exported are in a trace.
             trace: if config.log.otlp.is_some() { TraceMode::Start } else { config.server.trace },
+            looked_at: report.looked_at(),
             via: previous.map_or_else(our_via, |previous| Some(previous.via.clone()))?,
             written: config.written.clone(),
             ledger,

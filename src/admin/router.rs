@@ -1,7 +1,7 @@
 //! What may be asked, as one table; and the way of a request through it: guard, route, token, body, handler, answer.
 //!
 //! Paths are compared as they come, byte for byte: nothing is decoded or tidied up, so that there is one way to write each.
-//! `openapi.rs` describes the same table.
+//! `openapi/` describes the same table.
 
 use std::cell::Cell;
 use std::rc::Rc;

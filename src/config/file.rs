@@ -10,6 +10,7 @@ use super::report::{Located, Report};
 /// end. `what` it should be, for the message: "a PEM file".
 pub fn read(path: &Located<PathBuf>, what: &str, max: u64, report: &mut Report) -> Option<Vec<u8>> {
     let file = path.value.display();
+    report.note_file(&path.value);
     match read_bounded(&path.value, max) {
         Ok(Some(text)) => {
             report.note_read(&text);

@@ -4,9 +4,10 @@
 //! [`Report::error`] and [`Report::warning`] and go on, so that one run of `check` names them all.
 //! Rendering is in `render.rs`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 
@@ -88,6 +89,15 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// What was read of other files, in that order.
     read: Vec<Digest>,
+    looked_at: LookedAt,
+}
+
+/// Where a configuration looks for what it says, whether that is there or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LookedAt {
+    pub files: BTreeSet<PathBuf>,
+    /// Of which everything counts that comes or goes.
+    pub folders: BTreeSet<PathBuf>,
 }
 
 /// Tells one text from another.
@@ -117,6 +127,23 @@ impl Report {
         let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
         let column = 1 + before.rsplit('\n').next().map_or(0, |line| line.chars().count());
         Some(format!("{}:{line}:{column}", source.path.display()))
+    }
+
+    /// A file that the configuration names is looked for here.
+    pub fn note_file(&mut self, path: &Path) {
+        self.looked_at.files.insert(path.to_owned());
+    }
+
+    /// Files are looked for in this folder.
+    pub fn note_folder(&mut self, path: &Path) {
+        self.looked_at.folders.insert(path.to_owned());
+    }
+
+    /// Everything that was looked at, the configuration's own files included.
+    pub fn looked_at(&self) -> LookedAt {
+        let mut all = self.looked_at.clone();
+        all.files.extend(self.sources.iter().map(|source| source.path.clone()));
+        all
     }
 
     /// A file that the configuration names holds this.

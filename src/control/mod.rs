@@ -12,6 +12,7 @@ mod pace;
 pub mod ranking;
 mod reloads;
 mod tunnels;
+mod watch;
 mod watchdog;
 
 pub use drains::{Drains, NoDrain, ServerDrain, WhyDrains};
@@ -19,6 +20,7 @@ pub use in_use::{InUse, ReloadHistory};
 pub use metrics::{Gauged, Metrics, Rendered};
 pub use reloads::{MOST as MOST_PROBLEMS, NoReload, Outcome, Reloads, Told};
 pub use tunnels::{Closed, Listing, Tunnels};
+pub use watch::Watch;
 pub use watchdog::{turn, watchdog};
 
 #[cfg(test)]

@@ -360,3 +360,164 @@ async fn adm_13_a_gateway_that_cannot_be_asked_is_a_clear_word() {
     let told = || gateway.access_log().len() == 1;
     eventually("the request that a public listener got", told).await;
 }
+
+/// Where a value is not what a schema says: as much of JSON Schema as the description uses.
+fn violations(schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
+    let kinds: Vec<_> = match &schema["type"] {
+        Value::String(kind) => vec![kind.as_str()],
+        kinds => kinds.as_array().expect("a type").iter().filter_map(Value::as_str).collect(),
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_i64() || number.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !kinds.contains(&kind) {
+        found.push(format!("{place}: {kind} instead of {kinds:?}"));
+    }
+    if let Some(choices) = schema["enum"].as_array()
+        && !choices.contains(value)
+    {
+        found.push(format!("{place}: {value} is none of {choices:?}"));
+    }
+    if let Value::Array(items) = value {
+        items
+            .iter()
+            .enumerate()
+            .for_each(|(at, item)| violations(&schema["items"], item, &format!("{place}[{at}]"), found));
+    }
+    if let (Value::Object(fields), Some(properties)) = (value, schema["properties"].as_object()) {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !fields.contains_key(name) {
+                found.push(format!("{place}.{name} is missing"));
+            }
+        }
+        for (name, field) in fields {
+            match properties.get(name) {
+                Some(schema) => violations(schema, field, &format!("{place}.{name}"), found),
+                None => found.push(format!("{place}.{name} is not described")),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn adm_10_every_answer_is_what_its_description_says() {
+    let stage = setup()
+        .server("workers = 2")
+        .websocket("max_tunnels = 10\nping_interval = \"1s\"")
+        .upstream("drain_rate = 1\nhealth = { tcp = true, interval = \"100ms\" }")
+        .start();
+    let api = Api::of(&stage.gateway);
+    let _tunnels = tunnels(&stage).await;
+    stage.clear().await.ask(&Request::get("/nowhere")).await.assert_refused(404, "no-route");
+    assert_eq!(stage.clear().await.ask(&Request::get("/n")).await.status, 200);
+    let description = api.get("/api/v1/openapi.json").await;
+    assert_eq!(description["openapi"], "3.1.0");
+    let server = format!("http://{}", stage.b1.address);
+    let mut drain = String::new();
+    let bodies = [
+        ("/api/v1/log", json!({ "level": "warn" })),
+        ("/api/v1/drains", json!({ "what": "server", "server": server })),
+        ("/api/v1/reload", json!({})),
+        ("/api/v1/tunnels/close", json!({ "filter": "id=0" })),
+    ];
+    let mut operations: Vec<_> = Vec::new();
+    for (path, methods) in description["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            operations.push((path.clone(), method.to_ascii_uppercase(), operation.clone()));
+        }
+    }
+    // What changes something comes first, so that there is something to be seen; and what is undone last.
+    operations.sort_by_key(|(_, method, _)| match method.as_str() {
+        "POST" | "PUT" => 0,
+        "GET" => 1,
+        _ => 2,
+    });
+    for (path, method, operation) in operations {
+        let path = path.replace("{id}", &drain);
+        let body = bodies.iter().find(|(of, _)| *of == path).map_or(json!({}), |(_, body)| body.clone());
+        let answer = if method == "GET" { api.try_get(&path).await } else { api.try_send(&method, &path, &body).await };
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+        let content = &operation["responses"]["200"]["content"];
+        if !content["application/json"].is_object() {
+            continue;
+        }
+        let (schema, value) = (&content["application/json"]["schema"], crate::harness::json(&answer));
+        let mut found = Vec::new();
+        violations(schema, &value, &format!("{method} {path}"), &mut found);
+        assert!(found.is_empty(), "{found:#?}\n{value:#}");
+        if method == "POST" && path == "/api/v1/drains" {
+            value["drains"][0]["id"].as_str().expect("an id").clone_into(&mut drain);
+        }
+    }
+    let error = &description["components"]["schemas"]["Error"];
+    for path in ["/api/v1/nothing", "/api/v1/tunnels?filter=x", "/api/v1/status?x=1"] {
+        let mut found = Vec::new();
+        violations(error, &crate::harness::json(&api.try_get(path).await), path, &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+    stage.gateway.replace("portcullis.toml", "nonsense");
+    let refused = crate::harness::json(&api.try_send("POST", "/api/v1/reload", &json!({})).await);
+    let schema =
+        &description["paths"]["/api/v1/reload"]["post"]["responses"]["422"]["content"]["application/json"]["schema"];
+    let mut found = Vec::new();
+    violations(schema, &refused, "reload", &mut found);
+    assert!(found.is_empty() && refused["problems"] != json!([]), "{found:#?} {refused}");
+}
+
+#[tokio::test]
+async fn adm_14_checks_of_servers_keep_their_pace_while_the_admin_listener_is_hammered() {
+    let stage = setup().upstream("health = { tcp = true, interval = \"100ms\", timeout = \"1s\" }").start();
+    let api = Api::of(&stage.gateway);
+    let checks = async || {
+        let list = api.get("/api/v1/upstreams").await;
+        let b1 =
+            list["upstreams"].as_array().expect("a list").iter().find(|row| row["name"] == "b1").expect("b1").clone();
+        b1["servers"][0]["checks"]["passed"].as_u64().expect("a number")
+    };
+    let _tunnels = tunnels(&stage).await;
+    let (before, start) = (checks().await, std::time::Instant::now());
+    let hammer = async || {
+        while start.elapsed() < std::time::Duration::from_secs(3) {
+            let _ = api.try_get("/api/v1/tunnels").await;
+            let _ = api.try_get("/api/v1/openapi.json").await;
+        }
+    };
+    futures_util::future::join_all((0..8).map(|_| hammer())).await;
+    let (made, took) = (checks().await - before, start.elapsed());
+    let due = took.as_millis() as u64 / 100;
+    assert!(made * 2 > due, "{made} checks in {took:?}");
+}
+
+#[tokio::test]
+async fn adm_15_files_that_change_are_read_again_and_what_is_refused_is_refused_once() {
+    let stage = setup().server("watch = true").start();
+    let gateway = &stage.gateway;
+    gateway.replace("portcullis.toml", &stage.toml.replace("name = \"public\"", "name = \"renamed\""));
+    eventually("a reload by itself", || gateway.reloads().len() == 1).await;
+    assert!(gateway.reloads()[0]["routes"].as_str().is_some_and(|routes| routes.contains("added renamed")));
+    // A certificate that comes before its key is refused, and taken when both are there.
+    let renewed = crate::harness::pki().renewed("a.test");
+    gateway.replace("a.pem", &renewed.cert_pem);
+    eventually("a refusal", || gateway.reloads().len() == 2).await;
+    assert_eq!(gateway.reloads()[1]["refused"], 1);
+    for round in 0..10 {
+        gateway.replace("portcullis.toml", &format!("nonsense {round}"));
+    }
+    eventually("another refusal", || gateway.reloads().len() == 3).await;
+    crate::harness::pause(1_500).await;
+    assert_eq!(gateway.reloads().len(), 3, "one for all of them");
+    gateway.replace_certificate("a", &renewed);
+    gateway.replace("portcullis.toml", &stage.toml.replace("watch = true", "watch = false"));
+    let is_in_use = || gateway.reloads().last().is_some_and(|event| event["message"] == "reloaded");
+    eventually("what is whole again is in use", is_in_use).await;
+    let before = gateway.reloads().len();
+    gateway.replace("portcullis.toml", "nonsense");
+    crate::harness::pause(1_500).await;
+    assert_eq!(gateway.reloads().len(), before, "nobody watches any more");
+}

@@ -104,9 +104,12 @@ fn matches(report: &mut Report, draft: &mut Draft, base: &Path, pattern: &Locate
         return Vec::new();
     }
     if !name.contains(['*', '?']) {
-        return vec![base.join(&**pattern)];
+        let file = base.join(&**pattern);
+        report.note_file(&file);
+        return vec![file];
     }
     let folder = base.join(folder);
+    report.note_folder(&folder);
     // `Path::join` of two empty parts is empty, which `read_dir` does not take for the current folder.
     let listed = fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder });
     let mut found: Vec<PathBuf> = match listed {

@@ -25,7 +25,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use self::h2::{H2, H2Stream, send_all, whole};
-pub use admin::{Api, admin_table};
+pub use admin::{Api, admin_table, json};
 pub use backend::{Backend, Peer, accept_for};
 pub use client::{Client, TlsOptions};
 pub use cluster::Cluster;
