@@ -67,8 +67,10 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         server: Server {
             workers: 1,
             drain_timeout: Duration::ZERO,
+            drain_rate: None,
             upgrade_timeout: Duration::ZERO,
             upgrade_drain_timeout: None,
+            drain_rate: None,
             max_connections: None,
             trusted_proxies: Peers::default(),
             name_servers: None,
