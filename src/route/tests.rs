@@ -70,7 +70,6 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
             drain_rate: None,
             upgrade_timeout: Duration::ZERO,
             upgrade_drain_timeout: None,
-            drain_rate: None,
             max_connections: None,
             trusted_proxies: Peers::default(),
             name_servers: None,
