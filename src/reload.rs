@@ -392,12 +392,12 @@ impl Control {
         }
     }
 
-    /// What a configuration is waited for that has been refused: its files, beside those of the one in use.
+    /// One has been refused: its files may be mended, as well as those of the one in use may change.
     fn watch_also(&self, in_use: &Snapshot, report: &Report) {
         if let Some(watch) = &*self.watch.borrow() {
-            let (mut files, refused) = (in_use.looked_at.clone(), report.looked_at());
-            files.files.extend(refused.files);
-            files.folders.extend(refused.folders);
+            let mut files = report.looked_at();
+            // What was not looked at this time is compared with what it is now: that it has changed before is known.
+            files.add(&in_use.looked_at.again());
             watch.follow(files);
         }
     }

@@ -9,11 +9,12 @@ mod admin;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::config::looked_at::LookedAt;
 use crate::config::model::{
     Config, Listener, ListenerKey, ListenerLimits, ListenerTimeouts, Peers, Protocols, Route, TraceMode,
 };
 use crate::config::places::Rulebook;
-use crate::config::report::{Digest, LookedAt, Report, Spot};
+use crate::config::report::{Digest, Report, Spot};
 use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Shut, Tunnels};
 use crate::proto::via::Via;

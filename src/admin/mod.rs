@@ -12,6 +12,7 @@
 mod answer;
 pub mod api;
 mod ask;
+mod dashboard;
 mod guard;
 mod openapi;
 mod router;

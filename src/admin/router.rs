@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::answer::{ApiError, Reply, response};
 use super::ask::{self, Ask};
-use super::{Plane, api, guard};
+use super::{Plane, api, dashboard, guard};
 use crate::clock::{self, Instant};
 use crate::http::{AnswerBody, Inbound};
 use crate::snapshot::AdminPlan;
@@ -32,6 +32,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
+    Dashboard,
+    DashboardFile,
     Live,
     Ready,
     Status,
@@ -68,7 +70,8 @@ pub struct Route {
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Also those without a token: whoever looks whether the gateway is well has none.
+    /// Also those without a token: whoever looks whether the gateway is well has none, and whoever opens the dashboard
+    /// types it in there.
     Anybody,
     Token,
 }
@@ -87,11 +90,13 @@ const fn probe(path: &'static str, call: Call) -> Route {
 
 /// All of them.
 pub static ROUTES: &[Route] = &[
+    probe("/", Call::Dashboard),
+    probe("/dashboard/{id}", Call::DashboardFile),
     probe("/healthz", Call::Live),
     probe("/readyz", Call::Ready),
     get("/metrics", &[], Call::Metrics),
     get("/api/v1/status", &[], Call::Status),
-    get("/api/v1/tunnels", &["filter", "sort", "limit"], Call::Tunnels),
+    get("/api/v1/tunnels", &["filter", "sort", "limit", "offset"], Call::Tunnels),
     change(Method::POST, "/api/v1/tunnels/close", Call::CloseTunnels),
     get("/api/v1/listeners", &[], Call::Listeners),
     get("/api/v1/routes", &[], Call::Routes),
@@ -217,6 +222,8 @@ fn find<'a>(method: &Method, path: &'a str) -> Result<(&'static Route, &'a str),
 
 async fn call(call: Call, plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
     match call {
+        Call::Dashboard => Ok(dashboard::page()),
+        Call::DashboardFile => dashboard::file(&ask.tail),
         Call::Live => Ok(api::status::live()),
         Call::Ready => api::status::ready(plane),
         Call::Status => api::status::status(plane).await,
@@ -250,7 +257,9 @@ mod tests {
         assert_eq!((route.call, id), (Call::Resume, "server-00ff"));
         for path in [
             "",
-            "/",
+            "/index.html",
+            "/dashboard/",
+            "/dashboard/../api",
             "/api/v1/tunnels/",
             "//api/v1/tunnels",
             "/api//v1/tunnels",
@@ -279,10 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn no_two_routes_are_the_same_and_only_probes_are_for_anybody() {
+    fn no_two_routes_are_the_same_and_only_probes_and_the_bare_page_are_for_anybody() {
         for (index, route) in ROUTES.iter().enumerate() {
             assert!(!ROUTES[..index].iter().any(|other| other.path == route.path && other.method == route.method));
-            assert_eq!(route.access == Access::Anybody, route.path.ends_with('z'), "{}", route.path);
+            let is_page = matches!(route.call, Call::Dashboard | Call::DashboardFile);
+            assert_eq!(route.access == Access::Anybody, is_page || route.path.ends_with('z'), "{}", route.path);
         }
     }
 }

@@ -10,8 +10,10 @@ pub mod demo;
 mod explain;
 mod expose;
 mod operate;
+mod papers;
 mod run;
 mod upgrade;
+mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,8 +25,9 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "portcullis",
     version,
+    long_version = version::LONG.as_str(),
     about = "Upgrade gateway and reverse proxy: wss:// in front of ws:// servers",
-    after_help = "A gateway that runs: reload, upgrade, status, ps, kill, drain, log\n\n\
+    after_help = "A gateway that runs: reload, upgrade, status, ps, top, kill, drain, log\n\n\
                   Example:\n  portcullis expose ws://127.0.0.1:9000 --listen :8443 --cert c.pem --key k.pem\n\n\
                   Exit codes: 0 as asked, 1 failed, 2 bad usage or configuration, 3 cannot bind",
     arg_required_else_help = true
@@ -61,6 +64,9 @@ enum Command {
     /// List its live tunnels
     #[command(hide = true)]
     Ps(operate::ps::Args),
+    /// Watch its numbers and tunnels on a screen
+    #[command(hide = true)]
+    Top(operate::top::Args),
     /// Close live tunnels
     #[command(hide = true)]
     Kill(operate::kill::Args),
@@ -70,6 +76,12 @@ enum Command {
     /// Say or set how much its event log says
     #[command(hide = true)]
     Log(operate::log::Args),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(papers::Completions),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(papers::Man),
 }
 
 /// Parses the command line and does what it says.
@@ -94,9 +106,12 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => operate::reload::reload(&args),
         Command::Status(args) => operate::status::status(&args),
         Command::Ps(args) => operate::ps::ps(&args),
+        Command::Top(args) => operate::top::top(&args),
         Command::Kill(args) => operate::kill::kill(&args),
         Command::Drain(args) => operate::drain::drain(&args),
         Command::Log(args) => operate::log::log(&args),
+        Command::Completions(args) => papers::completions(&args).into(),
+        Command::Man(args) => papers::man(&args).into(),
     }
 }
 

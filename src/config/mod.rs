@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod keys;
+pub mod looked_at;
 pub mod model;
 pub mod places;
 pub mod render;

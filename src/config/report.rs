@@ -4,12 +4,13 @@
 //! [`Report::error`] and [`Report::warning`] and go on, so that one run of `check` names them all.
 //! Rendering is in `render.rs`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
+
+use super::looked_at::LookedAt;
 
 /// A place in a configuration file: which file, and which bytes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,14 +93,6 @@ pub struct Report {
     looked_at: LookedAt,
 }
 
-/// Where a configuration looks for what it says, whether that is there or not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LookedAt {
-    pub files: BTreeSet<PathBuf>,
-    /// Of which everything counts that comes or goes.
-    pub folders: BTreeSet<PathBuf>,
-}
-
 /// Tells one text from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
@@ -129,21 +122,19 @@ impl Report {
         Some(format!("{}:{line}:{column}", source.path.display()))
     }
 
-    /// A file that the configuration names is looked for here.
+    /// A file is about to be read. Before that: what happens to it meanwhile is to be seen.
     pub fn note_file(&mut self, path: &Path) {
-        self.looked_at.files.insert(path.to_owned());
+        self.looked_at.note_file(path);
     }
 
-    /// Files are looked for in this folder.
+    /// Files are about to be looked for in this folder.
     pub fn note_folder(&mut self, path: &Path) {
-        self.looked_at.folders.insert(path.to_owned());
+        self.looked_at.note_folder(path);
     }
 
-    /// Everything that was looked at, the configuration's own files included.
+    /// Everything that has been looked at, the configuration's own files included.
     pub fn looked_at(&self) -> LookedAt {
-        let mut all = self.looked_at.clone();
-        all.files.extend(self.sources.iter().map(|source| source.path.clone()));
-        all
+        self.looked_at.clone()
     }
 
     /// A file that the configuration names holds this.

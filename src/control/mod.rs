@@ -18,7 +18,7 @@ mod watchdog;
 
 pub use drains::{Drains, NoDrain, ServerDrain, WhyDrains};
 pub use in_use::{InUse, ReloadHistory};
-pub use metrics::{Gauged, Metrics, Rendered};
+pub use metrics::{Gauged, Metrics, Rendered, Totals};
 pub use reloads::{MOST as MOST_PROBLEMS, NoReload, Outcome, Reloads, Told};
 pub use sweeps::Sweeps;
 pub use tunnels::{Closed, Listing, Tunnels};

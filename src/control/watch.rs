@@ -3,18 +3,17 @@
 //! A thread of its own waits for the kernel to say that something has happened in a folder that matters (inotify): that of
 //! each file, and of each symbolic link on the way to it, so that renames are seen, and links that are put elsewhere. What
 //! has happened does not matter: a moment after the last news all files are looked at, and where one of them is another
-//! than at the last look (device, inode, size, times), a reload is asked for. So a burst of events is one reload, what is
+//! than it was when it was read, or last looked at, a reload is asked for. So a burst of events is one reload, what is
 //! refused is refused once, and a log that is written beside the configuration is none at all. Where the kernel says
 //! nothing (file systems of a network, no watches left), there is a look from time to time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,7 +21,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::reloads::Reloads;
 use crate::clock;
-use crate::config::report::LookedAt;
+use crate::config::looked_at::LookedAt;
 use crate::lifecycle;
 
 /// So long nothing more must happen before files are looked at.
@@ -43,27 +42,30 @@ pub struct Watch {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
-    files: Mutex<LookedAt>,
+    /// What is to be watched from now on.
+    next: Mutex<Option<LookedAt>>,
     is_over: AtomicBool,
 }
 
 impl Watch {
+    /// Watches files from the moment on in which they were looked at, which may be a while ago.
+    ///
     /// # Errors
     /// There is no thread.
     pub fn start(files: LookedAt, reloads: Reloads) -> io::Result<Self> {
-        let shared = Arc::new(Shared { files: Mutex::new(files), is_over: AtomicBool::new(false) });
+        let shared = Arc::new(Shared::default());
         let told = shared.clone();
-        let mut eye = Eye::new(shared.files());
+        let mut eye = Eye { files, news: None };
         // Nobody waits for its end: it holds nothing that is missed.
         drop(lifecycle::thread("watch", move || eye.watch(&told, &reloads))?);
         Ok(Self { shared })
     }
 
-    /// These are the files from now on.
+    /// These are the files from now on, as they were when a reload looked at them.
     pub fn follow(&self, files: LookedAt) {
-        *self.shared.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        *self.shared.next() = Some(files);
     }
 }
 
@@ -74,64 +76,51 @@ impl Drop for Watch {
 }
 
 impl Shared {
-    fn files(&self) -> LookedAt {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn next(&self) -> MutexGuard<'_, Option<LookedAt>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
     }
 }
-
-/// What tells one state of a file, or of a folder's list, from another. `None`: it is not there.
-type Mark = Option<(u64, u64, u64, i64, i64, Vec<std::ffi::OsString>)>;
 
 /// The files as they were at the last look.
 struct Eye {
     files: LookedAt,
-    marks: BTreeMap<PathBuf, Mark>,
     /// `None`: the kernel gives no news.
     news: Option<OwnedFd>,
 }
 
 impl Eye {
-    fn new(files: LookedAt) -> Self {
-        let mut eye = Self { marks: marks(&files), news: None, files };
-        eye.listen();
-        eye
-    }
-
     fn watch(&mut self, shared: &Shared, reloads: &Reloads) {
+        self.listen();
+        // What has happened before anybody listened.
+        let mut is_due = true;
         let mut looked = clock::now();
-        while !shared.is_over.load(Ordering::Relaxed) {
-            let files = shared.files();
-            if files != self.files {
-                // Those that were there before are compared with what they were then.
-                let fresh = marks(&files);
-                self.marks = fresh
-                    .into_iter()
-                    .map(|(path, now)| match self.marks.remove(&path) {
-                        Some(before) => (path, before),
-                        None => (path, now),
-                    })
-                    .collect();
+        while !shared.is_over() {
+            if let Some(files) = shared.next().take() {
                 self.files = files;
                 self.listen();
+                is_due = true;
             }
             let unasked = if self.news.is_some() { UNASKED } else { UNWATCHED };
-            if self.wait(PULSE) {
+            if is_due || self.wait(PULSE) {
                 self.calm_down();
             } else if looked.elapsed() < unasked {
                 continue;
             }
-            if shared.is_over.load(Ordering::Relaxed) {
-                return;
+            (is_due, looked) = (false, clock::now());
+            let now = self.files.again();
+            // Whoever has told of other files meanwhile wants those compared.
+            if now == self.files || shared.is_over() || shared.next().is_some() {
+                continue;
             }
-            looked = clock::now();
-            let marks = marks(&self.files);
-            if marks != self.marks {
-                self.marks = marks;
-                // Links may lead elsewhere by now.
-                self.listen();
-                tracing::info!("files have changed");
-                reloads.ask();
-            }
+            self.files = now;
+            // Links may lead elsewhere by now.
+            self.listen();
+            tracing::info!("files have changed");
+            reloads.ask();
         }
     }
 
@@ -188,32 +177,11 @@ impl Eye {
     }
 }
 
-fn marks(files: &LookedAt) -> BTreeMap<PathBuf, Mark> {
-    let of_file = files.files.iter().map(|path| (path.clone(), mark(path, Vec::new())));
-    let of_folder = files.folders.iter().map(|path| {
-        let mut names: Vec<_> =
-            fs::read_dir(or_here(path)).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
-        names.sort_unstable();
-        // Of a folder its names count, not when others in it were written.
-        let there = (!names.is_empty()).then_some((0, 0, 0, 0, 0, names));
-        (path.join("*"), there)
-    });
-    of_file.chain(of_folder).collect()
-}
-
-fn mark(path: &Path, names: Vec<std::ffi::OsString>) -> Mark {
-    let about = fs::metadata(path).ok()?;
-    let changed = about.ctime().wrapping_mul(1_000_000_000).wrapping_add(about.ctime_nsec());
-    let written = about.mtime().wrapping_mul(1_000_000_000).wrapping_add(about.mtime_nsec());
-    Some((about.dev(), about.ino(), about.len(), written, changed, names))
-}
-
 /// Every folder in which something may happen to one of the files: its own, and those of all symbolic links on the way.
 fn folders(files: &LookedAt) -> BTreeSet<PathBuf> {
-    let mut folders: BTreeSet<PathBuf> = files.folders.iter().map(|folder| or_here(folder).to_owned()).collect();
-    for file in files.files.iter().chain(&files.folders) {
-        let mut left = LINKS;
-        follow(file, &mut folders, &mut left);
+    let mut folders: BTreeSet<PathBuf> = files.folders().map(|folder| or_here(folder).to_owned()).collect();
+    for path in files.files().chain(files.folders()) {
+        follow(path, &mut folders, &mut { LINKS });
     }
     folders
 }
@@ -261,16 +229,17 @@ mod tests {
     struct Bench {
         folder: tempfile::TempDir,
         reloads: Reloads,
-        _watch: Watch,
+        watch: Watch,
     }
 
     fn bench(files: &[&str], folders: &[&str], prepare: impl FnOnce(&Path)) -> Bench {
         let folder = tempfile::tempdir().expect("a folder");
         prepare(folder.path());
-        let paths = |names: &[&str]| names.iter().map(|name| folder.path().join(name)).collect();
-        let (reloads, looked_at) = (Reloads::default(), LookedAt { files: paths(files), folders: paths(folders) });
+        let (reloads, mut looked_at) = (Reloads::default(), LookedAt::default());
+        files.iter().for_each(|name| looked_at.note_file(&folder.path().join(name)));
+        folders.iter().for_each(|name| looked_at.note_folder(&folder.path().join(name)));
         let watch = Watch::start(looked_at, reloads.clone()).expect("a thread");
-        Bench { folder, reloads, _watch: watch }
+        Bench { folder, reloads, watch }
     }
 
     impl Bench {
@@ -306,6 +275,30 @@ mod tests {
         fs::create_dir(bench.path("later")).expect("made");
         fs::write(bench.path("later/b.pem"), "4").expect("written");
         bench.reloads("with its folder").await;
+    }
+
+    #[tokio::test]
+    async fn what_happens_between_the_reading_and_the_watch_is_not_lost() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "1").expect("written");
+        let look = || {
+            let mut looked_at = LookedAt::default();
+            looked_at.note_file(&file);
+            looked_at
+        };
+        let (read, reloads) = (look(), Reloads::default());
+        fs::write(&file, "22").expect("written");
+        let watch = Watch::start(read, reloads.clone()).expect("a thread");
+        let bench = Bench { folder, reloads, watch };
+        bench.reloads("before the start").await;
+        let read = look();
+        fs::write(&file, "333").expect("written");
+        bench.reloads("with the news of it").await;
+        bench.watch.follow(read);
+        bench.reloads("while a reload was reading").await;
+        bench.watch.follow(look());
+        bench.stays("all of it is known").await;
     }
 
     #[tokio::test]

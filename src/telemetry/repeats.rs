@@ -4,7 +4,8 @@
 //! Events of one place in the code about one thing (a server, a client, a listener) are alike. Of those that are alike
 //! [`FEW`] are logged in [`INTERVAL`], and of one place in the code, whatever they are about, [`MANY`]. The rest is summed
 //! up in one line when the interval ends. What is kept has a bound: where there is too much to tell apart, the place in
-//! the code is all that is told. What was asked for by the operator (a reload's problems, `trace`) passes as it is.
+//! the code is all that is told. What was asked for by the operator (a reload's
+//! problems, an upgrade, `trace`) passes as it is.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -40,11 +41,16 @@ const LONGEST: usize = 200;
 const ABOUT: &[&str] =
     &["upstream", "server", "listener", "client", "peer", "name", "route", "thread", "task", "worker", "log"];
 
-/// Events from here are said as they come: the operator waits for each of them.
-const OPERATOR: &str = concat!(env!("CARGO_CRATE_NAME"), "::", "reload");
+/// Modules whose events are said as they come: an operator has asked for something, and waits for each of them.
+const OPERATOR: &[&str] = &["reload", "gateway", "handover", "admin::api"];
 
 /// Sums are said from here.
 const OURS: &str = module_path!();
+
+fn is_operators(target: &str) -> bool {
+    let module = target.strip_prefix(concat!(env!("CARGO_CRATE_NAME"), "::")).unwrap_or_default();
+    OPERATOR.iter().any(|of| module.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")))
+}
 
 /// What has been said lately. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -133,7 +139,7 @@ impl Repeats {
     fn admit(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
         let target = metadata.target();
-        if *metadata.level() == Level::TRACE || target.starts_with(OPERATOR) || target == OURS {
+        if *metadata.level() == Level::TRACE || is_operators(target) || target == OURS {
             return true;
         }
         let said = &mut *self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,8 @@
 #[path = "../interop/harness/mod.rs"]
 mod harness;
 
+mod dashboard;
+
 use std::ffi::OsStr;
 use std::process::Command;
 

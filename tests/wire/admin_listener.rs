@@ -113,19 +113,20 @@ async fn ops_16_nothing_administrative_answers_on_a_public_listener_beside_an_ad
 }
 
 #[tokio::test]
-async fn adm_02_without_the_token_there_is_nothing_but_whether_it_is_well() {
+async fn adm_02_without_the_token_there_is_nothing_but_whether_it_is_well_and_a_bare_page() {
     let gateway = gateway_with(&admin_table("token_file = \"token\""), |folder| {
         let file = folder.join("token");
         std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("set");
     });
     let mut api = Api::of(&gateway);
-    for path in ["/api/v1/status", "/api/v1/nothing", "/", "/api/v1/openapi.json"] {
+    for path in ["/api/v1/status", "/api/v1/nothing", "/metrics", "/api/v1/openapi.json", "/dashboard/"] {
         let answer = api.try_get(path).await;
         answer.assert_api_error(401, "no-token");
         assert_eq!(answer.get("www-authenticate"), Some("Bearer realm=\"portcullis\""));
     }
-    for path in ["/healthz", "/readyz"] {
+    // The dashboard's page tells nothing: it asks whoever opens it for the token.
+    for path in ["/healthz", "/readyz", "/", "/dashboard/main.js"] {
         assert_eq!(api.try_get(path).await.status, 200);
     }
     let start = Instant::now();

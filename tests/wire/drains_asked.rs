@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Frame, Handshake, Request, Setup, Stage, Tunnel, Way, admin_table, eventually};
+use crate::harness::{Api, Fields, Frame, Handshake, Request, Setup, Stage, Tunnel, Way, admin_table, eventually};
 
 const COUNT: usize = 30;
 
@@ -111,7 +111,7 @@ async fn drn_05_a_route_that_drains_refuses_handshakes_on_every_way_in_until_tha
     assert_eq!((&drain["name"], &drain["over_ms"]), (&json!(route), &1500.into()), "{drain}");
     for way in Way::ALL {
         let answer = way.refused(&stage, &Handshake::to("/ws"), 503, "route-drained").await;
-        assert_eq!(answer.header("retry-after"), Some("30"), "{way:?}");
+        assert_eq!(answer.get("retry-after"), Some("30"), "{way:?}");
     }
     assert_eq!(stage.clear().await.ask(&Request::get("/n")).await.status, 200);
     all_hear(&mut tunnels, 1001, "going away").await;

@@ -50,5 +50,6 @@ mod streaming;
 mod subprotocol;
 mod syntax;
 mod tls;
+mod top;
 mod tunnel;
 mod upstream_answer;

@@ -11,7 +11,12 @@ use crate::args::{Args, Problem};
 pub fn run(args: &mut Args) -> Result<(), Problem> {
     let directory = Path::new(args.positional(1).ok_or("which directory?")?).to_owned();
     args.done()?;
-    std::fs::create_dir_all(&directory)?;
+    make(&directory)
+}
+
+/// Writes the files.
+pub fn make(directory: &Path) -> Result<(), Problem> {
+    std::fs::create_dir_all(directory)?;
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "Portcullis load CA");

@@ -58,7 +58,7 @@ impl Dial {
             None if h2 => return Err("--h2 wants --tls".into()),
             None => None,
             Some(file) => {
-                Some((TlsConnector::from(config(&file, hybrid, resume, h2)?), ServerName::try_from(name.clone())?))
+                Some((TlsConnector::from(config(&[file], hybrid, resume, h2)?), ServerName::try_from(name.clone())?))
             }
         };
         Ok(Self { target, tls, host: name, h2 })
@@ -67,6 +67,13 @@ impl Dial {
     /// In the clear, over HTTP/1.1.
     pub fn clear(target: SocketAddr) -> Self {
         Self { target, tls: None, host: "localhost".to_owned(), h2: false }
+    }
+
+    /// With TLS over HTTP/1.1, to whoever has a certificate of one of these authorities.
+    pub fn secure(target: SocketAddr, authorities: &[String]) -> Result<Self, Problem> {
+        let name = ServerName::try_from("localhost")?;
+        let connector = TlsConnector::from(config(authorities, false, false, false)?);
+        Ok(Self { target, tls: Some((connector, name)), host: "localhost".to_owned(), h2: false })
     }
 
     pub fn host(&self) -> &str {
@@ -108,10 +115,12 @@ impl Dial {
     }
 }
 
-fn config(authority: &str, hybrid: bool, resume: bool, h2: bool) -> Result<Arc<ClientConfig>, Problem> {
+fn config(authorities: &[String], hybrid: bool, resume: bool, h2: bool) -> Result<Arc<ClientConfig>, Problem> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(authority)? {
-        roots.add(certificate?)?;
+    for authority in authorities {
+        for certificate in CertificateDer::pem_file_iter(authority)? {
+            roots.add(certificate?)?;
+        }
     }
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider(hybrid)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -134,6 +143,14 @@ impl Stream {
     /// Whether ALPN says so.
     pub fn speaks_h2(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
+    /// What the other side has shown of itself.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(tls) => tls.get_ref().1.peer_certificates()?.first().map(AsRef::as_ref),
+            Self::Tcp(_) | Self::H2(_) => None,
+        }
     }
 
     /// One small message there and back, through a tunnel to an echo.

@@ -1,5 +1,5 @@
-//! The load tool: `backend` and `relay` stand behind or beside a proxy, `load` drives it, `spread` has a gateway and servers of
-//! its own, `tls-limit` is a lower bound without any socket, `cert` makes what TLS needs. `benches/compare` puts them together; each also runs by hand.
+//! The load tool: `backend` and `relay` stand behind or beside a proxy, `load` drives it, `spread` and `operations` have a gateway and servers of
+//! their own, `tls-limit` is a lower bound without any socket, `cert` makes what TLS needs. `benches/compare` puts them together; each also runs by hand.
 //!
 //! Every program is one thread, so that `taskset` decides where it runs and the proxy never shares a core with it.
 //! What a unit of work costs is read from the proxy's own processes by the load (see `measure.rs`), inside the same
@@ -14,7 +14,9 @@ mod dial;
 mod h2;
 mod load;
 mod measure;
+mod operations;
 mod pacer;
+mod program;
 mod relay;
 mod spread;
 mod tls_limit;
@@ -32,6 +34,8 @@ const USAGE: &str = "usage: portcullis-load COMMAND [--NAME VALUE]…
   cert       DIRECTORY                           a P-256 certificate for localhost, and the CA that signed it
   spread     --gateway PROGRAM [--balance NAME] [--tunnels 9000] [--churn 3000] [--jitter SECONDS] [--workers 2]
                                                  three servers behind it, of which one is killed and comes back
+  operations --gateway PROGRAM [--tunnels 5000] [--reloads 50] [--rate 2000] [--seconds 5] [--over 20] [--workers 2]
+                                                 reloads, another certificate, another program, a drain, under talking clients
   load echo      messages up and down open tunnels           --size BYTES [--stalled N]
   load get       GET over keep-alive connections             --path /1k
   load sessions  connect, upgrade, close, again and again    [--resume] [--count N: as fast as --connections allows]
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         "tls-limit" => tls_limit::run(&mut args),
         "cert" => cert::run(&mut args),
         "load" => load::run(&mut args),
+        "operations" => operations::run(&mut args),
         "spread" => spread::run(&mut args),
         _ => return usage("no such command"),
     };

@@ -7,6 +7,7 @@ use super::{millis, time};
 use crate::admin::Plane;
 use crate::admin::answer::{ApiError, Reply};
 use crate::clock;
+use crate::control;
 use crate::lifecycle::Phase;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -38,6 +39,7 @@ struct Status {
     connections: Connections,
     /// Without those of workers that have not answered.
     tunnels: usize,
+    totals: Totals,
     workers: Vec<Worker>,
     configuration: Configuration,
 }
@@ -46,6 +48,27 @@ struct Status {
 struct Connections {
     open: usize,
     max: usize,
+}
+
+/// Since the start, over all routes: asked twice, they are rates. Of a route that is gone they are lost some time.
+#[derive(Serialize)]
+struct Totals {
+    requests: u64,
+    handshakes_refused: u64,
+    tunnels_opened: u64,
+    messages_in: u64,
+    messages_out: u64,
+    /// Of bodies and of tunnels.
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl From<control::Totals> for Totals {
+    fn from(totals: control::Totals) -> Self {
+        let control::Totals { requests, handshakes_refused, tunnels_opened, .. } = totals;
+        let control::Totals { messages_in, messages_out, bytes_in, bytes_out, .. } = totals;
+        Self { requests, handshakes_refused, tunnels_opened, messages_in, messages_out, bytes_in, bytes_out }
+    }
 }
 
 #[derive(Serialize)]
@@ -100,6 +123,7 @@ pub async fn status(plane: &Plane) -> Result<Reply, ApiError> {
         uptime_ms: millis(plane.started.0.elapsed()),
         connections: Connections { open: plane.connections.open(), max: plane.connections.max() },
         tunnels: counts.iter().flatten().sum(),
+        totals: plane.metrics.totals().into(),
         workers: workers.collect(),
         configuration: Configuration {
             generation: plane.in_use.snapshot().number,

@@ -95,13 +95,14 @@ pub async fn list(plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
     let sort = ask.query("sort").map(Sort::parse).transpose();
     let sort = sort.map_err(|help| ApiError::bad_request("bad-sort", "tunnels are not sorted by that").help(help))?;
     let limit = ask.number("limit", 0..=MOST)?.unwrap_or(LIMIT);
+    let offset = ask.number("offset", 0..=MOST)?.unwrap_or(0);
     let mut listing = plane.tunnels.list(matches(filter));
-    let mut top = Top::new(sort.unwrap_or_default(), limit);
+    let mut top = Top::new(sort.unwrap_or_default(), offset + limit);
     while let Some(rows) = listing.next().await {
         rows.into_iter().for_each(|row| top.add(row));
     }
     let matched = top.seen();
-    let tunnels = top.into_rows().into_iter().map(Row::from).collect();
+    let tunnels = top.into_rows().into_iter().skip(offset).map(Row::from).collect();
     Reply::json(&List { matched, silent_workers: listing.silent, tunnels })
 }
 

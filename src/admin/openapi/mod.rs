@@ -12,7 +12,7 @@ use schemas::{body, schema};
 /// The whole description.
 pub fn document() -> Value {
     let mut paths = Map::new();
-    for route in ROUTES {
+    for route in described() {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.as_str().to_ascii_lowercase()] = operation(route);
     }
@@ -31,6 +31,11 @@ pub fn document() -> Value {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
     })
+}
+
+/// The page for people and what it is made of are no part of the API.
+fn described() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(|route| !matches!(route.call, Call::Dashboard | Call::DashboardFile))
 }
 
 fn operation(route: &Route) -> Value {
@@ -73,6 +78,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         let (kind, words) = match *name {
             "filter" => (json!({ "type": "string", "maxLength": crate::control::filter::LONGEST }), FILTER),
             "sort" => (json!({ "type": "string" }), "A key, perhaps with `:asc` or `:desc`: age, bytes, route, …"),
+            "offset" => (json!({ "type": "integer", "minimum": 0 }), "From this row on; 0 is the first."),
             _ => (json!({ "type": "integer", "minimum": 0 }), "No more rows than this."),
         };
         json!({ "name": name, "in": "query", "required": false, "description": words, "schema": kind })
@@ -95,6 +101,8 @@ struct Words {
 
 fn words(call: Call) -> Words {
     let (id, summary, answer) = match call {
+        Call::Dashboard => ("dashboard", "The dashboard", "A page."),
+        Call::DashboardFile => ("dashboardFile", "A part of the dashboard", "A file."),
         Call::Live => ("live", "Whether the process answers", "It does."),
         Call::Ready => ("ready", "Whether it takes new work; 503 while it drains", "It does."),
         Call::Status => ("status", "What it is, and what it has to do", "How it is."),
@@ -130,7 +138,7 @@ mod tests {
     fn everything_that_is_routed_is_described_once_with_what_it_takes() {
         let document = document();
         let mut ids = BTreeSet::new();
-        for route in ROUTES {
+        for route in described() {
             let operation = &document["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
             assert!(ids.insert(operation["operationId"].as_str().expect("an id").to_owned()), "{}", route.path);
             let named =
@@ -145,6 +153,6 @@ mod tests {
             .values()
             .map(|path| path.as_object().map_or(0, Map::len))
             .sum();
-        assert_eq!(operations, ROUTES.len());
+        assert_eq!(operations, described().count());
     }
 }

@@ -7,7 +7,7 @@ use crate::admin::router::Call;
 /// An answer's, where it is JSON.
 pub fn schema(call: Call) -> Option<Value> {
     Some(match call {
-        Call::Live | Call::Ready | Call::Metrics => return None,
+        Call::Live | Call::Ready | Call::Metrics | Call::Dashboard | Call::DashboardFile => return None,
         Call::Status => status(),
         Call::Tunnels => object(&[("matched", int()), ("silent_workers", int()), ("tunnels", list(tunnel()))]),
         Call::CloseTunnels => object(&[("closed", int()), ("silent_workers", int())]),
@@ -104,6 +104,9 @@ pub fn reload() -> Value {
 
 fn status() -> Value {
     let worker = object(&[("worker", int()), ("connections", int()), ("load", int()), ("tunnels", or_null(int()))]);
+    let totals =
+        ["requests", "handshakes_refused", "tunnels_opened", "messages_in", "messages_out", "bytes_in", "bytes_out"];
+    let totals = object(&totals.map(|name| (name, int())));
     let last = object(&[("at", time()), ("reloaded", flag()), ("problems", int())]);
     object(&[
         ("version", text()),
@@ -115,6 +118,7 @@ fn status() -> Value {
         ("uptime_ms", int()),
         ("connections", object(&[("open", int()), ("max", int())])),
         ("tunnels", int()),
+        ("totals", totals),
         ("workers", list(worker)),
         (
             "configuration",
@@ -241,7 +245,7 @@ fn certificate() -> Value {
 
 fn refusal() -> Value {
     let required = ["reason", "side", "listener", "method", "path"].map(|name| (name, text()));
-    let words = ["detail", "client", "protocol", "host", "route", "upstream", "server", "origin", "user_agent"];
+    let words = ["rule", "detail", "client", "protocol", "host", "route", "upstream", "server", "origin", "user_agent"];
     let optional = words.map(|name| (name, or_null(text())));
     let others = [("time", time()), ("status", or_null(int())), ("connection", int())];
     object(&[&required[..], &optional, &others].concat())
@@ -271,8 +275,9 @@ fn drain() -> Value {
 /// What can be asked to drain.
 const DRAINED: [&str; 4] = ["process", "route", "server", "tunnels"];
 
+/// `error`, `warn`, `info`, `debug`, `trace`; with those of single areas `info,upstream=debug`.
 fn level() -> Value {
-    one_of(&["error", "warn", "info", "debug", "trace"])
+    json!({ "type": "string", "examples": ["debug", "info,upstream=debug"] })
 }
 
 fn text() -> Value {

@@ -13,7 +13,7 @@ use crate::cli::say;
     after_help = "Example:\n  portcullis log debug\n  portcullis log upstream=debug,tls=trace\n\nIt holds until the next reload; without LEVEL it is only told."
 )]
 pub struct Args {
-    /// error, warn, info, debug or trace; for a part of the gateway AREA=LEVEL
+    /// error, warn, info, debug or trace; AREA=LEVEL for one part
     #[arg(value_name = "LEVEL")]
     level: Option<String>,
     #[command(flatten)]

@@ -12,6 +12,7 @@ pub mod ps;
 pub mod reload;
 pub mod status;
 mod table;
+pub mod top;
 mod whereabouts;
 
 use std::path::PathBuf;

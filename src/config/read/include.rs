@@ -76,6 +76,7 @@ pub fn read_all(report: &mut Report, draft: &mut Draft, main: &Path) {
                 return;
             }
             done.push(canonical);
+            report.note_file(&path);
             match load(&path) {
                 Ok(text) => super::file(report, draft, Source { path, text }, Some(&pattern.spot)),
                 Err(why) => {
@@ -105,7 +106,6 @@ fn matches(report: &mut Report, draft: &mut Draft, base: &Path, pattern: &Locate
     }
     if !name.contains(['*', '?']) {
         let file = base.join(&**pattern);
-        report.note_file(&file);
         return vec![file];
     }
     let folder = base.join(folder);

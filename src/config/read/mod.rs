@@ -43,6 +43,7 @@ use tree::{Cx, Node, Table};
 /// Reads a file and what it includes. No configuration where the report has errors.
 pub fn read(path: &Path) -> (Option<Config>, Report) {
     let mut report = Report::default();
+    report.note_file(path);
     let text = match include::load(path) {
         Ok(text) => text,
         Err(why) => {

@@ -7,12 +7,14 @@
 mod gone;
 mod routes;
 mod servers;
+mod totals;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gone::Gone;
+pub use totals::Totals;
 
 use crate::lifecycle::Lifecycle;
 use crate::limits::Connections;
@@ -90,6 +92,18 @@ impl Metrics {
     /// A reload was refused.
     pub fn note_refused(&self) {
         self.shared.history().refused += 1;
+    }
+
+    /// Sums over all routes, as they stand now.
+    pub fn totals(&self) -> Totals {
+        let (snapshot, gone) = {
+            let history = self.shared.history();
+            (history.snapshot.clone(), history.routes.books())
+        };
+        let mut totals = Totals::default();
+        let books = snapshot.route_books.iter().chain([&snapshot.unrouted]).chain(&gone);
+        books.for_each(|book| totals.add(book));
+        totals
     }
 
     /// Everything as it stands now. Reads a few files of /proc, and takes time in proportion to what there is to tell: not

@@ -13,11 +13,14 @@ use crate::telemetry::end::EndReason;
 use crate::types::{HttpVersion, Peer};
 use crate::worker::Command;
 
-/// All tunnels that are open, and when others were closed, by which order.
+/// When a tunnel was closed, by which order, and on which worker.
+type Gone = (Instant, Arc<CloseOrder>, u32);
+
+/// All tunnels that are open, and which were closed.
 #[derive(Clone, Default)]
 struct Live {
     rows: Rc<RefCell<Vec<TunnelRow>>>,
-    closed: Rc<RefCell<Vec<(Instant, Arc<CloseOrder>, u32)>>>,
+    closed: Rc<RefCell<Vec<Gone>>>,
     /// Orders that are left without an answer.
     deaf: Rc<RefCell<u32>>,
 }

@@ -1,16 +1,16 @@
 //! The gateway and its three servers as processes, which end with the value.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::args::Problem;
+use crate::program::{Program, announced, serve};
 
 const SERVERS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ impl House {
     }
 
     pub fn pid(&self) -> u32 {
-        self.gateway.0.id()
+        self.gateway.id()
     }
 
     /// SIGKILL.
@@ -92,35 +92,6 @@ impl Drop for House {
         // Left behind it does no harm.
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-/// A process that ends with the value.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn serve(address: SocketAddr) -> Result<Program, Problem> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["backend", "--listen", &address.to_string()]);
-    announced(command, "listening ").map(|(server, _)| server)
-}
-
-/// Starts a program that says where it listens; what it says behind `word`.
-fn announced(mut command: Command, word: &str) -> Result<(Program, String), Problem> {
-    let mut process = Program(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
-    let out = process.0.stdout.take().ok_or("no output to read")?;
-    for line in BufReader::new(out).lines() {
-        if let Some((_, rest)) = line?.split_once(word) {
-            return Ok((process, rest.to_owned()));
-        }
-    }
-    Err(format!("{:?} ended before it listened", command.get_program()).into())
 }
 
 async fn ask(server: SocketAddr) -> Result<usize, Problem> {
