@@ -35,7 +35,8 @@ async fn all_hear(tunnels: &mut [Tunnel], code: u16, reason: &str) -> Duration {
 }
 
 async fn all_end_as(stage: &Stage, end: &str) {
-    let count = || stage.gateway.access_log().iter().filter(|line| line["end"] == end).count();
+    let is_one = |line: &&Value| line["event"] == "tunnel-close" && line["end"] == end;
+    let count = || stage.gateway.access_log().iter().filter(is_one).count();
     eventually("their lines in the log", || count() == COUNT).await;
 }
 

@@ -193,7 +193,7 @@ fn subject(upstream: &Name, server: &Name) -> Subject {
 }
 
 pub fn resume(plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
-    if ask.tail == Subject::Process.what() {
+    if ask.tail == Subject::Process.what() && plane.lifecycle.phase().is_stopping() {
         return Err(ApiError::new(StatusCode::CONFLICT, "no-way-back", "a process that drains goes on to its end")
             .help("start another one"));
     }
