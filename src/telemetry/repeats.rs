@@ -42,7 +42,8 @@ const ABOUT: &[&str] =
     &["upstream", "server", "listener", "client", "peer", "name", "route", "thread", "task", "worker", "log"];
 
 /// Modules whose events are said as they come: an operator has asked for something, and waits for each of them.
-const OPERATOR: &[&str] = &["reload", "gateway", "handover", "admin::api"];
+/// What a snapshot says belongs to a reload.
+const OPERATOR: &[&str] = &["reload", "snapshot", "gateway", "handover", "admin::api"];
 
 /// Sums are said from here.
 const OURS: &str = module_path!();

@@ -38,7 +38,7 @@ async fn adm_16_top_shows_live_tunnels_closes_one_after_a_question_and_leaves_th
     screen.keys("\u{15}route=other\r");
     screen.shows("no tunnel matches").await;
     screen.keys("/\u{15}\r");
-    screen.shows("3 tunnels").await;
+    screen.shows(" open ").await;
     screen.keys("?");
     screen.shows("close the chosen tunnel, after a question").await;
     screen.keys("?");
@@ -72,6 +72,23 @@ async fn adm_16_top_gives_the_terminal_back_when_a_signal_ends_it() {
         }
         assert_eq!(screen.ends().await, Some(0), "{signal:?}");
     }
+}
+
+#[tokio::test]
+async fn adm_16_top_ends_with_its_terminal() {
+    let (stage, _tunnels) = stage_with(1).await;
+    let mut screen = top(&stage, &[]);
+    screen.shows("● running").await;
+    screen.hang_up();
+    let status = screen.is_over().await;
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    // Also one that is told to end while it waits for a terminal that takes nothing.
+    let mut screen = top(&stage, &[]);
+    screen.shows("● running").await;
+    screen.stop();
+    let pid = Pid::from_raw(screen.child.id().cast_signed()).expect("a process");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    screen.is_over().await;
 }
 
 #[tokio::test]

@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{self, Termios, Winsize};
@@ -19,11 +22,13 @@ const END: &str = "(the end)";
 /// A program at a terminal of its own, which controls it.
 pub struct Screen {
     pub child: Child,
-    master: File,
+    master: Option<File>,
     /// The program's side, kept open so that it can be looked at when the program has gone.
-    slave: OwnedFd,
+    slave: Option<OwnedFd>,
     before: Termios,
     raw: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+    is_hung_up: Arc<AtomicBool>,
 }
 
 fn size(columns: u16, rows: u16) -> Winsize {
@@ -48,21 +53,49 @@ impl Screen {
         let master = File::from(master);
         let raw = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, seen) = (master.try_clone().expect("a descriptor"), raw.clone());
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+        let is_hung_up = Arc::new(AtomicBool::new(false));
+        let told = is_hung_up.clone();
+        let reader = std::thread::spawn(move || {
+            let (mut bytes, turn) = ([0; 4096], Timespec { tv_sec: 0, tv_nsec: 20_000_000 });
+            while !told.load(Ordering::Relaxed) {
+                let mut fds = [PollFd::new(&reader, PollFlags::IN)];
+                match poll(&mut fds, Some(&turn)) {
+                    Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+                let Ok(count @ 1..) = reader.read(&mut bytes) else { return };
                 seen.lock().expect("nobody panics with it").extend_from_slice(&bytes[..count]);
             }
         });
-        Self { child, master, slave, before, raw }
+        Self { child, master: Some(master), slave: Some(slave), before, raw, reader: Some(reader), is_hung_up }
+    }
+
+    /// The window is closed, or the line is cut.
+    pub fn hang_up(&mut self) {
+        self.is_hung_up.store(true, Ordering::Relaxed);
+        self.reader.take().expect("once").join().expect("it reads and nothing else");
+        (self.master, self.slave) = (None, None);
+    }
+
+    /// Nothing that is written gets any further, and whoever writes waits.
+    pub fn stop(&self) {
+        termios::tcflow(self.slave.as_ref().expect("a terminal"), termios::Action::OOff).expect("stopped");
+    }
+
+    /// Waits for the program's end and nothing else.
+    pub async fn is_over(&mut self) -> std::process::ExitStatus {
+        eventually("the end of the program", || matches!(self.child.try_wait(), Ok(Some(_)))).await;
+        self.child.wait().expect("it has ended")
     }
 
     pub fn keys(&mut self, keys: &str) {
-        self.master.write_all(keys.as_bytes()).expect("the terminal takes keys");
+        let mut master = self.master.as_ref().expect("a terminal");
+        master.write_all(keys.as_bytes()).expect("the terminal takes keys");
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {
-        termios::tcsetwinsize(&self.master, size(columns, rows)).expect("another size");
+        termios::tcsetwinsize(self.master.as_ref().expect("a terminal"), size(columns, rows)).expect("another size");
     }
 
     /// Everything that came, as it came.
@@ -86,11 +119,12 @@ impl Screen {
 
     /// Waits for the program's end; its exit code. The terminal has to be as it was.
     pub async fn ends(&mut self) -> Option<i32> {
-        eventually("the end of the program", || matches!(self.child.try_wait(), Ok(Some(_)))).await;
+        let status = self.is_over().await;
+        let slave = self.slave.as_ref().expect("a terminal");
         // What is written comes in order: with this, all that the program has written has come.
-        rustix::io::write(&self.slave, END.as_bytes()).expect("written");
+        rustix::io::write(slave, END.as_bytes()).expect("written");
         eventually("all of its output", || self.raw().ends_with(END)).await;
-        let after = termios::tcgetattr(&self.slave).expect("its settings");
+        let after = termios::tcgetattr(slave).expect("its settings");
         let modes = |termios: &Termios| (termios.local_modes, termios.input_modes, termios.output_modes);
         assert_eq!(modes(&after), modes(&self.before), "the terminal is not as it was");
         let raw = self.raw();
@@ -98,7 +132,7 @@ impl Screen {
         assert!(taken <= given, "the other screen is left: {raw:?}");
         let (hidden, shown) = (raw.rfind("\u{1b}[?25l"), raw.rfind("\u{1b}[?25h"));
         assert!(hidden <= shown, "the cursor is hidden: {raw:?}");
-        self.child.wait().expect("it has ended").code()
+        status.code()
     }
 }
 
