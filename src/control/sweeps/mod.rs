@@ -163,7 +163,7 @@ impl Sweeps {
             rate => rate,
         };
         let order = CloseOrder::process_drained();
-        self.begin(Subject::Process, speed, Arc::new(|_, _| true), order)
+        self.begin(self.all(), Subject::Process, speed, Arc::new(|_, _| true), order)
     }
 
     /// The route takes no new tunnels, and those that it has are closed.
@@ -171,12 +171,14 @@ impl Sweeps {
     /// # Errors
     /// So many drain that one more is not remembered.
     pub fn drain_route(&self, route: &Name, speed: Speed) -> Result<Sweep, TooMany> {
+        // Under the lock until it is known, so that of two who say something different the last one counts.
+        let all = self.all();
         if !self.shared.routes.shut(route) {
             return Err(TooMany);
         }
         let name = route.clone();
         let matches = Arc::new(move |row: &TunnelRow, _: &_| row.way.route.as_ref() == Some(&name));
-        Ok(self.begin(Subject::Route(route.clone()), speed, matches, CloseOrder::route_drained()))
+        Ok(self.begin(all, Subject::Route(route.clone()), speed, matches, CloseOrder::route_drained()))
     }
 
     /// Closes the tunnels of a server that drains already.
@@ -186,7 +188,7 @@ impl Sweeps {
             row.way.upstream.as_ref() == Some(&of) && row.way.server.as_ref() == Some(&at)
         });
         let subject = Subject::Server { upstream: upstream.clone(), server: server.clone() };
-        self.begin(subject, speed, matches, CloseOrder::server_drained())
+        self.begin(self.all(), subject, speed, matches, CloseOrder::server_drained())
     }
 
     /// Closes the tunnels that a filter means now.
@@ -199,16 +201,21 @@ impl Sweeps {
         if all.entries.iter().filter(is_at_work).count() >= MOST_FILTERS {
             return Err(TooMany);
         }
-        drop(all);
         let since = clock::now();
         // Where it has to be looked for them once more, those that have come since are not among them.
         let matches: Matches = Arc::new(move |row, server| row.age >= since.elapsed() && matches(row, server));
-        Ok(self.begin(Subject::Tunnels(filter.into()), speed, matches, order))
+        Ok(self.begin(all, Subject::Tunnels(filter.into()), speed, matches, order))
     }
 
-    fn begin(&self, subject: Subject, speed: Speed, matches: Matches, order: CloseOrder) -> Sweep {
+    fn begin(
+        &self,
+        mut all: MutexGuard<'_, All>,
+        subject: Subject,
+        speed: Speed,
+        matches: Matches,
+        order: CloseOrder,
+    ) -> Sweep {
         let is_once = matches!(subject, Subject::Tunnels(_));
-        let mut all = self.all();
         all.next += 1;
         let (edition, order) = (all.next, Arc::new(order));
         let plan = Plan { matches, order, speed, edition, is_once };
@@ -239,7 +246,6 @@ impl Sweeps {
         let at = all.entries.iter().position(|entry| entry.sweep.subject == *subject)?;
         let sweep = all.entries.remove(at).sweep;
         if let Subject::Route(route) = &sweep.subject {
-            // Under the lock, so that of two who say something different the last one counts.
             self.shared.routes.open(route);
         }
         drop(all);
