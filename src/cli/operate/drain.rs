@@ -11,7 +11,7 @@ use crate::cli::say;
 use crate::config;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  portcullis drain server ws://10.0.0.5:9000 --over 5m\n  \
+#[command(after_help = "Example:\n  portcullis drain server ws://10.0.0.5:9000 --over 5m\n  \
                         portcullis drain route chat --rate 50\n  \
                         portcullis drain route chat --undo\n  \
                         portcullis drain tunnels client=10.0.0.0/8 'age>1h' --over 1m\n  \
@@ -23,11 +23,11 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// A server: it gets nothing new, and its tunnels go at this pace [default: at `drain_rate`]
+    /// A server: it gets nothing new, and its tunnels go at a pace
     Server(ServerArgs),
     /// A route: it takes no new tunnels, and those that it has are closed
     Route(NamedArgs),
-    /// The gateway, as SIGTERM has it: what is left after `drain_timeout` is cut
+    /// The gateway, as SIGTERM has it, at a pace
     Process(ProcessArgs),
     /// The tunnels that a filter means now
     Tunnels(TunnelsArgs),
