@@ -28,6 +28,9 @@ const NO_ROOM_RETRY: u16 = 10;
 /// The same where an upstream has as much as it may: most of that are requests, which end sooner than tunnels.
 const OVERLOADED_RETRY: u16 = 5;
 
+/// The same where the route drains: that is over when somebody says so.
+const DRAINS_RETRY: u16 = 30;
+
 static X_PORTCULLIS_REASON: HeaderName = HeaderName::from_static("x-portcullis-reason");
 
 /// Why a request does not get an upstream's answer.
@@ -54,6 +57,8 @@ pub enum Fault {
     Handshake(Refusal),
     /// No room for one more tunnel.
     Tunnels(NoTunnel),
+    /// An operator has asked the route to drain.
+    RouteDrains,
     Upstream(Failure),
     /// A 101 that is no agreement to the handshake.
     BadUpgrade(BadUpgrade),
@@ -102,6 +107,7 @@ impl Fault {
             Self::Handshake(refusal) => refusal_end(*refusal),
             Self::Tunnels(NoTunnel::Route) => EndReason::TooManyTunnels,
             Self::Tunnels(NoTunnel::Address) => EndReason::TooManyTunnelsFromAddress,
+            Self::RouteDrains => EndReason::RouteDrained,
             Self::Upstream(failure) => failure_end(failure),
             Self::BadUpgrade(_) => EndReason::BadUpgrade,
             Self::UnexpectedUpgrade => EndReason::UnexpectedUpgrade,
@@ -131,6 +137,7 @@ impl Fault {
             Self::WebSocketOnly => StatusCode::UPGRADE_REQUIRED,
             Self::Handshake(refusal) => refusal_status(*refusal),
             Self::Tunnels(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RouteDrains => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(failure) => failure_status(failure),
             Self::BadUpgrade(_) | Self::UnexpectedUpgrade => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -156,6 +163,7 @@ impl Fault {
     fn retry_after(&self) -> Option<u16> {
         match self {
             Self::Tunnels(_) => Some(NO_ROOM_RETRY),
+            Self::RouteDrains => Some(DRAINS_RETRY),
             Self::Upstream(Failure::Overloaded | Failure::QueueTimeout) => Some(OVERLOADED_RETRY),
             _ => None,
         }
@@ -185,6 +193,8 @@ impl Fault {
             Self::Handshake(refusal) => refusal_rule(*refusal),
             Self::Tunnels(NoTunnel::Route) => Rule::Route(&["websocket", "max_tunnels"]),
             Self::Tunnels(NoTunnel::Address) => Rule::Route(&["websocket", "max_tunnels_per_address"]),
+            // Nobody has written it down.
+            Self::RouteDrains => Rule::None,
             Self::Upstream(failure) => failure_rule(failure),
             Self::BadUpgrade(_) => Rule::Specification("RFC 6455 4.1"),
             Self::UnexpectedUpgrade => Rule::Specification("RFC 9110 7.8"),
@@ -341,6 +351,7 @@ impl fmt::Display for Fault {
             Self::RequestBody(cause) => cause.fmt(out),
             Self::WebSocketOnly => out.write_str("the upstream speaks only WebSocket"),
             Self::UpgradeNotAllowed => out.write_str("the route has no websocket table"),
+            Self::RouteDrains => out.write_str("the route drains: an operator has asked for it"),
             Self::Handshake(refusal) => refusal.fmt(out),
             Self::Tunnels(NoTunnel::Route) => out.write_str("the route has as many tunnels as max_tunnels allows"),
             Self::Tunnels(NoTunnel::Address) => {

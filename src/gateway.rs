@@ -21,7 +21,7 @@ use crate::admin::{self, Admin, Plane};
 use crate::clock;
 use crate::config::Document;
 use crate::config::model::Config;
-use crate::control::{self, Drains, Gauged, InUse, Metrics, Reloads, Tunnels};
+use crate::control::{self, Drains, Gauged, InUse, Metrics, Reloads, Sweeps, Tunnels};
 use crate::handover::{Entrance, PidFile, Upgrades};
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::Signals;
@@ -143,6 +143,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
     };
     let plane = Plane {
         drains: Drains::new(&snapshot),
+        sweeps: Sweeps::new(&snapshot),
         tunnels,
         reloads: Reloads::default(),
         in_use,
@@ -179,6 +180,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
     let (repeats, refusals) = (events.repeats(), access.tell_refusals());
     let control = Rc::new(Control {
         drain_timeout: Cell::default(),
+        drain_rate: Cell::default(),
         upgrade_timeout: Cell::default(),
         upgrade_drain_timeout: Cell::default(),
         sockets: RefCell::new(sockets),
@@ -213,12 +215,14 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         lifecycle::spawn_local("repeated events", repeats.run());
         lifecycle::spawn_local("refusals without a line", refusals);
         lifecycle::spawn_local("server drains", plane.drains.clone().run(plane.tunnels.clone()));
+        lifecycle::spawn_local("sweeps", plane.sweeps.clone().run(plane.tunnels.clone()));
         lifecycle::spawn_local("reload", reloader.run());
         lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes.clone()));
         Serving {
             signals,
             control: &control,
             reloads: plane.reloads,
+            sweeps: plane.sweeps,
             upgrades,
             pid_file,
             inboxes,

@@ -45,6 +45,7 @@ const REMINDER: Duration = Duration::from_secs(10);
 /// What the control plane goes by, and a reload changes.
 pub struct Control {
     pub drain_timeout: Cell<Duration>,
+    pub drain_rate: Cell<Option<u32>>,
     pub upgrade_timeout: Cell<Duration>,
     pub upgrade_drain_timeout: Cell<Option<Duration>>,
     /// Of the listeners in use.
@@ -371,6 +372,7 @@ impl Control {
     /// What `[server]` says now.
     pub fn follow(&self, server: &Server) {
         self.drain_timeout.set(server.drain_timeout);
+        self.drain_rate.set(server.drain_rate);
         self.upgrade_timeout.set(server.upgrade_timeout);
         self.upgrade_drain_timeout.set(server.upgrade_drain_timeout);
     }

@@ -16,7 +16,7 @@ use crate::config::model::{
 use crate::config::places::Rulebook;
 use crate::config::report::{Digest, Report, Spot};
 use crate::config::written::{Changes, Written};
-use crate::limits::{Ledger, Tunnels};
+use crate::limits::{Ledger, Shut, Tunnels};
 use crate::proto::via::Via;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::{Books, ListenerBook, RouteBook};
@@ -60,6 +60,8 @@ pub struct Snapshot {
     books: Arc<Books>,
     /// Servers that drain because somebody has asked for it: of this process, whatever the configuration.
     pub asked_drains: Arc<AskedDrains>,
+    /// Routes that take no new tunnels for the same reason.
+    pub shut_routes: Arc<Shut>,
     states: Arc<States>,
 }
 
@@ -159,6 +161,7 @@ impl Snapshot {
         let (upstreams, upstream_files): (Vec<Arc<Definition>>, _) = upstreams?.into_iter().unzip();
         let ledger = previous.map_or_else(Arc::default, |previous| previous.ledger.clone());
         let asked_drains = previous.map_or_else(Arc::default, |previous| previous.asked_drains.clone());
+        let shut_routes = previous.map_or_else(Arc::default, |previous| previous.shut_routes.clone());
         // Before anybody can ask a server of this one.
         upstreams.iter().for_each(|upstream| upstream.honour(&asked_drains));
         Some(Self {
@@ -183,6 +186,7 @@ impl Snapshot {
             ledger,
             books,
             asked_drains,
+            shut_routes,
             states,
         })
     }

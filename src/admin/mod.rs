@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::clock::Instant;
 use crate::config::model::ListenerKey;
-use crate::control::{Drains, InUse, Metrics, Reloads, Tunnels};
+use crate::control::{Drains, InUse, Metrics, Reloads, Sweeps, Tunnels};
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::Connections;
 use crate::listener::{self, Access, BindError, BoundListener, BoundTo, Inherited, WorkerLoad};
@@ -42,6 +42,7 @@ use crate::types::Name;
 pub struct Plane {
     pub tunnels: Tunnels,
     pub drains: Drains,
+    pub sweeps: Sweeps,
     pub reloads: Reloads,
     pub in_use: InUse,
     pub metrics: Metrics,

@@ -70,7 +70,7 @@ enum Command {
     /// Close live tunnels
     #[command(hide = true)]
     Kill(operate::kill::Args),
-    /// Let a server go without work
+    /// Take something out of service, gently, or put it back
     #[command(hide = true)]
     Drain(operate::drain::Args),
     /// Say or set how much its event log says

@@ -64,6 +64,7 @@ pub static SERVER: Section = Section {
     keys: &[
         key("workers", Value("\"auto\"")),
         key("drain_timeout", Value("\"30s\"")),
+        key("drain_rate", Value("\"none\"")),
         key("upgrade_timeout", Value("\"1m\"")),
         key("upgrade_drain_timeout", Value("\"24h\"")),
         key("max_connections", Value("100000")),

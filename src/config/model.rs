@@ -53,6 +53,8 @@ pub struct Server {
     pub workers: usize,
     /// How long open requests and tunnels may go on after a stop was asked for.
     pub drain_timeout: Duration,
+    /// Tunnels that are closed in a second meanwhile. `None`: they stay until its end.
+    pub drain_rate: Option<u32>,
     /// How long a process that is to take this one's place may take to be ready.
     pub upgrade_timeout: Duration,
     /// How long what is open may go on in a process whose place another has taken. `None`: until it ends by itself.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::pace::{Pace, Random};
+use super::pace::{Pace, Random, per_second};
 use super::tunnels::Tunnels;
 use crate::clock::{self, Instant};
 use crate::exchange::live::{CloseOrder, Matches, TunnelRef, TunnelState};
@@ -109,13 +109,13 @@ impl Drains {
     }
 
     /// Lets a server drain, whatever its weight, until [`Self::resume`] or the end of the process; how many tunnels it
-    /// has. It is named as logs name it.
+    /// has. Where somebody else closes these (`is_emptied`), they are not closed here. It is named as logs name it.
     ///
     /// # Errors
     /// See [`NoDrain`].
-    pub fn drain(&self, upstream: &str, server: &str) -> Result<u32, NoDrain> {
+    pub fn drain(&self, upstream: &str, server: &str, is_emptied: bool) -> Result<u32, NoDrain> {
         let [found, ..] = &self.find(Some(upstream), server)[..] else { return Err(NoDrain::NoSuchServer) };
-        if !self.shared.asked.ask(&found.0, &found.1) {
+        if !self.shared.asked.ask(&found.0, &found.1, is_emptied) {
             return Err(NoDrain::TooMany);
         }
         self.shared.changed.notify_one();
@@ -194,7 +194,7 @@ impl Drains {
             drain
         });
         drains.extend(gone);
-        drains.extend(asked.into_iter().map(|AskedDrain { id, upstream, server, since }| {
+        drains.extend(asked.into_iter().map(|AskedDrain { id, upstream, server, since, .. }| {
             let (why, since) = (WhyDrains::Asked, Some(since));
             ServerDrain { id, upstream, server, why, since, requests: 0, tunnels: 0, closed: 0, rate: None }
         }));
@@ -306,7 +306,8 @@ impl Upstream {
         let mut has_changed = false;
         for watched in &mut self.servers {
             let current = roster.iter().find(|server| server.id == watched.server.id);
-            let drains = rate.filter(|_| current.is_none_or(|server| server.drains()));
+            let is_ours = !watched.server.state.is_emptied() && current.is_none_or(|server| server.drains());
+            let drains = rate.filter(|_| is_ours);
             has_changed |= watched.look(&self.definition.name, drains);
         }
         self.servers.retain(|watched| {
@@ -332,7 +333,7 @@ impl Upstream {
             self.listed = Some(now);
             self.pace.rest(now);
         }
-        let due = self.pace.due(rate, clock::now()).min(self.queue.len());
+        let due = self.pace.due(per_second(rate), clock::now()).min(self.queue.len());
         let mut by_server = HashMap::<Name, Vec<TunnelRef>>::new();
         for (tunnel, server) in self.queue.drain(self.queue.len() - due..) {
             by_server.entry(server).or_default().push(tunnel);

@@ -1,4 +1,4 @@
-//! When the next of many is due, of which there are so many in a second: evenly, but never in step.
+//! When the next of many is due, of which there are so many in some time: evenly, but never in step.
 //!
 //! Pure: it is told what time it is. Who was kept up catches up on little of what was missed, so that nothing comes in
 //! bursts; who rests owes nothing afterwards.
@@ -9,6 +9,14 @@ use crate::clock::Instant;
 
 /// What is caught up on at most.
 const LATE: Duration = Duration::from_millis(50);
+
+/// What is closer together than this is at once.
+const LEAST: Duration = Duration::from_micros(1);
+
+/// The mean time between two of which there are so many in a second.
+pub(super) fn per_second(rate: u32) -> Duration {
+    Duration::from_secs(1) / rate.max(1)
+}
 
 /// One pace, for as long as it is kept.
 #[derive(Debug)]
@@ -49,14 +57,14 @@ impl Pace {
         Self { next: None, random: Random::new() }
     }
 
-    /// How many are due. Until it is asked again they count as done.
-    pub fn due(&mut self, rate: u32, now: Instant) -> usize {
+    /// How many are due, with this time between two in the mean. Until it is asked again they count as done.
+    pub fn due(&mut self, mean: Duration, now: Instant) -> usize {
         let floor = now.checked_sub(LATE).unwrap_or(now);
         let mut next = self.next.map_or(now, |next| next.max(floor));
         let mut due = 0;
         while next <= now {
             due += 1;
-            next += self.gap(rate);
+            next += self.gap(mean);
         }
         self.next = Some(next);
         due
@@ -73,9 +81,9 @@ impl Pace {
     }
 
     /// From half of the mean to one and a half of it, at random.
-    fn gap(&mut self, rate: u32) -> Duration {
-        let mean = 1_000_000_000 / u64::from(rate.max(1));
-        Duration::from_nanos(mean / 2 + self.random.below(mean.max(1)))
+    fn gap(&mut self, mean: Duration) -> Duration {
+        let mean = u64::try_from(mean.max(LEAST).as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(mean / 2 + self.random.below(mean))
     }
 }
 
@@ -96,7 +104,7 @@ mod tests {
             let (mut now, mut done, mut gaps) = (start, 0, Vec::new());
             let end = start + Duration::from_secs(60);
             while now < end {
-                done += pace.due(rate, now);
+                done += pace.due(per_second(rate), now);
                 let next = pace.next().expect("a next one");
                 gaps.push((next - now).as_nanos() as u64);
                 now = next;
@@ -114,15 +122,15 @@ mod tests {
     fn who_was_kept_up_or_has_rested_does_not_come_in_a_burst() {
         let mut now = clock::now();
         let mut pace = foreseen(1);
-        assert_eq!(pace.due(100, now), 1);
-        assert_eq!(pace.due(100, now), 0);
+        assert_eq!(pace.due(per_second(100), now), 1);
+        assert_eq!(pace.due(per_second(100), now), 0);
         now += Duration::from_secs(10);
-        assert!(pace.due(100, now) <= 11);
+        assert!(pace.due(per_second(100), now) <= 11);
         now += Duration::from_secs(10);
         pace.rest(now);
-        assert_eq!(pace.due(100, now), 1);
+        assert_eq!(pace.due(per_second(100), now), 1);
         // To begin again at once gives no more than to go on.
         pace.rest(now);
-        assert_eq!(pace.due(100, now), 0);
+        assert_eq!(pace.due(per_second(100), now), 0);
     }
 }

@@ -191,7 +191,7 @@ async fn a_drain_that_is_begun_again_and_again_is_no_faster_and_ends_with_the_we
         tokio::time::sleep(Duration::from_millis(250)).await;
         // A reload that changes nothing, and an operator who asks again.
         bench.reload(snapshot(&format!("{A0}, {B1}"), "drain_rate = 20", Some(&bench.snapshot)));
-        bench.drains.drain("u", "ws://a:1").expect("it is there");
+        bench.drains.drain("u", "ws://a:1", false).expect("it is there");
     }
     assert!((150..=220).contains(&bench.closed()), "{}", bench.closed());
     bench.drains.resume("u", "ws://a:1").expect("it is there");
@@ -211,11 +211,11 @@ async fn who_drains_by_name_does_so_until_it_is_resumed_whatever_its_weight() {
     let bench = bench(snapshot(&format!("{A1}, {B1}"), "drain_rate = 10", None));
     bench.open(&bench.server(0), 100);
     for (upstream, server) in [("v", "ws://a:1"), ("u", "ws://c:1")] {
-        assert_eq!(bench.drains.drain(upstream, server), Err(NoDrain::NoSuchServer));
+        assert_eq!(bench.drains.drain(upstream, server, false), Err(NoDrain::NoSuchServer));
     }
     seconds(2).await;
     assert_eq!((bench.closed(), bench.server(0).drains()), (0, false));
-    assert_eq!(bench.drains.drain("u", "ws://a:1"), Ok(100));
+    assert_eq!(bench.drains.drain("u", "ws://a:1", false), Ok(100));
     assert!(bench.server(0).drains() && !bench.server(1).drains());
     seconds(3).await;
     assert!((20..=40).contains(&bench.closed()), "{}", bench.closed());
@@ -229,7 +229,7 @@ async fn who_drains_by_name_does_so_until_it_is_resumed_whatever_its_weight() {
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_drain_by_name_outlives_the_server_and_its_upstream() {
     let mut bench = bench(snapshot(&format!("{A1}, {B1}"), "drain_rate = 10", None));
-    assert_eq!(bench.drains.drain("u", "ws://a:1"), Ok(0));
+    assert_eq!(bench.drains.drain("u", "ws://a:1", false), Ok(0));
     let other = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"http://c\"\n";
     for without in [snapshot(B1, "", Some(&bench.snapshot)), build(other, Some(&bench.snapshot))] {
         bench.reload(without);

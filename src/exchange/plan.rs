@@ -201,5 +201,9 @@ fn plan_handshake(
             authority_is_named: is_named,
         },
     )?;
+    // Last, so that who would be refused anyway is told the same as ever, and comes no sooner again.
+    if snapshot.shut_routes.has(&route.name) {
+        return Err(Fault::RouteDrains);
+    }
     Ok(Plan::Handshake { upstream: *upstream, onward, handshake })
 }

@@ -7,7 +7,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::LAST_WORDS;
 use crate::clock::{self, Instant};
-use crate::control::{self, Reloads};
+use crate::control::sweeps::{self, Speed, Subject};
+use crate::control::{self, Reloads, Sweeps};
 use crate::handover::{PidFile, Successor, Upgrades};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
@@ -33,6 +34,7 @@ pub(super) struct Serving<'a> {
     pub(super) signals: Signals,
     pub(super) control: &'a Control,
     pub(super) reloads: Reloads,
+    pub(super) sweeps: Sweeps,
     /// `None`: the configuration cannot be read by another process.
     pub(super) upgrades: Option<Upgrades>,
     pub(super) pid_file: Option<PidFile>,
@@ -43,7 +45,8 @@ pub(super) struct Serving<'a> {
 
 /// Why the process takes no new work.
 enum Stop {
-    Drain,
+    /// At the pace that somebody has asked for, or as the configuration says.
+    Drain(Option<Speed>),
     End,
     /// Another process serves.
     Replaced(Successor),
@@ -59,13 +62,14 @@ impl Serving<'_> {
         }
         let deadline = match stop {
             Stop::End => return self.end(),
-            Stop::Drain => {
+            Stop::Drain(speed) => {
                 let drain_timeout = self.control.drain_timeout.get();
                 tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "draining");
                 self.control.notifier.stopping(&format!("draining for {drain_timeout:?} at most"));
                 let deadline = clock::now() + drain_timeout;
                 let _ = self.stop_accepting.send(true);
                 lifecycle.drain(deadline);
+                self.close_tunnels(speed, deadline);
                 deadline
             }
             Stop::Replaced(successor) => {
@@ -80,12 +84,14 @@ impl Serving<'_> {
                     admin.retire();
                 }
                 lifecycle.hand_over(deadline, now + FIRST_REQUEST);
+                self.close_tunnels(None, deadline);
                 deadline
             }
         };
         // Before that an open connection may be one that nobody counts yet.
         let _ = tokio::time::timeout(SETTLING, self.settled()).await;
         self.drained(deadline).await;
+        self.tell_end();
         self.end();
         lifecycle.wait_gone(clock::now() + LAST_WORDS).await;
         tracing::info!("stopped");
@@ -102,6 +108,7 @@ impl Serving<'_> {
             let request = tokio::select! {
                 biased;
                 request = self.signals.next() => request,
+                speed = self.sweeps.process_asked() => return Stop::Drain(Some(speed.unwrap_or(self.default_speed()))),
                 successor = outcome => match successor {
                     Some(successor) => return Stop::Replaced(successor),
                     None => {
@@ -115,7 +122,7 @@ impl Serving<'_> {
                 },
             };
             match request {
-                Request::Drain => return Stop::Drain,
+                Request::Drain => return Stop::Drain(None),
                 Request::End => return Stop::End,
                 Request::Reopen => self.control.access.borrow().reopen(),
                 Request::Reload => self.reloads.ask(),
@@ -159,17 +166,49 @@ impl Serving<'_> {
                     Request::Drain => {
                         let drain_timeout = self.control.drain_timeout.get();
                         deadline = deadline.min(clock::now() + drain_timeout);
+                        let under_way = self.sweeps.find(&Subject::Process);
+                        self.close_tunnels(under_way.map(|sweep| sweep.speed), deadline);
                         tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "told to stop: draining faster");
                     }
                     Request::Reopen => self.control.access.borrow().reopen(),
                     Request::Reload => tracing::warn!("no reload: the gateway stops"),
                     Request::Upgrade => tracing::warn!("no upgrade: the gateway stops"),
                 },
-                _ = patience.tick() => {
-                    self.control.notifier.extend(PATIENCE);
-                    self.control.notifier.status(&format!("draining: {} open", lifecycle.open()));
+                speed = self.sweeps.process_asked() => {
+                    self.close_tunnels(Some(speed.unwrap_or(self.default_speed())), deadline);
                 }
+                _ = patience.tick() => self.tell(),
             }
+        }
+    }
+
+    /// Has tunnels closed one after the other until the deadline, where somebody has said how fast.
+    fn close_tunnels(&self, speed: Option<Speed>, deadline: Instant) {
+        if let Some(speed) = speed.or(self.control.drain_rate.get().map(Speed::Rate)) {
+            self.sweeps.drain_process(speed, deadline);
+        }
+    }
+
+    fn default_speed(&self) -> Speed {
+        self.control.drain_rate.get().map_or(sweeps::DEFAULT, Speed::Rate)
+    }
+
+    /// How far the drain is.
+    fn tell(&self) {
+        let (notifier, open) = (&self.control.notifier, self.lifecycle.open());
+        notifier.extend(PATIENCE);
+        match self.sweeps.find(&Subject::Process).map(|sweep| sweep.progress) {
+            Some(sweep) => notifier
+                .status(&format!("draining: {open} open; {} of {} tunnels told to close", sweep.closed, sweep.total)),
+            None => notifier.status(&format!("draining: {open} open")),
+        }
+    }
+
+    /// What has become of it.
+    fn tell_end(&self) {
+        if let Some(sweep) = self.sweeps.find(&Subject::Process) {
+            let (closed, left, took) = (sweep.progress.closed, sweep.progress.left, clock::now() - sweep.since);
+            tracing::info!(tunnels_closed = closed, tunnels_left = left, ?took, "the drain is over");
         }
     }
 

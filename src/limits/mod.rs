@@ -5,6 +5,7 @@
 //! back when it is dropped, wherever that happens. What is done where there is no permit is the accept loop's business,
 //! and `exchange`'s.
 
+mod shut;
 mod tunnels;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub use shut::Shut;
 pub use tunnels::{Ledger, NoTunnel, TunnelPermit, Tunnels};
 
 /// Connections at once where the configuration does not say.

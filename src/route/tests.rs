@@ -67,6 +67,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         server: Server {
             workers: 1,
             drain_timeout: Duration::ZERO,
+            drain_rate: None,
             upgrade_timeout: Duration::ZERO,
             upgrade_drain_timeout: None,
             max_connections: None,

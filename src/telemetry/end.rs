@@ -186,8 +186,10 @@ end_reasons! {
     ServerDrained = "server-drained" by Gateway,
     /// A reload has taken the route out, and the route says that its tunnels go with it.
     RouteRemoved = "route-removed" by Gateway,
+    /// An operator has asked the route to drain: its tunnels, and handshakes that come meanwhile.
+    RouteDrained = "route-drained" by Gateway,
     ClosedByOperator = "closed-by-operator" by Gateway,
-    /// Cut at the end of the drain.
+    /// The process drains: closed at `drain_rate`, or cut at the end.
     Drained = "drained" by Gateway,
     Internal = "internal-error" by Gateway,
 }

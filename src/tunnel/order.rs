@@ -50,9 +50,23 @@ impl CloseOrder {
         Self { code: 1012, reason: "service restart".into(), end: EndReason::ServerDrained, patience: FRAME }
     }
 
+    /// The process is to end. There is as much time.
+    pub fn process_drained() -> Self {
+        Self::going_away(EndReason::Drained)
+    }
+
+    /// The route is to have no tunnels. There is as much time.
+    pub fn route_drained() -> Self {
+        Self::going_away(EndReason::RouteDrained)
+    }
+
     /// The route is gone from the configuration. There is as much time.
     pub fn route_removed() -> Self {
-        Self { code: 1001, reason: "going away".into(), end: EndReason::RouteRemoved, patience: FRAME }
+        Self::going_away(EndReason::RouteRemoved)
+    }
+
+    fn going_away(end: EndReason) -> Self {
+        Self { code: 1001, reason: "going away".into(), end, patience: FRAME }
     }
 }
 
@@ -84,7 +98,13 @@ mod tests {
         }
         assert_eq!(new(4000, &"é".repeat(61)), Ok(()));
         assert_eq!(new(4000, &"é".repeat(62)), Err(BadClose::Reason(124)));
-        for order in [CloseOrder::server_drained(), CloseOrder::route_removed()] {
+        let orders = [
+            CloseOrder::server_drained(),
+            CloseOrder::process_drained(),
+            CloseOrder::route_drained(),
+            CloseOrder::route_removed(),
+        ];
+        for order in orders {
             let checked = CloseOrder::new(order.code, &order.reason, order.end);
             assert_eq!(checked.map(|checked| CloseOrder { patience: FRAME, ..checked }), Ok(order));
         }

@@ -27,24 +27,40 @@ pub struct AskedDrain {
     pub upstream: Name,
     pub server: Name,
     pub since: Instant,
+    /// Its tunnels are closed meanwhile, whatever its upstream says: who is sent away must not come back.
+    pub is_emptied: bool,
+}
+
+/// What an operator wants of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// That it takes work, if it has any weight.
+    Work,
+    /// That it drains, whatever its weight.
+    Drain,
+    /// The same, and its tunnels are closed meanwhile.
+    Empty,
 }
 
 impl AskedDrains {
-    /// From now on this server drains wherever it is met. Asked again, it goes on since the first time. Says whether there
-    /// is room to remember it.
-    pub fn ask(&self, upstream: &Name, server: &Arc<Server>) -> bool {
+    /// From now on this server drains wherever it is met, and its tunnels are closed if it `is_emptied`. Asked again, it goes
+    /// on since the first time. Says whether there is room to remember it.
+    pub fn ask(&self, upstream: &Name, server: &Arc<Server>, is_emptied: bool) -> bool {
         let mut asked = self.lock();
         if asked.len() >= MOST && !asked.contains_key(&server.id) {
             return false;
         }
-        asked.entry(server.id).or_insert_with(|| AskedDrain {
+        let drain = asked.entry(server.id).or_insert_with(|| AskedDrain {
             id: server.id,
             upstream: upstream.clone(),
             server: server.url.clone(),
             since: clock::now(),
+            is_emptied,
         });
+        drain.is_emptied = is_emptied;
+        let wish = drain.wish();
         // Under the lock, so that of two who say something different the last one counts.
-        server.state.set_drains(true);
+        server.state.set_wish(wish);
         true
     }
 
@@ -56,12 +72,13 @@ impl AskedDrains {
     /// What there is of these servers stands as it was asked to.
     pub fn apply(&self, servers: &[Arc<Server>]) {
         let asked = self.lock();
-        servers.iter().for_each(|server| server.state.set_drains(asked.contains_key(&server.id)));
+        let wish = |id| asked.get(&id).map_or(Wish::Work, AskedDrain::wish);
+        servers.iter().for_each(|server| server.state.set_wish(wish(server.id)));
     }
 
-    /// Whether this one is asked to drain.
-    pub(super) fn has(&self, id: ServerId) -> bool {
-        self.lock().contains_key(&id)
+    /// What is asked of this one.
+    pub(super) fn wish(&self, id: ServerId) -> Wish {
+        self.lock().get(&id).map_or(Wish::Work, AskedDrain::wish)
     }
 
     pub fn get(&self, id: ServerId) -> Option<AskedDrain> {
@@ -75,5 +92,11 @@ impl AskedDrains {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, AskedDrain>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AskedDrain {
+    fn wish(&self) -> Wish {
+        if self.is_emptied { Wish::Empty } else { Wish::Drain }
     }
 }

@@ -165,7 +165,7 @@ impl Definition {
     /// Whether clients whose cookie names the server stay with it. Where it drains they do, being what it has, unless its
     /// tunnels are closed meanwhile: who is sent away must not be sent back.
     pub(super) fn keeps_clients(&self, server: &Server) -> bool {
-        !server.drains() || self.drain_rate.is_none()
+        !server.drains() || (self.drain_rate.is_none() && !server.state.is_emptied())
     }
 
     /// What has become of those who waited for a place.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
-use super::asked::AskedDrains;
+use super::asked::{AskedDrains, Wish};
 use super::server::{Server, ServerId, State};
 use super::source::{Addresses, Sources};
 use super::states::States;
@@ -181,7 +181,7 @@ impl Entries {
                 if !is_first && standing.servers.iter().all(|server| server.id != id) {
                     state.enter_upstream();
                 }
-                state.set_drains(self.asked.get().is_some_and(|asked| asked.has(id)));
+                state.set_wish(self.asked.get().map_or(Wish::Work, |asked| asked.wish(id)));
                 let location = match found.address {
                     Some(address) => Location::Fixed(Addresses::new([address], &self.sources, &state.open)),
                     None => Location::Named,

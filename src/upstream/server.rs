@@ -14,6 +14,7 @@ use aws_lc_rs::digest;
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use super::asked::Wish;
 use super::balance::Candidate;
 use super::capacity::{Kept, Live, Place, REQUEST, requests, total, tunnels};
 use super::circuit::{Breaker, Gate};
@@ -212,6 +213,8 @@ pub struct State {
     is_nowhere: AtomicBool,
     /// An operator has asked it to drain, whatever its weight.
     drains: AtomicBool,
+    /// And to lose its tunnels.
+    is_emptied: AtomicBool,
     /// When it last went out or came back; `None`: never yet.
     changed: AtomicInstant,
     ejections: AtomicU64,
@@ -250,11 +253,18 @@ impl State {
     }
 
     /// Lets it drain, or take work again, whatever its weight; the latter as one that has come back.
-    pub fn set_drains(&self, drains: bool) {
+    pub fn set_wish(&self, wish: Wish) {
+        let drains = wish != Wish::Work;
+        self.is_emptied.store(wish == Wish::Empty, Ordering::Relaxed);
         if self.drains.swap(drains, Ordering::Relaxed) && !drains {
             self.note_arrival();
             self.call_waiting();
         }
+    }
+
+    /// Whether an operator has asked for its tunnels to be closed.
+    pub fn is_emptied(&self) -> bool {
+        self.is_emptied.load(Ordering::Relaxed)
     }
 
     /// Connections that are kept open for the next request.

@@ -10,6 +10,7 @@ mod admin_listener;
 mod balance;
 mod closes;
 mod drains;
+mod drains_asked;
 mod early;
 mod ejection;
 mod floods;

@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod config;
+mod drain_rows;
 pub mod drains;
 pub mod listeners;
 pub mod log;

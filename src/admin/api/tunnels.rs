@@ -135,23 +135,28 @@ pub async fn close(plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
             .help("give a `filter` such as `route=chat`, or `\"all\": true` and no filter"));
     }
     let (code, reason) = (code.unwrap_or(CODE), reason.unwrap_or_default());
-    let order = CloseOrder::new(code, &reason, EndReason::ClosedByOperator).map_err(|bad| {
-        let help = match bad {
-            BadClose::Code(_) => "1000, 1001, 1008, 1012, 1013, or a number from 3000 to 4999",
-            BadClose::Reason(_) => "say it shorter",
-        };
-        ApiError::bad_request("bad-close", bad.to_string()).help(help)
-    })?;
+    let order = close_order(code, &reason)?;
     let closed = plane.tunnels.close(&matches(filter), &Arc::new(order)).await;
     tracing::info!(peer = ask.peer, filter = text, all, code, tunnels = closed.tunnels, "an operator closes tunnels");
     Reply::json(&Closed { closed: closed.tunnels, silent_workers: closed.silent })
 }
 
-fn filter(text: &str) -> Result<Filter, ApiError> {
+/// What an operator has tunnels closed with.
+pub(super) fn close_order(code: u16, reason: &str) -> Result<CloseOrder, ApiError> {
+    CloseOrder::new(code, reason, EndReason::ClosedByOperator).map_err(|bad| {
+        let help = match bad {
+            BadClose::Code(_) => "1000, 1001, 1008, 1012, 1013, or a number from 3000 to 4999",
+            BadClose::Reason(_) => "say it shorter",
+        };
+        ApiError::bad_request("bad-close", bad.to_string()).help(help)
+    })
+}
+
+pub(super) fn filter(text: &str) -> Result<Filter, ApiError> {
     Filter::parse(text)
         .map_err(|BadFilter { message, help, .. }| ApiError::bad_request("bad-filter", message).help(help))
 }
 
-fn matches(filter: Filter) -> Matches {
+pub(super) fn matches(filter: Filter) -> Matches {
     Arc::new(move |row, _| filter.matches(row))
 }

@@ -21,7 +21,14 @@ pub fn schema(call: Call) -> Option<Value> {
         ]),
         Call::Refusals => object(&[("refusals", list(refusal())), ("silent_workers", int())]),
         Call::Drains | Call::Drain => object(&[("drains", list(drain()))]),
-        Call::Resume => object(&[("id", text()), ("what", text()), ("upstream", text()), ("server", text())]),
+        Call::Resume => object(&[
+            ("id", text()),
+            ("what", text()),
+            ("name", or_null(text())),
+            ("upstream", or_null(text())),
+            ("server", or_null(text())),
+            ("filter", or_null(text())),
+        ]),
         Call::Reload => reload(),
         Call::Log | Call::SetLog => object(&[("level", level()), ("configured", level())]),
         Call::OpenApi => json!({ "type": "object" }),
@@ -41,8 +48,18 @@ pub fn body(call: Call) -> Option<Value> {
             &[],
         ),
         Call::Drain => optional(
-            &[("what", one_of(&["server"])), ("server", text()), ("upstream", or_null(text()))],
-            &["what", "server"],
+            &[
+                ("what", one_of(&DRAINED)),
+                ("name", text()),
+                ("server", text()),
+                ("upstream", or_null(text())),
+                ("filter", text()),
+                ("over_ms", or_null(int())),
+                ("rate", or_null(int())),
+                ("code", or_null(json!({ "type": "integer", "minimum": 1000, "maximum": 4999 }))),
+                ("reason", or_null(json!({ "type": "string", "maxLength": 123 }))),
+            ],
+            &["what"],
         ),
         Call::Reload => optional(&[], &[]),
         Call::SetLog => optional(&[("level", level())], &["level"]),
@@ -237,17 +254,26 @@ fn refusal() -> Value {
 fn drain() -> Value {
     object(&[
         ("id", text()),
-        ("what", one_of(&["server"])),
-        ("upstream", text()),
-        ("server", text()),
+        ("what", one_of(&DRAINED)),
+        ("name", or_null(text())),
+        ("upstream", or_null(text())),
+        ("server", or_null(text())),
+        ("filter", or_null(text())),
         ("why", one_of(&["asked", "no-weight", "gone"])),
         ("since", or_null(text())),
-        ("requests", int()),
-        ("tunnels", int()),
+        ("requests", or_null(int())),
+        ("tunnels", or_null(int())),
+        ("total", or_null(int())),
         ("closed", int()),
+        ("left", or_null(int())),
         ("rate", or_null(int())),
+        ("over_ms", or_null(int())),
+        ("done", flag()),
     ])
 }
+
+/// What can be asked to drain.
+const DRAINED: [&str; 4] = ["process", "route", "server", "tunnels"];
 
 /// `error`, `warn`, `info`, `debug`, `trace`; with those of single areas `info,upstream=debug`.
 fn level() -> Value {

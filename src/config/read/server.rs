@@ -11,6 +11,9 @@ use super::tree::{Cx, Table, integer, refuse_duplicates};
 use crate::config::model::{Peers, Server, TraceMode};
 use crate::config::report::Located;
 
+/// Tunnels that a process or an upstream closes in a second.
+pub const DRAIN_RATES: std::ops::RangeInclusive<u32> = 1..=100_000;
+
 const WORKERS: u32 = 512;
 const CONNECTIONS: u32 = 10_000_000;
 
@@ -19,6 +22,7 @@ pub fn server(cx: &mut Cx<'_>, mut table: Table<'_>, include: &mut Vec<Located<S
     let server = Server {
         workers: workers(cx, &mut table).unwrap_or(defaults.workers),
         drain_timeout: table.duration(cx, "drain_timeout", defaults.drain_timeout),
+        drain_rate: table.integer_or_none(cx, "drain_rate", DRAIN_RATES).map(|rate| rate.value),
         upgrade_timeout: table.duration(cx, "upgrade_timeout", defaults.upgrade_timeout),
         upgrade_drain_timeout: if table.has("upgrade_drain_timeout") {
             table.duration_or_none(cx, "upgrade_drain_timeout")
@@ -45,6 +49,7 @@ pub fn default_server() -> Server {
     Server {
         workers: cores(),
         drain_timeout: Duration::from_secs(30),
+        drain_rate: None,
         upgrade_timeout: Duration::from_secs(60),
         upgrade_drain_timeout: Some(Duration::from_secs(24 * 60 * 60)),
         max_connections: None,

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::address;
+use super::server::DRAIN_RATES;
 use super::tls::pair;
 use super::tree::{Cx, Table, refuse_duplicates};
 use crate::config::model::{Balance, Check, Ejection, HostHeader, Panic, ServerAddress, Upstream, UpstreamServer};
@@ -20,7 +21,6 @@ use crate::proto::proxy_protocol::Version;
 use crate::types::Name;
 
 const RETRIES: std::ops::RangeInclusive<u32> = 0..=10;
-const DRAIN_RATES: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
     let mut upstream = plain(name, table.spot.clone());
