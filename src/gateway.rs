@@ -26,7 +26,7 @@ use crate::handover::{Entrance, PidFile, Upgrades};
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::Signals;
 use crate::lifecycle::{self, Lifecycle};
-use crate::limits::{self, Connections};
+use crate::limits::{self, Connections, Shut};
 use crate::listener::{self, BindError, BoundListener, Change, Inherited, NotListening, Sockets};
 use crate::reload::{Control, Reloader, Running};
 use crate::snapshot::Snapshot;
@@ -163,7 +163,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         .map_err(|error| RunError::System("start the admin listener", error))?;
     let unused = close_unused(inherited);
     entrance.wait_for_go(&unused).map_err(|error| RunError::System("take the other process's place", error))?;
-    let accepting = start_accepting(bound, &mut workers, connections.clone())
+    let accepting = start_accepting(bound, snapshot.shut_listeners.clone(), &mut workers, connections.clone())
         .map_err(|error| RunError::System("start accepting", error))?;
     // Before the other process can be gone, which removes a file that still names it.
     pid_file
@@ -272,6 +272,7 @@ struct Accepting {
 /// other worker whom a busy one could keep waiting.
 fn start_accepting(
     bound: Vec<BoundListener>,
+    shut: Arc<Shut>,
     workers: &mut [Worker],
     connections: Connections,
 ) -> io::Result<Accepting> {
@@ -279,7 +280,7 @@ fn start_accepting(
     let (changes, changed) = mpsc::channel(1);
     let ports = workers.iter().map(|worker| worker.port.clone()).collect();
     let accepting = async {
-        if let Err(error) = listener::accept_loop(bound, ports, connections, stopped, changed).await {
+        if let Err(error) = listener::accept_loop(bound, shut, ports, connections, stopped, changed).await {
             tracing::error!(%error, "cannot accept");
         }
     };

@@ -49,7 +49,7 @@ pub mod clock;
 pub mod config;
 pub mod lifecycle;
 pub mod limits;
-pub mod registry;
 pub mod telemetry;
 pub mod transport;
 pub mod types;
+pub mod weak_map;

@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub asked_drains: Arc<AskedDrains>,
     /// Routes that take no new tunnels for the same reason.
     pub shut_routes: Arc<Shut>,
+    /// Listeners that take no new connections.
+    pub shut_listeners: Arc<Shut>,
     states: Arc<States>,
 }
 
@@ -162,6 +164,7 @@ impl Snapshot {
         let ledger = previous.map_or_else(Arc::default, |previous| previous.ledger.clone());
         let asked_drains = previous.map_or_else(Arc::default, |previous| previous.asked_drains.clone());
         let shut_routes = previous.map_or_else(Arc::default, |previous| previous.shut_routes.clone());
+        let shut_listeners = previous.map_or_else(Arc::default, |previous| previous.shut_listeners.clone());
         // Before anybody can ask a server of this one.
         upstreams.iter().for_each(|upstream| upstream.honour(&asked_drains));
         Some(Self {
@@ -187,6 +190,7 @@ impl Snapshot {
             books,
             asked_drains,
             shut_routes,
+            shut_listeners,
             states,
         })
     }

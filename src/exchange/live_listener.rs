@@ -3,7 +3,7 @@
 //! Connections hold this for as long as they live, and nothing of a configuration: a request meets the one that is in use
 //! when its head is whole. Where a reload changes what a connection has been promised or has had to prove, those that
 //! wait are woken to look ([`LiveListener::revision`]).
-//! A listener that a reload takes away drains: its idle connections close and the others finish. What it had accepted
+//! A listener that a reload takes away, or an operator, drains: its idle connections close and the others finish. What it had accepted
 //! until then still gets the answer that it came for, from the configuration that the listener had last; after [`PARTING`]
 //! that is let go of, whatever some connection may still be waiting for.
 
@@ -82,7 +82,7 @@ impl LiveListener {
         }
     }
 
-    /// It is in no configuration any more.
+    /// It is in no configuration any more, or takes nobody: nothing that comes in later belongs to it.
     pub(super) fn retire(self: Rc<Self>) {
         self.phase.drain(clock::now() + FIRST_REQUEST);
         let last = Rc::downgrade(&self);

@@ -193,6 +193,16 @@ impl Tools {
         current.generation = generation;
     }
 
+    /// A listener takes nobody from now on: what has come in by it finishes. What comes later, should it be opened again, has
+    /// nothing to do with that.
+    pub fn part_with(&self, index: usize) {
+        let current = &mut *self.current.borrow_mut();
+        if let Some(listener) = current.listeners.get_mut(index) {
+            let next = LiveListener::new(&current.generation, index, &self.phase);
+            std::mem::replace(listener, next).retire();
+        }
+    }
+
     /// Until when a connection that has never asked for anything may do so once, where no new ones are taken any more:
     /// in the phase of its listener, or that of the process, which goes before.
     pub fn last_call(&self, listener: Phase) -> Option<Instant> {

@@ -117,6 +117,7 @@ impl Serving<'_> {
                             tracing::error!(%error, "the pid file may name another process");
                         }
                         self.reloads.release();
+                        self.sweeps.shut_again();
                         continue;
                     }
                 },

@@ -1,11 +1,14 @@
 //! What takes nothing new because somebody has asked for that, by name: routes, listeners.
 //!
 //! Kept beside the configuration, so that it outlives reloads. Looked at with every handshake, or connection: that is one
-//! load, and a lock of a few instructions only while anything is shut.
+//! load, and a lock of a few instructions only while anything is shut. Whoever has something to do when that changes can
+//! wait for it.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::types::Name;
 
@@ -17,6 +20,7 @@ const MOST: usize = 10_000;
 pub struct Shut {
     any: AtomicBool,
     names: Mutex<HashSet<Name>>,
+    changed: Notify,
 }
 
 impl Shut {
@@ -32,6 +36,7 @@ impl Shut {
         }
         names.insert(name.clone());
         self.any.store(true, Ordering::Release);
+        self.changed.notify_one();
         true
     }
 
@@ -39,6 +44,17 @@ impl Shut {
         let mut names = self.names();
         names.remove(name);
         self.any.store(!names.is_empty(), Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Waits until a name is shut or opened. For one who waits; what happens while he does not is told him the next time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Has whoever waits for a change look once more.
+    pub fn nudge(&self) {
+        self.changed.notify_one();
     }
 
     fn names(&self) -> MutexGuard<'_, HashSet<Name>> {

@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::registry::Registry;
 use crate::types::Name;
+use crate::weak_map::WeakMap;
 
 /// Locks of the table: handshakes of that many addresses at a time do not meet.
 const SHARDS: usize = 16;
@@ -51,7 +51,7 @@ impl Counts {
 /// The counts of all routes, for as long as a configuration or a tunnel has to do with them.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    counts: Registry<Name, Counts>,
+    counts: WeakMap<Name, Counts>,
 }
 
 impl Ledger {

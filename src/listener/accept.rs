@@ -9,24 +9,21 @@
 //! with the same socket.
 
 use std::fs::File;
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
-use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::bind::{BoundListener, BoundTo};
+use super::doors::{Doors, Entrance};
 use super::load::{LoadGuard, WorkerLoad};
-use crate::limits::{ConnectionPermit, Connections};
+use crate::limits::{ConnectionPermit, Connections, Shut};
 use crate::telemetry::Throttle;
 use crate::telemetry::metrics::{ListenerBook, Refused};
 use crate::transport::Socket;
@@ -55,6 +52,11 @@ pub struct Arrival {
     /// To be held until the connection is closed.
     pub load: LoadGuard,
 }
+
+/// A listener that takes nobody from now on: what has come in by it stands in the inbox before this, and is to finish. By its
+/// position, as in [`Arrival`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutting(pub usize);
 
 /// A connected socket that belongs to no runtime yet; non-blocking, TCP_NODELAY set (by its listener).
 #[derive(Debug)]
@@ -113,31 +115,40 @@ pub enum Door {
 }
 
 /// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and
-/// closes them; the queue of one that has been handed on is left to whoever has it. Without a sender of `changes` the set of listeners stays as it is.
+/// closes them; the queue of one that has been handed on is left to whoever has it. Without a sender of `changes` the set
+/// of listeners stays as it is. Those that stand in `shut` take nobody, for as long as they do.
 ///
 /// # Errors
 /// When a listener cannot be made part of the calling thread's runtime; nothing has been accepted then.
-pub async fn accept_loop<M: From<Arrival>>(
+pub async fn accept_loop<M: From<Arrival> + From<Shutting>>(
     listeners: Vec<BoundListener>,
+    shut: Arc<Shut>,
     workers: Vec<WorkerPort<M>>,
     limits: Connections,
     mut stop: watch::Receiver<bool>,
     mut changes: mpsc::Receiver<Change>,
 ) -> io::Result<()> {
-    let mut doors = listeners.into_iter().map(watch_readable).collect::<io::Result<Vec<_>>>()?;
+    let mut doors = Doors::new(listeners, shut)?;
     let mut hall = Hall::new(workers, limits);
     let mut turn = 0;
+    // One that was inherited may be silent, and one that was added may have drained under the same name before.
+    hall.settle(&mut doors);
     loop {
         let after = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
             Some(change) = changes.recv() => {
-                doors = change_doors(doors, change, &mut hall);
+                doors.change(change, |entrance| _ = hall.take_burst(entrance, LAST_CALL));
+                hall.settle(&mut doors);
                 continue;
             }
-            (index, mut ready) = next_ready(&doors, turn) => {
-                turn = index + 1;
-                let after = hall.take_burst(index, doors[index].get_ref(), BURST);
+            () = doors.unsettled() => {
+                hall.settle(&mut doors);
+                continue;
+            }
+            (entrance, mut ready) = doors.next_ready(turn) => {
+                turn = entrance.index + 1;
+                let after = hall.take_burst(entrance, BURST);
                 if after == After::Empty {
                     // Forgets only the event that was seen above, not one that has come since.
                     ready.clear_ready();
@@ -157,82 +168,10 @@ pub async fn accept_loop<M: From<Arrival>>(
             }
         }
     }
-    let doors = doors.iter().map(AsyncFd::get_ref).enumerate();
-    for (index, door) in doors.filter(|(_, door)| !door.socket.is_handed_on()) {
-        hall.take_burst(index, door, LAST_CALL);
+    for entrance in doors.entrances().filter(|entrance| !entrance.listener.socket.is_handed_on()) {
+        hall.take_burst(entrance, LAST_CALL);
     }
     Ok(())
-}
-
-/// The listeners after a change; those before it where one of the new ones cannot be watched.
-fn change_doors<M: From<Arrival>>(
-    doors: Vec<AsyncFd<BoundListener>>,
-    change: Change,
-    hall: &mut Hall<M>,
-) -> Vec<AsyncFd<BoundListener>> {
-    let Change { doors: wanted, between, done } = change;
-    let mut old: Vec<_> = doors.into_iter().map(Some).collect();
-    let mut new = Vec::with_capacity(wanted.len());
-    for door in wanted {
-        new.push(match door {
-            Door::New(listener) => match watch_readable(listener) {
-                Ok(door) => Place::New(door),
-                Err(error) => {
-                    // Whoever asked may have gone; nothing has changed for anybody.
-                    let _ = done.send(Err(error));
-                    return old.into_iter().flatten().collect();
-                }
-            },
-            Door::Kept { position, book } => Place::Old(position, book),
-        });
-    }
-    let is_kept = |index: usize| new.iter().any(|place| matches!(place, Place::Old(position, _) if *position == index));
-    for (index, door) in old.iter().enumerate().filter(|(index, _)| !is_kept(*index)) {
-        door.iter().for_each(|door| _ = hall.take_burst(index, door.get_ref(), LAST_CALL));
-    }
-    between();
-    let placed = new.into_iter().filter_map(|place| match place {
-        Place::New(door) => Some(door),
-        Place::Old(position, book) => {
-            let mut door = old.get_mut(position)?.take()?;
-            let listener = door.get_mut();
-            listener.name = book.name.clone();
-            listener.book = book;
-            Some(door)
-        }
-    });
-    let placed = placed.collect();
-    let _ = done.send(Ok(()));
-    placed
-}
-
-/// Where a door of the new set comes from.
-enum Place {
-    New(AsyncFd<BoundListener>),
-    Old(usize, Arc<ListenerBook>),
-}
-
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for the sake of types whose descriptor may change; a bound listener owns its own"
-)]
-fn watch_readable(listener: BoundListener) -> io::Result<AsyncFd<BoundListener>> {
-    AsyncFd::with_interest(listener, Interest::READABLE)
-}
-
-/// The first listener that has something to accept, beginning the search at `turn`.
-async fn next_ready(doors: &[AsyncFd<BoundListener>], turn: usize) -> (usize, AsyncFdReadyGuard<'_, BoundListener>) {
-    poll_fn(|cx| {
-        for step in 0..doors.len() {
-            let index = (turn + step) % doors.len();
-            // An error here means that the runtime is shutting down.
-            if let Poll::Ready(Ok(ready)) = doors[index].poll_read_ready(cx) {
-                return Poll::Ready((index, ready));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 /// How a burst ended.
@@ -259,7 +198,7 @@ struct Hall<M> {
     failed: Throttle,
 }
 
-impl<M: From<Arrival>> Hall<M> {
+impl<M: From<Arrival> + From<Shutting>> Hall<M> {
     fn new(workers: Vec<WorkerPort<M>>, limits: Connections) -> Self {
         Self {
             workers,
@@ -272,10 +211,31 @@ impl<M: From<Arrival>> Hall<M> {
         }
     }
 
-    fn take_burst(&mut self, index: usize, listener: &BoundListener, burst: usize) -> After {
+    /// Has the doors shut, and opened, that are to be.
+    fn settle(&mut self, doors: &mut Doors) {
+        if let Err((listener, error)) = doors.settle(|entrance| self.part_with(entrance))
+            && let Some(unsaid) = self.failed.say()
+        {
+            let (listener, address) = (&listener.name, listener);
+            tracing::error!(%listener, %address, %error, unsaid, "does not listen as it should; it is tried again");
+        }
+    }
+
+    /// Takes what is queued at a listener that is shut, and has workers finish with whatever came in by it.
+    fn part_with(&mut self, entrance: Entrance<'_>) {
+        self.take_burst(entrance, LAST_CALL);
+        for worker in &self.workers {
+            // One that has just ended has nothing left to finish.
+            let _ = worker.inbox.send(Shutting(entrance.index).into());
+        }
+    }
+
+    fn take_burst(&mut self, entrance: Entrance<'_>, burst: usize) -> After {
+        let listener = entrance.listener;
         for _ in 0..burst {
             match rustix::net::acceptfrom_with(listener.as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((socket, peer)) => self.place(index, listener, socket, peer),
+                Ok(_) if entrance.is_shut => listener.book.connections.note_refused(Refused::Drained),
+                Ok((socket, peer)) => self.place(entrance.index, listener, socket, peer),
                 Err(Errno::AGAIN) => return After::Empty,
                 // The client has gone before its turn, or the network had something to say about it alone.
                 Err(

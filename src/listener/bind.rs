@@ -27,7 +27,7 @@ use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
 
 /// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Who may connect to a unix socket, by the mode of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,12 +124,6 @@ impl fmt::Display for BoundListener {
 impl AsFd for BoundListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-impl std::os::fd::AsRawFd for BoundListener {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.socket.as_fd().as_raw_fd()
     }
 }
 

@@ -60,7 +60,7 @@ enum Unfit {
     /// Datagrams, or something else that is no stream.
     Kind,
     Family,
-    /// Connected, or only bound.
+    /// Connected, or not even bound.
     Silent,
     Other(io::Error),
 }
@@ -154,12 +154,14 @@ fn look_at(socket: &Socket) -> Result<BoundTo, Unfit> {
     if domain != Domain::IPV4 && domain != Domain::IPV6 && domain != Domain::UNIX {
         return Err(Unfit::Family);
     }
-    if !socket.is_listener().map_err(other)? {
-        return Err(Unfit::Silent);
-    }
     socket.set_nonblocking(true).map_err(other)?;
     socket.set_cloexec(true).map_err(other)?;
     let address = socket.local_addr().map_err(other)?;
+    // One that drained in another process is silent and still bound: the accept loop has it listen again.
+    let is_bound = address.as_socket().is_some_and(|address| address.port() != 0) && socket.peer_addr().is_err();
+    if !is_bound && !socket.is_listener().map_err(other)? {
+        return Err(Unfit::Silent);
+    }
     if let Some(address) = address.as_socket() {
         // As on those that are bound here: accepted sockets get a copy.
         socket.set_tcp_nodelay(true).map_err(other)?;

@@ -1,11 +1,12 @@
 //! Stage 1: addresses that accept, and the choice of the worker for each connection.
 //!
-//! Owns listening sockets (`bind`, `inherited`, `sockets`), the accept loop (`accept`) and the load of the workers (`load`). The loop speaks no
+//! Owns listening sockets (`bind`, `inherited`, `sockets`), the accept loop (`accept`, `doors`) and the load of the workers (`load`). The loop speaks no
 //! protocol: what arrives is handed on as a plain socket together with the permit and the load guard that it holds
 //! for as long as it lives. The PROXY header in front of a connection is read on its worker (`proxy_header`).
 
 mod accept;
 mod bind;
+mod doors;
 mod inherited;
 mod load;
 mod proxy_header;
@@ -14,7 +15,7 @@ mod solo;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Arrival, ArrivedSocket, Change, Door, WorkerPort, accept_loop};
+pub use accept::{Arrival, ArrivedSocket, Change, Door, Shutting, WorkerPort, accept_loop};
 pub use bind::{Access, BindError, BoundListener, BoundTo, bind, open, open_at};
 pub use inherited::{Inherited, NotListening};
 pub use load::{LoadGuard, WorkerLoad};

@@ -4,11 +4,16 @@
 //! is closed.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::bind::SocketFile;
+use rustix::io::Errno;
+use rustix::net::{Shutdown, sockopt};
+
+use super::bind::{BACKLOG, SocketFile};
 use super::inherited;
 use crate::config::model::{Listener, ListenerKey};
 use crate::lifecycle::notify::Notifier;
@@ -40,6 +45,29 @@ impl OpenSocket {
         self.handed_on.load(Ordering::Acquire)
     }
 
+    /// Whether the kernel takes connections for it; another process may have changed that.
+    pub(super) fn is_open(&self) -> io::Result<bool> {
+        Ok(sockopt::socket_acceptconn(&self.descriptor)?)
+    }
+
+    /// Has the kernel refuse connections from now on, and reset those that are queued. Of a TCP socket, which stays bound
+    /// (`tcp_disconnect` of Linux: what `shutdown` does to one that listens).
+    pub(super) fn refuse(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.descriptor, Shutdown::Read)?)
+    }
+
+    /// Has the kernel take connections again, at the address where it did.
+    ///
+    /// # Errors
+    /// Somebody else listens there meanwhile.
+    pub(super) fn listen_again(&self, address: SocketAddr) -> io::Result<()> {
+        // A port that the kernel has chosen was given back; it is free as a rule. Any other one is bound still: EINVAL.
+        match rustix::net::bind(&self.descriptor, &address) {
+            Ok(()) | Err(Errno::INVAL) => Ok(rustix::net::listen(&self.descriptor, BACKLOG)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn leave_file(&self) {
         self.file.iter().for_each(|file| file.set_ours(false));
     }
@@ -48,6 +76,12 @@ impl OpenSocket {
 impl AsFd for OpenSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+impl AsRawFd for OpenSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::model::{ListenAddress, Listener, ListenerLimits, ListenerTimeouts, Protocols};
 use crate::config::report::{Located, Spot};
-use crate::limits::Connections;
-use crate::telemetry::metrics::ListenerBook;
+use crate::limits::{Connections, Shut};
+use crate::telemetry::metrics::{ListenerBook, Refused};
 use crate::types::{Name, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,10 +45,30 @@ fn unix(path: &Path) -> Listener {
     listener(ListenAddress::Unix(path.to_owned()))
 }
 
+/// What a worker is told.
+#[derive(Debug)]
+enum Told {
+    Arrival(Arrival),
+    Shutting(Shutting),
+}
+
+impl From<Arrival> for Told {
+    fn from(arrival: Arrival) -> Self {
+        Self::Arrival(arrival)
+    }
+}
+
+impl From<Shutting> for Told {
+    fn from(shutting: Shutting) -> Self {
+        Self::Shutting(shutting)
+    }
+}
+
 /// An accept loop with its workers' ends; the loop runs as long as the test polls its local set.
 struct Rig {
     addresses: Vec<SocketAddr>,
-    inboxes: Vec<mpsc::UnboundedReceiver<Arrival>>,
+    shut: Arc<Shut>,
+    inboxes: Vec<mpsc::UnboundedReceiver<Told>>,
     stop: watch::Sender<bool>,
     changes: mpsc::Sender<Change>,
     ended: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -67,13 +87,20 @@ fn rig(listeners: usize, workers: usize, max: usize) -> Rig {
         .unzip();
     let (stop, stopped) = watch::channel(false);
     let (change, changes) = mpsc::channel(1);
-    let limits = Connections::new(max);
-    let ended = tokio::task::spawn_local(accept_loop::<Arrival>(bound, ports, limits.clone(), stopped, changes));
-    Rig { addresses, inboxes, stop, changes: change, ended, limits }
+    let (limits, shut) = (Connections::new(max), Arc::<Shut>::default());
+    let ended = tokio::task::spawn_local(accept_loop(bound, shut.clone(), ports, limits.clone(), stopped, changes));
+    Rig { addresses, shut, inboxes, stop, changes: change, ended, limits }
 }
 
-async fn next(inbox: &mut mpsc::UnboundedReceiver<Arrival>) -> Arrival {
-    timeout(PATIENCE, inbox.recv()).await.expect("an arrival in time").expect("the loop runs")
+async fn told(inbox: &mut mpsc::UnboundedReceiver<Told>) -> Told {
+    timeout(PATIENCE, inbox.recv()).await.expect("something in time").expect("the loop runs")
+}
+
+async fn next(inbox: &mut mpsc::UnboundedReceiver<Told>) -> Arrival {
+    match told(inbox).await {
+        Told::Arrival(arrival) => arrival,
+        Told::Shutting(shutting) => panic!("{shutting:?}"),
+    }
 }
 
 /// Whether the other side hangs up without a word.
@@ -308,6 +335,7 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_away_with_its_listener() {
         let port = WorkerPort { load: Arc::default(), inbox };
         let ended = tokio::task::spawn_local(accept_loop(
             vec![bound],
+            Arc::default(),
             vec![port],
             Connections::new(1),
             stopped,
@@ -429,7 +457,7 @@ fn starved_process() {
             let _ = ask.send(());
         });
         let serve = async {
-            while let Some(arrival) = rig.inboxes[0].recv().await {
+            while let Some(Told::Arrival(arrival)) = rig.inboxes[0].recv().await {
                 tokio::task::spawn_local(async move {
                     let mut socket = arrival.socket.into_socket().expect("joins the runtime");
                     let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, b"x").await;
@@ -442,5 +470,109 @@ fn starved_process() {
             () = serve => panic!("the loop has ended"),
             _ = asked => {}
         }
+    });
+}
+
+/// Waits until a port refuses connections; what comes before that is taken by the loop.
+async fn refuses(address: SocketAddr) {
+    let refused = async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("refused in time");
+}
+
+#[test]
+fn a_listener_that_is_shut_refuses_clients_after_those_that_are_queued_and_takes_them_again_at_its_port() {
+    local(async {
+        let mut rig = rig(1, 2, 100);
+        let address = rig.addresses[0];
+        let _queued = TcpStream::connect(address).expect("it listens");
+        for _ in 0..3 {
+            rig.shut.shut(&"test".into());
+            refuses(address).await;
+            for inbox in &mut rig.inboxes {
+                let last = async { while !matches!(told(inbox).await, Told::Shutting(Shutting(0))) {} };
+                last.await;
+                assert!(inbox.try_recv().is_err(), "nothing comes behind it");
+            }
+            rig.shut.open(&"test".into());
+            let open = async {
+                loop {
+                    match tokio::net::TcpStream::connect(address).await {
+                        Ok(client) => break client,
+                        Err(_) => tokio::task::yield_now().await,
+                    }
+                }
+            };
+            let client = timeout(PATIENCE, open).await.expect("it listens again");
+            let (one, other) = rig.inboxes.split_at_mut(1);
+            let arrival = tokio::select! {
+                arrival = next(&mut one[0]) => arrival,
+                arrival = next(&mut other[0]) => arrival,
+            };
+            assert_eq!(
+                (arrival.peer, arrival.local),
+                (Peer::Tcp(client.local_addr().expect("its own")), Some(address))
+            );
+            // Nothing spins on a socket that has been silent.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(rig.inboxes.iter_mut().all(|inbox| inbox.try_recv().is_err()));
+        }
+        assert!(!rig.ended.is_finished());
+    });
+}
+
+#[test]
+fn a_listener_that_is_shut_tries_until_its_address_is_free_again() {
+    local(async {
+        let mut rig = rig(1, 1, 100);
+        let address = rig.addresses[0];
+        rig.shut.shut(&"test".into());
+        refuses(address).await;
+        let other = std::net::TcpListener::bind(address).expect("nobody listens");
+        rig.shut.open(&"test".into());
+        let _theirs = tokio::net::TcpStream::connect(address).await.expect("the other one listens");
+        drop(other);
+        let open = async { while tokio::net::TcpStream::connect(address).await.is_err() {} };
+        timeout(PATIENCE, open).await.expect("it listens again");
+        while !matches!(told(&mut rig.inboxes[0]).await, Told::Arrival(_)) {}
+    });
+}
+
+#[test]
+fn clients_of_a_unix_socket_that_is_shut_are_closed_and_counted() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("gateway.sock");
+        let (book, shut) = (book("test"), Arc::<Shut>::default());
+        let bound = bind(&unix(&path), &book).expect("it binds");
+        let (inbox, mut receiver) = mpsc::unbounded_channel::<Told>();
+        let (_stop, stopped) = watch::channel(false);
+        let port = WorkerPort { load: Arc::default(), inbox };
+        let (_changes, changes) = mpsc::channel(1);
+        let limits = Connections::new(10);
+        tokio::task::spawn_local(accept_loop(vec![bound], shut.clone(), vec![port], limits, stopped, changes));
+        shut.shut(&"test".into());
+        assert!(matches!(told(&mut receiver).await, Told::Shutting(Shutting(0))));
+        let client = UnixStream::connect(&path).expect("its queue is there");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        let read = tokio::task::spawn_blocking(move || (&client).read(&mut [0]).expect("the end")).await;
+        assert_eq!((read.expect("no panic"), book.connections.refused(Refused::Drained)), (0, 1));
+        shut.open(&"test".into());
+        let _client = UnixStream::connect(&path).expect("it listens");
+        // It may have come before the door was open again.
+        let open = async {
+            loop {
+                let client = UnixStream::connect(&path).expect("it listens");
+                tokio::task::yield_now().await;
+                if let Ok(told) = receiver.try_recv() {
+                    break (client, told);
+                }
+            }
+        };
+        let (_client, told) = timeout(PATIENCE, open).await.expect("taken again");
+        assert!(matches!(told, Told::Arrival(Arrival { peer: Peer::Unix, .. })), "{told:?}");
     });
 }

@@ -188,6 +188,8 @@ end_reasons! {
     RouteRemoved = "route-removed" by Gateway,
     /// An operator has asked the route to drain: its tunnels, and handshakes that come meanwhile.
     RouteDrained = "route-drained" by Gateway,
+    /// An operator has asked the listener by which it came to drain.
+    ListenerDrained = "listener-drained" by Gateway,
     ClosedByOperator = "closed-by-operator" by Gateway,
     /// The process drains: closed at `drain_rate`, or cut at the end.
     Drained = "drained" by Gateway,

@@ -60,6 +60,11 @@ impl CloseOrder {
         Self::going_away(EndReason::RouteDrained)
     }
 
+    /// The listener is to have no connections. There is as much time.
+    pub fn listener_drained() -> Self {
+        Self::going_away(EndReason::ListenerDrained)
+    }
+
     /// The route is gone from the configuration. There is as much time.
     pub fn route_removed() -> Self {
         Self::going_away(EndReason::RouteRemoved)
@@ -102,6 +107,7 @@ mod tests {
             CloseOrder::server_drained(),
             CloseOrder::process_drained(),
             CloseOrder::route_drained(),
+            CloseOrder::listener_drained(),
             CloseOrder::route_removed(),
         ];
         for order in orders {

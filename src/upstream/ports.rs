@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
-use crate::registry::Registry;
+use crate::weak_map::WeakMap;
 
 /// Where the kernel says which ports it gives to outgoing connections, of both families.
 const RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -29,7 +29,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Every pair that is in use or could be, by what tells it from others. Locked when a server's addresses become known
 /// and when somebody asks for a list, never for a connection.
-static PAIRS: LazyLock<Registry<Pair, PortUse>> = LazyLock::new(Registry::default);
+static PAIRS: LazyLock<WeakMap<Pair, PortUse>> = LazyLock::new(WeakMap::default);
 
 /// How many ports there are for each pair.
 static PORTS: LazyLock<u32> =

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use super::queue::Queue;
 use super::server::{ServerId, State};
-use crate::registry::Registry;
 use crate::types::Name;
+use crate::weak_map::WeakMap;
 
 /// See the module. One for the whole process.
 #[derive(Debug, Default)]
 pub struct States {
-    servers: Registry<ServerId, State>,
-    queues: Registry<Name, Queue>,
+    servers: WeakMap<ServerId, State>,
+    queues: WeakMap<Name, Queue>,
 }
 
 impl States {

@@ -23,7 +23,7 @@ use crate::connection;
 use crate::exchange::live::LiveTunnels;
 use crate::exchange::{Numbers, Tools};
 use crate::lifecycle::{self, Lifecycle, Phase};
-use crate::listener::{Arrival, WorkerLoad, WorkerPort};
+use crate::listener::{Arrival, Shutting, WorkerLoad, WorkerPort};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::metrics::{Own, WorkerCells};
@@ -46,6 +46,7 @@ pub enum Message {
     Arrival(Arrival),
     /// Another configuration, for every request whose head is whole from now on.
     Configuration(NextConfiguration),
+    Shutting(Shutting),
     /// Answered in its turn, which shows that turns come round.
     Pulse(oneshot::Sender<()>),
 }
@@ -53,6 +54,12 @@ pub enum Message {
 impl From<Arrival> for Message {
     fn from(arrival: Arrival) -> Self {
         Self::Arrival(arrival)
+    }
+}
+
+impl From<Shutting> for Message {
+    fn from(shutting: Shutting) -> Self {
+        Self::Shutting(shutting)
     }
 }
 
@@ -186,6 +193,7 @@ async fn read_inbox(mut inbox: UnboundedReceiver<Message>, tools: Rc<Tools>, cel
                 tools.change(snapshot);
                 drop(done);
             }
+            Message::Shutting(Shutting(listener)) => tools.part_with(listener),
             // Whoever asked may have gone.
             Message::Pulse(answer) => _ = answer.send(()),
         }

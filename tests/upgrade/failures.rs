@@ -11,6 +11,9 @@ use crate::scene::{Scene, eventually};
 const LISTEN: &str =
     "read -r first; count=${first##* }; while [ \"$count\" -gt 0 ]; do read -r name; count=$((count - 1)); done\n";
 
+/// What is said to whoever wants a reload meanwhile.
+const NO_RELOAD: &str = "no reload yet: an upgrade is under way, which reads the configuration as well";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_new_process_does_wrong_the_old_one_serves_on_and_can_be_asked_again() {
     let mut scene = Scene::start(&Scene::config("one", "upgrade_timeout = \"2s\"", "")).await;
@@ -81,8 +84,7 @@ async fn a_second_request_says_that_one_is_under_way_and_a_reload_waits_for_it()
     eventually("a refusal", || scene.said("no further upgrade: one is under way already").len() == 1).await;
     scene.write_config(&scene.toml.replace("\"one\"", "\"two\""));
     scene.signal(pid, Signal::HUP);
-    let waits = "no reload yet: an upgrade is under way, which reads the configuration as well";
-    eventually("a word about it", || scene.said(waits).len() == 1).await;
+    eventually("a word about it", || scene.said(NO_RELOAD).len() == 1).await;
     assert_eq!(ask(scene.address()).await.expect("an answer"), "one");
     let sleeper = scene.processes().into_iter().find(|process| *process != pid).expect("the new process");
     scene.signal(sleeper, Signal::KILL);
@@ -99,13 +101,39 @@ async fn what_watches_the_files_waits_for_an_upgrade_as_a_signal_does() {
     scene.signal(pid, Signal::USR2);
     eventually("the beginning", || scene.comm(pid) == "portcullis-upgr").await;
     scene.write_config(&scene.toml.replace("\"one\"", "\"two\""));
-    eventually("a word about it", || !scene.said("no reload yet: an upgrade is under way").is_empty()).await;
+    eventually("a word about it", || !scene.said(NO_RELOAD).is_empty()).await;
     assert!(scene.said("reloaded").is_empty());
     assert_eq!(ask(scene.address()).await.expect("an answer"), "one");
     let sleeper = scene.processes().into_iter().find(|process| *process != pid).expect("the new process");
     scene.signal(sleeper, Signal::KILL);
     eventually("the reload", || !scene.said("reloaded").is_empty()).await;
     answers(scene.address(), "two").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_drains_stays_shut_when_an_upgrade_fails_and_is_open_after_one_that_does_not() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let more =
+        format!("[[listener]]\nname = \"fixed\"\naddress = \"{port}\"\n[admin]\naddress = \"unix:admin.sock\"\n");
+    let mut scene = Scene::start(&Scene::config("one", "", &more)).await;
+    let addresses = [("main", scene.address()), ("fixed", port)];
+    for (name, address) in addresses {
+        let (code, out) = scene.command(&["drain", "listener", name]).await;
+        assert!(code == Some(0) && out.contains("takes no new connections"), "{out}");
+        eventually("refused", || std::net::TcpStream::connect(address).is_err()).await;
+    }
+    // It has the sockets, says that it is ready, is told to go, and does not.
+    scene.replace_program(&format!("{LISTEN}echo ready $$ >&0; read -r go; kill -9 $$"));
+    assert!(scene.fail_to_upgrade().await.contains("signal: 9"));
+    for (_, address) in addresses {
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
+    scene.replace_program_by_itself();
+    scene.write_config(&scene.toml.replace("\"one\"", "\"two\""));
+    scene.upgrade().await;
+    for (_, address) in addresses {
+        assert_eq!(ask(address).await.expect("it listens again"), "two");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

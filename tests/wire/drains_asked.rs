@@ -1,10 +1,14 @@
-//! DRN: tunnels of a process, a route or a filter that are closed one after the other because somebody has asked for it.
+//! DRN: tunnels of a process, a listener, a route or a filter that are closed one after the other because somebody has asked for it.
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Fields, Frame, Handshake, Request, Setup, Stage, Tunnel, Way, admin_table, eventually};
+use crate::harness::{
+    Api, Backend, Client, End, Fields, Frame, Handshake, Head, Outcome, Peer, RawH2, Request, Setup, Stage, Tunnel,
+    Way, admin_table, eventually, within,
+};
 
 const COUNT: usize = 30;
 
@@ -148,6 +152,131 @@ async fn drn_05_the_tunnels_that_a_filter_means_are_closed_one_after_the_other_a
     let drains = Api::of(&stage.gateway).get("/api/v1/drains").await;
     let drain = &drains["drains"][0];
     assert_eq!((&drain["what"], &drain["closed"], &drain["done"]), (&"tunnels".into(), &COUNT.into(), &true.into()));
+}
+
+async fn refuses(address: SocketAddr) {
+    let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+    within("refused connections", refused).await;
+}
+
+/// A client, as soon as somebody listens.
+async fn opens(address: SocketAddr) -> Client {
+    let open = async { while tokio::net::TcpStream::connect(address).await.is_err() {} };
+    within("an address that listens", open).await;
+    Client::clear(address).await
+}
+
+#[tokio::test]
+async fn drn_06_a_listener_that_drains_refuses_clients_and_what_came_in_by_it_finishes_until_that_is_undone() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let backend = Backend::scripted(move |mut peer: Peer| {
+        let mut wait = wait.clone();
+        async move {
+            loop {
+                let head = peer.head().await?;
+                if head.target().starts_with("/n/slow") {
+                    let _ = wait.wait_for(|go| *go).await;
+                }
+                if !peer.handle(&head).await? {
+                    return Ok(());
+                }
+            }
+        }
+    });
+    let stage = setup().b1(backend).start();
+    let address = stage.gateway.address("tls");
+    let mut idle = stage.tls().await;
+    assert_eq!(idle.ask(&Request::get("/n")).await.status, 200);
+    let (mut asking, slow) = (stage.tls().await, Request::get("/n/slow"));
+    asking.send(slow.to_h1()).await;
+    let mut raw = RawH2::connect(&stage).await;
+    let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/n/slow")];
+    raw.headers(1, &fields, true).await;
+    let is_slow = |head: &&Head| head.target().starts_with("/n/slow");
+    eventually("both upstream", || stage.b1.requests().iter().filter(is_slow).count() == 2).await;
+    let (mut going, mut staying) = (Vec::new(), Vec::new());
+    for number in 0..2 * COUNT {
+        let way = [Way::Tls, Way::H2][number % 2];
+        going.push(way.tunnel(&stage, &Handshake::to("/ws")).await);
+    }
+    for _ in 0..3 {
+        staying.push(Way::Clear.tunnel(&stage, &Handshake::to("/ws")).await);
+    }
+
+    let (code, out, errors) = stage.gateway.operate(&["drain", "listener", "tls", "--over", "2s"]).await;
+    assert!(
+        code == Some(0) && out.contains("takes no new connections") && out.contains("closed over 2s"),
+        "{out}{errors}"
+    );
+    refuses(address).await;
+    assert_eq!(idle.expect_end().await, End::Fin);
+    all_hear(&mut going, 1001, "going away").await;
+    let count = |stage: &Stage| {
+        let lines = stage.gateway.access_log();
+        lines.iter().filter(|line| line["event"] == "tunnel-close" && line["end"] == "listener-drained").count()
+    };
+    eventually("their lines", || count(&stage) == 2 * COUNT).await;
+    go.send(true).expect("a waiting backend");
+    let answer = asking.answer().await;
+    assert_eq!((answer.status, answer.lists("connection", "close")), (200, true));
+    assert_eq!(raw.outcome(1).await, Outcome::Status(200));
+    while raw.next().await.is_some() {}
+
+    // A reload changes nothing about it; what came in elsewhere has nothing to do with it.
+    assert_eq!(stage.gateway.reload_with(&stage.toml).await["message"], "reloaded");
+    refuses(address).await;
+    for tunnel in &mut staying {
+        tunnel.echo("still here").await;
+    }
+    let api = Api::of(&stage.gateway);
+    let drains = async || {
+        let listeners = api.get("/api/v1/listeners").await;
+        let listeners = listeners["listeners"].as_array().expect("a list").clone();
+        listeners.into_iter().map(|row| (row["name"].clone(), row["draining"].clone())).collect::<Vec<_>>()
+    };
+    let draining = drains().await;
+    assert!(draining.contains(&("tls".into(), true.into())), "{draining:?}");
+    assert!(draining.contains(&("clear".into(), false.into())), "{draining:?}");
+    let rows = api.get("/api/v1/drains").await;
+    let row = &rows["drains"][0];
+    assert_eq!((&row["what"], &row["name"], &row["closed"]), (&"listener".into(), &"tls".into(), &(2 * COUNT).into()));
+
+    let (code, out, errors) = stage.gateway.operate(&["drain", "listener", "tls", "--undo"]).await;
+    assert!(code == Some(0) && out.contains("takes connections again"), "{out}{errors}");
+    opens(address).await;
+    stage.assert_serving().await;
+    for way in Way::ALL {
+        way.tunnel(&stage, &Handshake::to("/ws")).await.echo("open again").await;
+    }
+    assert!(drains().await.iter().all(|(_, draining)| *draining == false));
+    let (code, _, errors) = stage.gateway.operate(&["drain", "listener", "tsl"]).await;
+    assert!(
+        code == Some(1) && errors.contains("no listener `tsl`") && errors.contains("did you mean `tls`"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn drn_06_a_listener_that_drains_is_found_by_its_name_whatever_a_reload_does_to_it() {
+    let stage = setup().start();
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let with = |name: &str| format!("{}\n[[listener]]\nname = \"{name}\"\naddress = \"{address}\"\n", stage.toml);
+    assert_eq!(stage.gateway.reload_with(&with("third")).await["listeners"], "added third");
+    let (code, _, errors) = stage.gateway.operate(&["drain", "listener", "third"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    refuses(address).await;
+    // Under another name it is another one; taken away and put back it is the same.
+    assert_eq!(stage.gateway.reload_with(&with("other")).await["message"], "reloaded");
+    assert_eq!(opens(address).await.ask(&Request::get("/n")).await.status, 200);
+    assert_eq!(stage.gateway.reload_with(&with("third")).await["message"], "reloaded");
+    refuses(address).await;
+    assert_eq!(stage.gateway.reload_with(&stage.toml).await["listeners"], "removed third");
+    assert_eq!(stage.gateway.reload_with(&with("third")).await["listeners"], "added third");
+    refuses(address).await;
+    let (code, _, errors) = stage.gateway.operate(&["drain", "listener", "third", "--undo"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(opens(address).await.ask(&Request::get("/n")).await.status, 200);
+    stage.assert_serving().await;
 }
 
 #[tokio::test]

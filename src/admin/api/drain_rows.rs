@@ -21,7 +21,7 @@ pub(super) struct List {
 pub(super) struct Row {
     id: String,
     what: &'static str,
-    /// Of a route.
+    /// Of a listener, or a route.
     name: Option<String>,
     upstream: Option<String>,
     server: Option<String>,
@@ -50,7 +50,7 @@ pub(super) struct Row {
 impl Row {
     pub(super) fn of_sweep(sweep: &Sweep) -> Self {
         let (name, filter) = match &sweep.subject {
-            Subject::Route(name) => (Some(name.to_string()), None),
+            Subject::Listener(name) | Subject::Route(name) => (Some(name.to_string()), None),
             Subject::Tunnels(filter) => (None, Some(filter.to_string())),
             Subject::Process | Subject::Server { .. } => (None, None),
         };

@@ -53,6 +53,11 @@ enum DrainBody {
         over_ms: Option<u64>,
         rate: Option<u32>,
     },
+    Listener {
+        name: String,
+        over_ms: Option<u64>,
+        rate: Option<u32>,
+    },
     Route {
         name: String,
         over_ms: Option<u64>,
@@ -78,6 +83,7 @@ enum DrainBody {
 pub fn drain(plane: &Plane, ask: &Ask) -> Result<Reply, ApiError> {
     let row = match ask.json()? {
         DrainBody::Process { over_ms, rate } => drain_process(plane, ask, speed(over_ms, rate)?),
+        DrainBody::Listener { name, over_ms, rate } => drain_listener(plane, ask, &name, speed(over_ms, rate)?)?,
         DrainBody::Route { name, over_ms, rate } => drain_route(plane, ask, &name, speed(over_ms, rate)?)?,
         DrainBody::Tunnels { filter: text, over_ms, rate, code, reason } => {
             let speed = speed(over_ms, rate)?.unwrap_or(DEFAULT);
@@ -126,17 +132,33 @@ fn drain_process(plane: &Plane, ask: &Ask, speed: Option<Speed>) -> Row {
 
 fn drain_route(plane: &Plane, ask: &Ask, name: &str, speed: Option<Speed>) -> Result<Row, ApiError> {
     let snapshot = plane.in_use.snapshot();
-    let Some(route) = snapshot.routes.iter().find(|route| route.name.as_str() == name) else {
-        let error = ApiError::new(StatusCode::NOT_FOUND, "no-such-route", format!("there is no route `{name}`"));
-        return Err(match config::nearest(name, snapshot.routes.iter().map(|route| route.name.as_str())) {
-            Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help("`GET /api/v1/routes` lists routes as they are named here"),
-        });
-    };
+    let route = known("route", name, snapshot.routes.iter().map(|route| &route.name))?;
     let speed = speed.unwrap_or(DEFAULT);
-    let sweep = plane.sweeps.drain_route(&route.name, speed).map_err(too_many)?;
+    let sweep = plane.sweeps.drain_route(route, speed).map_err(too_many)?;
     tracing::info!(peer = ask.peer, route = name, %speed, "an operator lets a route drain");
     Ok(Row::of_sweep(&sweep))
+}
+
+fn drain_listener(plane: &Plane, ask: &Ask, name: &str, speed: Option<Speed>) -> Result<Row, ApiError> {
+    let snapshot = plane.in_use.snapshot();
+    let listener = known("listener", name, snapshot.listeners.iter().map(|plan| &plan.name))?;
+    let speed = speed.unwrap_or(DEFAULT);
+    let sweep = plane.sweeps.drain_listener(listener, speed).map_err(too_many)?;
+    tracing::info!(peer = ask.peer, listener = name, %speed, "an operator lets a listener drain");
+    Ok(Row::of_sweep(&sweep))
+}
+
+/// The one of them that is called so.
+fn known<'a>(what: &str, name: &str, all: impl Iterator<Item = &'a Name> + Clone) -> Result<&'a Name, ApiError> {
+    if let Some(known) = all.clone().find(|known| known.as_str() == name) {
+        return Ok(known);
+    }
+    let code = if what == "route" { "no-such-route" } else { "no-such-listener" };
+    let error = ApiError::new(StatusCode::NOT_FOUND, code, format!("there is no {what} `{name}`"));
+    Err(match config::nearest(name, all.map(Name::as_str)) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help(format!("`GET /api/v1/{what}s` lists {what}s as they are named here")),
+    })
 }
 
 fn too_many(_: TooMany) -> ApiError {

@@ -23,6 +23,8 @@ struct Listener {
     protocols: Vec<&'static str>,
     websocket_over_h2: bool,
     redirect_https: bool,
+    /// Whether an operator has it take no new connections.
+    draining: bool,
     /// Peers that introduce their clients with a PROXY header.
     proxy_protocol: Option<Vec<String>>,
     timeouts: Timeouts,
@@ -51,8 +53,8 @@ struct AdminListener {
     hosts: Vec<String>,
 }
 
-impl From<&ListenerPlan> for Listener {
-    fn from(plan: &ListenerPlan) -> Self {
+impl Listener {
+    fn new(plan: &ListenerPlan, draining: bool) -> Self {
         let mut protocols = Vec::new();
         if plan.protocols.http2 {
             protocols.push(if plan.tls.is_some() { "h2" } else { "h2c" });
@@ -71,6 +73,7 @@ impl From<&ListenerPlan> for Listener {
             protocols,
             websocket_over_h2: plan.websocket_over_h2 && plan.protocols.http2,
             redirect_https: plan.redirect_https,
+            draining,
             proxy_protocol: proxies,
             timeouts: Timeouts {
                 tls_handshake_ms: millis(plan.timeouts.tls_handshake),
@@ -94,5 +97,6 @@ pub fn listeners(plane: &Plane) -> Result<Reply, ApiError> {
         token: admin.token.is_some(),
         hosts: admin.hosts.clone(),
     });
-    Reply::json(&List { listeners: snapshot.listeners.iter().map(|plan| Listener::from(&**plan)).collect(), admin })
+    let listeners = snapshot.listeners.iter().map(|plan| Listener::new(plan, plane.sweeps.is_shut(&plan.name)));
+    Reply::json(&List { listeners: listeners.collect(), admin })
 }

@@ -164,6 +164,7 @@ fn listeners() -> Value {
         ("protocols", list(text())),
         ("websocket_over_h2", flag()),
         ("redirect_https", flag()),
+        ("draining", flag()),
         ("proxy_protocol", or_null(list(text()))),
         ("timeouts", timeouts),
         ("limits", limits),
@@ -273,7 +274,7 @@ fn drain() -> Value {
 }
 
 /// What can be asked to drain.
-const DRAINED: [&str; 4] = ["process", "route", "server", "tunnels"];
+const DRAINED: [&str; 5] = ["process", "listener", "route", "server", "tunnels"];
 
 /// `error`, `warn`, `info`, `debug`, `trace`; with those of single areas `info,upstream=debug`.
 fn level() -> Value {

@@ -14,6 +14,7 @@ use crate::config;
 #[command(after_help = "Example:\n  portcullis drain server ws://10.0.0.5:9000 --over 5m\n  \
                         portcullis drain route chat --rate 50\n  \
                         portcullis drain route chat --undo\n  \
+                        portcullis drain listener public --over 1m\n  \
                         portcullis drain tunnels client=10.0.0.0/8 'age>1h' --over 1m\n  \
                         portcullis drain process --over 20s")]
 pub struct Args {
@@ -27,6 +28,8 @@ enum What {
     Server(ServerArgs),
     /// A route: it takes no new tunnels, and those that it has are closed
     Route(NamedArgs),
+    /// A listener: it takes no new connections, and its tunnels are closed
+    Listener(NamedArgs),
     /// The gateway, as SIGTERM has it, at a pace
     Process(ProcessArgs),
     /// The tunnels that a filter means now
@@ -67,7 +70,7 @@ struct NamedArgs {
     name: String,
     #[command(flatten)]
     pace: Pace,
-    /// Let it take tunnels again
+    /// Let it take again what it did
     #[arg(long, conflicts_with_all = ["over", "rate"])]
     undo: bool,
     #[command(flatten)]
@@ -107,7 +110,8 @@ pub fn drain(args: &Args) -> ExitCode {
     let outcome = match &args.what {
         What::Server(args) if args.undo => undo_server(args),
         What::Server(args) => server(args),
-        What::Route(args) => route(args),
+        What::Route(args) => named(args, "route", "tunnels"),
+        What::Listener(args) => named(args, "listener", "connections"),
         What::Process(args) => process(args),
         What::Tunnels(args) => tunnels(args),
     };
@@ -145,18 +149,20 @@ fn speed(drain: &Value) -> Option<String> {
     }
 }
 
-fn route(args: &NamedArgs) -> Result<(), Failure> {
+/// `taken`: what it takes none of.
+fn named(args: &NamedArgs, what: &str, taken: &str) -> Result<(), Failure> {
     let name = plain(&args.name);
     if args.undo {
-        let is_it = |drain: &Value| drain["what"] == "route" && drain["name"] == args.name.as_str();
+        let is_it = |drain: &Value| drain["what"] == what && drain["name"] == args.name.as_str();
         if undo(&args.at, is_it)?.is_empty() {
             return Err(Failure::Failed(format!("nobody has asked `{name}` to drain")));
         }
-        say(&format!("{name} takes tunnels again\n"));
+        say(&format!("{name} takes {taken} again\n"));
         return Ok(());
     }
-    for drain in begin(&args.at, &args.pace.with(json!({ "what": "route", "name": args.name })))? {
-        say(&format!("{name} takes no new tunnels; those that it has are {}\n", speed(&drain).unwrap_or_default()));
+    for drain in begin(&args.at, &args.pace.with(json!({ "what": what, "name": args.name })))? {
+        let speed = speed(&drain).unwrap_or_default();
+        say(&format!("{name} takes no new {taken}; the tunnels that it has are {speed}\n"));
     }
     Ok(())
 }

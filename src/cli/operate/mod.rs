@@ -31,7 +31,7 @@ pub struct Where {
     /// HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The file that has `[admin]`
+    /// The file with `[admin]`
     #[arg(long, short, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// Its token [default: the file's token_file]

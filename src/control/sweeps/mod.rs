@@ -1,12 +1,12 @@
-//! Sweeps: the tunnels of something that drains, closed one after the other. Of the process, a route, a server by name with
-//! a pace of its own; or those that a filter means.
+//! Sweeps: the tunnels of something that drains, closed one after the other. Of the process, a listener, a route, a server by
+//! name with a pace of its own; or those that a filter means.
 //!
 //! Who begins one says at which pace; there may be many at a time, each with its own. Whether anything new comes is decided
-//! elsewhere (`limits/shut.rs`, `upstream/asked.rs`, the lifecycle), except that a route that is asked to drain is shut here.
+//! elsewhere (`limits/shut.rs`, `upstream/asked.rs`, the lifecycle), except that a listener or a route that is asked to drain is shut here.
 //! A sweep stays until it is undone, since a tunnel may still open that was asked for before; what a filter means is
 //! looked for once. `work.rs` does the closing, on the control plane.
 //!
-//! Bounded: one sweep for each route and server that is named, [`MOST_FILTERS`] of filters, and 16 bytes for each tunnel
+//! Bounded: one sweep for each listener, route and server that is named, 16 of filters, and 16 bytes for each tunnel
 //! that one of them means.
 
 mod work;
@@ -47,6 +47,7 @@ pub struct Sweeps {
 
 struct Shared {
     all: Mutex<All>,
+    listeners: Arc<Shut>,
     routes: Arc<Shut>,
     changed: Notify,
     /// Somebody has asked for the drain of the process.
@@ -65,6 +66,7 @@ struct All {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     Process,
+    Listener(Name),
     Route(Name),
     Server {
         upstream: Name,
@@ -130,11 +132,11 @@ pub struct TooMany;
 
 impl Sweeps {
     pub fn new(snapshot: &Snapshot) -> Self {
-        Self::of(snapshot.shut_routes.clone())
+        Self::of(snapshot.shut_listeners.clone(), snapshot.shut_routes.clone())
     }
 
-    fn of(routes: Arc<Shut>) -> Self {
-        let shared = Shared { all: Mutex::default(), routes, changed: Notify::new(), stop: Notify::new() };
+    fn of(listeners: Arc<Shut>, routes: Arc<Shut>) -> Self {
+        let shared = Shared { all: Mutex::default(), listeners, routes, changed: Notify::new(), stop: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -166,19 +168,58 @@ impl Sweeps {
         self.begin(self.all(), Subject::Process, speed, Arc::new(|_, _| true), order)
     }
 
+    /// The listener takes no new connections, those that it has finish, and their tunnels are closed.
+    ///
+    /// # Errors
+    /// So many drain that one more is not remembered.
+    pub fn drain_listener(&self, listener: &Name, speed: Speed) -> Result<Sweep, TooMany> {
+        let name = listener.clone();
+        let matches = Arc::new(move |row: &TunnelRow, _: &_| row.way.listener == name);
+        let order = CloseOrder::listener_drained();
+        self.shut_and_sweep(
+            (&self.shared.listeners, listener),
+            Subject::Listener(listener.clone()),
+            speed,
+            matches,
+            order,
+        )
+    }
+
+    /// Whether that was asked for and not undone.
+    pub fn is_shut(&self, listener: &Name) -> bool {
+        self.shared.listeners.has(listener)
+    }
+
+    /// Another process has had the listeners for a while, and may have opened what is shut.
+    pub fn shut_again(&self) {
+        self.shared.listeners.nudge();
+    }
+
     /// The route takes no new tunnels, and those that it has are closed.
     ///
     /// # Errors
     /// So many drain that one more is not remembered.
     pub fn drain_route(&self, route: &Name, speed: Speed) -> Result<Sweep, TooMany> {
-        // Under the lock until it is known, so that of two who say something different the last one counts.
-        let all = self.all();
-        if !self.shared.routes.shut(route) {
-            return Err(TooMany);
-        }
         let name = route.clone();
         let matches = Arc::new(move |row: &TunnelRow, _: &_| row.way.route.as_ref() == Some(&name));
-        Ok(self.begin(all, Subject::Route(route.clone()), speed, matches, CloseOrder::route_drained()))
+        let order = CloseOrder::route_drained();
+        self.shut_and_sweep((&self.shared.routes, route), Subject::Route(route.clone()), speed, matches, order)
+    }
+
+    fn shut_and_sweep(
+        &self,
+        (shut, name): (&Shut, &Name),
+        subject: Subject,
+        speed: Speed,
+        matches: Matches,
+        order: CloseOrder,
+    ) -> Result<Sweep, TooMany> {
+        // Under the lock until it is known, so that of two who say something different the last one counts.
+        let all = self.all();
+        if !shut.shut(name) {
+            return Err(TooMany);
+        }
+        Ok(self.begin(all, subject, speed, matches, order))
     }
 
     /// Closes the tunnels of a server that drains already.
@@ -240,13 +281,15 @@ impl Sweeps {
         sweep
     }
 
-    /// Closes nothing more for it, and lets its route take tunnels again. The process goes on draining.
+    /// Closes nothing more for it, and lets its listener take connections again, its route tunnels. The process goes on draining.
     pub fn undo(&self, subject: &Subject) -> Option<Sweep> {
         let mut all = self.all();
         let at = all.entries.iter().position(|entry| entry.sweep.subject == *subject)?;
         let sweep = all.entries.remove(at).sweep;
-        if let Subject::Route(route) = &sweep.subject {
-            self.shared.routes.open(route);
+        match &sweep.subject {
+            Subject::Listener(listener) => self.shared.listeners.open(listener),
+            Subject::Route(route) => self.shared.routes.open(route),
+            Subject::Process | Subject::Server { .. } | Subject::Tunnels(_) => {}
         }
         drop(all);
         self.shared.changed.notify_one();
@@ -313,6 +356,7 @@ impl Subject {
     pub fn what(&self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Listener(_) => "listener",
             Self::Route(_) => "route",
             Self::Server { .. } => "server",
             Self::Tunnels(_) => "tunnels",
@@ -323,7 +367,9 @@ impl Subject {
     pub fn name(&self) -> &str {
         match self {
             Self::Process => "",
-            Self::Route(name) | Self::Tunnels(name) | Self::Server { server: name, .. } => name.as_str(),
+            Self::Listener(name) | Self::Route(name) | Self::Tunnels(name) | Self::Server { server: name, .. } => {
+                name.as_str()
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ struct Live {
 
 struct Bench {
     live: Live,
+    listeners: Arc<Shut>,
     routes: Arc<Shut>,
     sweeps: Sweeps,
     _tasks: [JoinHandle<()>; 3],
@@ -61,8 +62,9 @@ async fn worker(number: u32, mut commands: mpsc::Receiver<Command>, live: Live) 
 }
 
 fn bench() -> Bench {
-    let (live, routes) = (Live::default(), Arc::<Shut>::default());
-    let sweeps = Sweeps::of(routes.clone());
+    let live = Live::default();
+    let (listeners, routes) = (Arc::<Shut>::default(), Arc::<Shut>::default());
+    let sweeps = Sweeps::of(listeners.clone(), routes.clone());
     let (first, one) = mpsc::channel(16);
     let (second, other) = mpsc::channel(16);
     let tunnels = Tunnels::new(vec![first, second]);
@@ -71,7 +73,7 @@ fn bench() -> Bench {
         tokio::task::spawn_local(worker(1, other, live.clone())),
         tokio::task::spawn_local(sweeps.clone().run(tunnels)),
     ];
-    Bench { live, routes, sweeps, _tasks: tasks }
+    Bench { live, listeners, routes, sweeps, _tasks: tasks }
 }
 
 impl Bench {
@@ -175,6 +177,24 @@ async fn a_tunnel_that_opens_late_goes_as_well_until_the_drain_is_undone() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn the_tunnels_of_a_listener_go_whatever_their_route() {
+    let bench = bench();
+    bench.open("r", "a", 20);
+    bench.open("other", "a", 20);
+    bench.sweeps.drain_listener(&"elsewhere".into(), Speed::Rate(100)).expect("room");
+    after(1.5).await;
+    assert_eq!(bench.closed(), 0);
+    bench.sweeps.drain_listener(&"l".into(), Speed::Rate(100)).expect("room");
+    assert!(bench.sweeps.is_shut(&"l".into()) && bench.listeners.has(&"elsewhere".into()));
+    after(1.5).await;
+    assert_eq!((bench.left("r"), bench.left("other"), bench.closed()), (0, 0, 40));
+    let closed = bench.live.closed.borrow();
+    assert!(closed.iter().all(|(_, order, _)| end_of(order) == CloseOrder::listener_drained()));
+    bench.sweeps.undo(&Subject::Listener("l".into())).expect("it was asked for");
+    assert!(!bench.sweeps.is_shut(&"l".into()) && bench.sweeps.is_shut(&"elsewhere".into()));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn many_sweeps_go_on_at_once_each_at_its_own_pace() {
     let bench = bench();
     for (route, server) in [("a", "s"), ("b", "s"), ("c", "t")] {
@@ -211,7 +231,7 @@ async fn the_process_spreads_its_tunnels_over_no_more_than_the_time_that_it_has(
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn who_asks_for_the_drain_of_the_process_is_heard_whenever_that_is() {
-    let sweeps = Sweeps::of(Arc::default());
+    let sweeps = Sweeps::of(Arc::default(), Arc::default());
     sweeps.stop_process(Some(Speed::Rate(7)));
     assert_eq!(sweeps.process_asked().await, Some(Speed::Rate(7)));
     let asking = sweeps.clone();

@@ -7,8 +7,8 @@ use super::cells::Ledger;
 use super::kinds::{Closed, Refused};
 use super::listener::ListenerCells;
 use super::route::{RouteCells, TunnelCells};
-use crate::registry::Registry;
 use crate::types::Name;
+use crate::weak_map::WeakMap;
 
 /// What is counted of one route.
 #[derive(Debug)]
@@ -84,8 +84,8 @@ impl From<Name> for ListenerBook {
 /// The books that a process has: of its routes and of its listeners, each for as long as anybody has to do with it.
 #[derive(Debug, Default)]
 pub struct Books {
-    routes: Registry<Name, RouteBook>,
-    listeners: Registry<Name, ListenerBook>,
+    routes: WeakMap<Name, RouteBook>,
+    listeners: WeakMap<Name, ListenerBook>,
 }
 
 impl Books {

@@ -50,6 +50,8 @@ kinds! {
     Refused {
         MaxConnections = "max-connections",
         Descriptors = "descriptors",
+        /// At a unix socket whose listener drains; at a port the kernel refuses them.
+        Drained = "drained",
     }
 }
 

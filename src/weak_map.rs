@@ -9,11 +9,11 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// See the module.
-pub struct Registry<K, T> {
+pub struct WeakMap<K, T> {
     known: Mutex<HashMap<K, Weak<T>>>,
 }
 
-impl<K: Clone + Eq + Hash, T> Registry<K, T> {
+impl<K: Clone + Eq + Hash, T> WeakMap<K, T> {
     /// The one thing of this key; made, if nobody holds one.
     pub fn find(&self, key: &K, make: impl FnOnce() -> T) -> Arc<T> {
         let mut known = self.known();
@@ -35,7 +35,7 @@ impl<K: Clone + Eq + Hash, T> Registry<K, T> {
     }
 }
 
-impl<K, T> Registry<K, T> {
+impl<K, T> WeakMap<K, T> {
     fn known(&self) -> MutexGuard<'_, HashMap<K, Weak<T>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,15 +47,15 @@ impl<K, T> Registry<K, T> {
     }
 }
 
-impl<K, T> Default for Registry<K, T> {
+impl<K, T> Default for WeakMap<K, T> {
     fn default() -> Self {
         Self { known: Mutex::default() }
     }
 }
 
-impl<K, T> fmt::Debug for Registry<K, T> {
+impl<K, T> fmt::Debug for WeakMap<K, T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Registry").finish_non_exhaustive()
+        out.debug_struct("WeakMap").finish_non_exhaustive()
     }
 }
 
@@ -65,15 +65,15 @@ mod tests {
 
     #[test]
     fn a_key_leads_to_the_same_thing_for_as_long_as_it_is_held_and_to_a_fresh_one_afterwards() {
-        let registry = Registry::<u32, String>::default();
-        let one = registry.find(&1, || "first".into());
-        assert!(Arc::ptr_eq(&one, &registry.find(&1, || "second".into())));
+        let map = WeakMap::<u32, String>::default();
+        let one = map.find(&1, || "first".into());
+        assert!(Arc::ptr_eq(&one, &map.find(&1, || "second".into())));
         for key in 2..10_000 {
-            drop(registry.find(&key, String::new));
+            drop(map.find(&key, String::new));
         }
-        assert!(registry.room() < 100, "{}", registry.room());
-        assert!(registry.held().iter().map(|held| &***held).eq(["first"]));
+        assert!(map.room() < 100, "{}", map.room());
+        assert!(map.held().iter().map(|held| &***held).eq(["first"]));
         drop(one);
-        assert_eq!(*registry.find(&1, || "second".into()), "second");
+        assert_eq!(*map.find(&1, || "second".into()), "second");
     }
 }
