@@ -106,7 +106,8 @@ impl House {
         let next = self.folder.join("portcullis.next");
         fs::copy(&self.program, &next)?;
         fs::rename(&next, &self.program)?;
-        self.command(&["upgrade"]).await?;
+        let pid = self.pid().to_string();
+        self.run(&["upgrade", "--pid", &pid]).await?;
         let began = Instant::now();
         loop {
             if let Some(child) = children(self.pid()).first() {
@@ -120,9 +121,9 @@ impl House {
         }
     }
 
-    /// All tunnels of the route, spread over this time.
+    /// All tunnels of the route, spread over this time; whoever has heard the Close may come back at once.
     pub async fn drain(&self, over: Duration) -> Result<(), Problem> {
-        self.command(&["drain", "route", "echo", "--over", &format!("{}s", over.as_secs())]).await
+        self.command(&["drain", "tunnels", "route=echo", "--over", &format!("{}s", over.as_secs())]).await
     }
 
     /// Whether the first process has ended, and how.
@@ -132,8 +133,12 @@ impl House {
 
     async fn command(&self, words: &[&str]) -> Result<(), Problem> {
         let admin = format!("unix:{}", self.folder.join("admin.sock").display());
+        self.run(&[words, &["--admin", &admin]].concat()).await
+    }
+
+    async fn run(&self, words: &[&str]) -> Result<(), Problem> {
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(words).args(["--admin", &admin]).kill_on_drop(true);
+        command.args(words).kill_on_drop(true);
         let output = tokio::time::timeout(PATIENCE, command.output()).await??;
         if output.status.success() {
             return Ok(());

@@ -122,6 +122,10 @@ impl Story {
         self.all_open(plan).await?;
         self.end_phase("drain", 1).await?;
 
+        // Whoever leaves has heard all that he waits for: both hashes are over then.
+        self.talkers.talk(false);
+        self.wait("messages have not come back", |story| (story.talkers.totals.outstanding.get() == 0).then_some(()))
+            .await?;
         self.talkers.leave();
         self.wait("clients have not left", |story| (story.talkers.totals.open.get() == 0).then_some(())).await?;
         tokio::time::sleep(plan.phase).await;
