@@ -170,7 +170,7 @@ fn every_command_in_the_papers_works() {
                     // Said in the words of `the_demo_of_the_readme_starts_and_stops`.
                     ["cargo", "run", "--release", "--", "demo"] | ["cargo", "build"] => true,
                     ["cargo", "bench", "--bench", bench, ..] => root().join(format!("benches/{bench}.rs")).exists(),
-                    [bench @ ("benches/compare" | "benches/spread"), rest @ ..] => {
+                    [bench @ ("benches/compare" | "benches/spread" | "benches/operations"), rest @ ..] => {
                         let program = paper(bench);
                         let mut flags = rest.iter().filter(|word| word.starts_with("--"));
                         flags.all(|flag| program.contains(&format!("add_argument(\"{flag}\"")))
