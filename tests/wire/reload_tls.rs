@@ -68,6 +68,44 @@ async fn tls_10_a_certificate_that_does_not_fit_its_key_refuses_the_reload() {
 }
 
 #[tokio::test]
+async fn tls_10_a_certificate_or_key_that_cannot_be_read_refuses_the_reload_and_the_old_pair_serves_on() {
+    let stage = Stage::standard().await;
+    let mut tunnel = Way::Tls.tunnel(&stage, &Handshake::to("/ws")).await;
+    let path = |name: &str| stage.gateway.folder().join(name);
+    let held = ["a.pem", "a.key"].map(|name| (name, std::fs::read_to_string(path(name)).expect("a file")));
+    let mut refused = 0;
+    for (name, text) in &held {
+        let cases: [(&str, &dyn Fn()); 6] = [
+            ("empty", &|| stage.gateway.replace(name, "")),
+            ("cut short", &|| stage.gateway.replace(name, &text[..text.len() / 2])),
+            ("no PEM", &|| stage.gateway.replace(name, "no PEM at all")),
+            ("of the other kind", &|| stage.gateway.replace(name, &held[usize::from(*name == "a.pem")].1)),
+            ("gone", &|| std::fs::remove_file(path(name)).expect("a file")),
+            ("a folder", &|| std::fs::create_dir(path(name)).expect("nothing is there")),
+        ];
+        for (what, damage) in cases {
+            damage();
+            refused += 1;
+            let event = stage.gateway.reload().await;
+            assert_eq!(
+                (event["refused"].as_u64(), event["generation"].as_u64()),
+                (Some(refused), Some(1)),
+                "{name} {what}"
+            );
+            let says =
+                |event: &serde_json::Value| event["level"] == "ERROR" && event.to_string().contains(&format!("{name}"));
+            assert!(stage.gateway.events().iter().any(says), "{name} {what}: {}", stage.gateway.stderr());
+            assert_eq!(stage.tls().await.certificate(), pki().a.cert.to_vec(), "{name} {what}");
+            tunnel.echo("still").await;
+        }
+        std::fs::remove_dir(path(name)).expect("a folder");
+        stage.gateway.replace(name, text);
+    }
+    assert_eq!(stage.gateway.reload().await["generation"], 2);
+    tunnel.echo("still").await;
+}
+
+#[tokio::test]
 async fn tls_01_a_renewed_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
     let stage = Stage::standard().await;
     let mut old = stage.tls().await;
