@@ -1,7 +1,8 @@
 //! The real binary in front of the servers.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -9,16 +10,22 @@ use tempfile::TempDir;
 pub struct Gateway {
     child: Child,
     pub address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Gateway {
     /// `urls`: the entries of `servers`; `upstream`: further keys.
     pub fn start(urls: &str, upstream: &str) -> Self {
+        Self::start_with("", urls, upstream)
+    }
+
+    /// `server`: further keys of `[server]`.
+    pub fn start_with(server: &str, urls: &str, upstream: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("portcullis.toml");
         let toml = format!(
-            "[server]\nworkers = 2\n[log]\naccess = \"off\"\nlevel = \"warn\"\n\
+            "[server]\nworkers = 2\n{server}[log]\naccess = \"off\"\nlevel = \"warn\"\n\
+             [admin]\naddress = \"unix:admin.sock\"\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\n\
              [[route]]\nupstream = \"servers\"\nwebsocket = {{ origins = [\"*\"] }}\n\
              [route.timeouts]\nresponse = \"500ms\"\n\
@@ -34,15 +41,26 @@ impl Gateway {
             let _ = stderr.read_to_string(&mut text);
             text
         });
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        stdout.read_line(&mut line).expect("read");
-        let announced = line.strip_prefix("listening on http://").and_then(|line| line.split(' ').next());
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let announced = lines
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("listening on http://")?.split(' ').next()?.parse().ok());
         let Some(address) = announced else {
             let _ = child.kill();
-            panic!("not up: {line}{}", said.join().expect("read"));
+            panic!("not up: {}", said.join().expect("read"));
         };
-        Self { child, address: address.parse().expect("an address"), _folder: folder }
+        Self { child, address, folder }
+    }
+
+    /// Attempts after the first one, as the gateway counts them.
+    pub fn retried(&self) -> u64 {
+        let mut admin = UnixStream::connect(self.folder.path().join("admin.sock")).expect("an admin listener");
+        admin.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("room");
+        let mut answer = String::new();
+        admin.read_to_string(&mut answer).expect("metrics");
+        let line = answer.lines().find_map(|line| line.strip_prefix("portcullis_upstream_retries_total{"));
+        let value = line.and_then(|line| line.rsplit_once(' ')).and_then(|(_, value)| value.parse().ok());
+        value.unwrap_or_else(|| panic!("no retries are counted: {answer}"))
     }
 }
 

@@ -8,6 +8,9 @@
 // The house rules about clocks, threads and tasks are for the gateway; this is the world outside it.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "../wire/harness/dns.rs"]
+#[expect(dead_code, reason = "shared with a suite that asks more of it")]
+mod dns;
 mod gateway;
 mod server;
 mod traffic;
@@ -15,6 +18,7 @@ mod tunnels;
 
 use std::time::Duration;
 
+use dns::{NameServer, Says};
 use gateway::Gateway;
 use server::{Double, Server};
 use traffic::{Figures, Traffic};
@@ -61,7 +65,7 @@ impl Scene {
     async fn end(self, what: &str) -> (Figures, [Server; 3]) {
         let figures = self.traffic.stop().await;
         let tunnels = self.tunnels.close().await;
-        println!("{what}: {figures}; {tunnels}");
+        println!("{what}: {figures}; {} retried; {tunnels}", self.gateway.retried());
         let twice = Server::executed_twice(&self.servers);
         assert!(twice.is_empty(), "{what}: executed twice: {twice:?}");
         assert_eq!(tunnels.damaged, 0, "{what}: {tunnels}");
@@ -107,6 +111,48 @@ async fn a_server_that_is_stopped_is_left_alone_until_it_goes_on() {
     assert!(figures.failed() <= 16, "{figures}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_come_and_go_with_the_answers_of_a_name_server_cost_nobody_anything() {
+    let names = NameServer::start().await;
+    let a = Server::start("a");
+    let at = |last: u8| std::net::SocketAddr::from(([127, 0, 0, last], a.port()));
+    let (b, c) = (Server::start_at("b", at(2)), Server::start_at("c", at(3)));
+    names.say("servers.test", Says::addresses(1, &["127.0.0.1", "127.0.0.2"]));
+    let each = format!("{{ url = \"http://servers.test:{}\", resolve = \"each\" }}", a.port());
+    let gateway = Gateway::start_with(&names.toml(), &each, "");
+    let traffic = Traffic::start(gateway.address, 8);
+    let tunnels = Tunnels::open(gateway.address, 30).await;
+    tokio::time::sleep(WHILE).await;
+    assert!(a.executed() > 0 && b.executed() > 0 && c.executed() == 0);
+    let on_a = tunnels.on("a");
+    names.say("servers.test", Says::addresses(1, &["127.0.0.2", "127.0.0.3"]));
+    within("the server that has come", || c.executed() > 0).await;
+    tokio::time::sleep(WHILE).await;
+    let before = a.executed();
+    for trouble in [Says::Silence, Says::Failure, Says::Denied] {
+        names.say("servers.test", trouble);
+        tokio::time::sleep(3 * WHILE).await;
+    }
+    assert_eq!(a.executed(), before, "the server that has gone is asked for nothing more");
+    names.say("servers.test", Says::addresses(1, &["127.0.0.1", "127.0.0.2", "127.0.0.3"]));
+    within("the server that has come back", || a.executed() > before).await;
+    assert!(on_a > 0 && tunnels.on("a") == on_a, "tunnels to the server that has gone live on");
+    let servers = [a, b, c];
+    let figures = traffic.stop().await;
+    let kept = tunnels.close().await;
+    println!("names that change: {figures}; {} retried; {kept}", gateway.retried());
+    assert_eq!((figures.failed(), kept.moved, kept.damaged), (0, 0, 0), "{figures}; {kept}");
+    assert!(Server::executed_twice(&servers).is_empty());
+}
+
+async fn within(what: &str, is_so: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < end, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A server beside two good ones that fails from the start.
 async fn with_bad_server(what: &str, bad: Double, upstream: &str) -> Figures {
     let servers = [Server::start("a"), Server::start("b")];
@@ -117,7 +163,8 @@ async fn with_bad_server(what: &str, bad: Double, upstream: &str) -> Figures {
     tokio::time::sleep(2 * WHILE).await;
     let figures = traffic.stop().await;
     let kept = tunnels.close().await;
-    println!("{what}: {figures}; {kept}; the bad server was asked {} times", bad.asked());
+    let retried = gateway.retried();
+    println!("{what}: {figures}; {retried} retried; {kept}; the bad server was asked {} times", bad.asked());
     let twice = Server::executed_twice(&servers);
     assert!(twice.is_empty(), "{what}: executed twice: {twice:?}");
     assert_eq!((kept.damaged, kept.open), (0, 10), "{what}: {kept}");

@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// `NAME PORT JOURNAL`, in the environment of the process that is to be a server.
+/// `NAME ADDRESS JOURNAL`, in the environment of the process that is to be a server.
 const ASKED: &str = "PORTCULLIS_TEST_SERVER";
 
 /// How long a request takes, so that there is always one on its way when something happens.
@@ -33,9 +33,17 @@ pub struct Server {
 
 impl Server {
     pub fn start(name: &'static str) -> Self {
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    pub fn start_at(name: &'static str, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (child, address) = spawn(name, 0, &folder);
+        let (child, address) = spawn(name, address, &folder);
         Self { name, address, child, folder }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     pub fn url(&self) -> String {
@@ -50,7 +58,7 @@ impl Server {
 
     /// The same server at the same address.
     pub fn restart(&mut self) {
-        (self.child, _) = spawn(self.name, self.address.port(), &self.folder);
+        (self.child, _) = spawn(self.name, self.address, &self.folder);
     }
 
     /// SIGSTOP.
@@ -95,11 +103,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(name: &str, port: u16, folder: &TempDir) -> (Child, SocketAddr) {
+fn spawn(name: &str, address: SocketAddr, folder: &TempDir) -> (Child, SocketAddr) {
     let journal = folder.path().join("journal");
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
     command.args(["server_process", "--exact", "--nocapture", "--test-threads=1"]);
-    command.env(ASKED, format!("{name} {port} {}", journal.display()));
+    command.env(ASKED, format!("{name} {address} {}", journal.display()));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a process");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let address = lines.by_ref().find_map(|line| {
@@ -112,14 +120,16 @@ fn spawn(name: &str, port: u16, folder: &TempDir) -> (Child, SocketAddr) {
 pub fn serve_if_asked() {
     let Ok(asked) = std::env::var(ASKED) else { return };
     let mut words = asked.splitn(3, ' ');
-    let (Some(name), Some(port), Some(journal)) = (words.next(), words.next(), words.next()) else { panic!("{asked}") };
+    let (Some(name), Some(address), Some(journal)) = (words.next(), words.next(), words.next()) else {
+        panic!("{asked}")
+    };
     let journal = OpenOptions::new().create(true).append(true).open(journal).expect("the journal");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(serve(name.to_owned(), port.parse().expect("a port"), Arc::new(journal)));
+    runtime.block_on(serve(name.to_owned(), address.parse().expect("an address"), Arc::new(journal)));
 }
 
-async fn serve(name: String, port: u16, journal: Arc<File>) {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port");
+async fn serve(name: String, address: SocketAddr, journal: Arc<File>) {
+    let listener = TcpListener::bind(address).await.expect("the port");
     println!("serving at {}", listener.local_addr().expect("an address"));
     while let Ok((socket, _)) = listener.accept().await {
         let (name, journal) = (name.clone(), journal.clone());

@@ -92,8 +92,7 @@ async fn tls_10_a_certificate_or_key_that_cannot_be_read_refuses_the_reload_and_
                 (Some(refused), Some(1)),
                 "{name} {what}"
             );
-            let says =
-                |event: &serde_json::Value| event["level"] == "ERROR" && event.to_string().contains(&format!("{name}"));
+            let says = |event: &serde_json::Value| event["level"] == "ERROR" && event.to_string().contains(*name);
             assert!(stage.gateway.events().iter().any(says), "{name} {what}: {}", stage.gateway.stderr());
             assert_eq!(stage.tls().await.certificate(), pki().a.cert.to_vec(), "{name} {what}");
             tunnel.echo("still").await;
