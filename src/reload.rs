@@ -271,7 +271,7 @@ impl Reloader {
         };
         let handle = bound.handle();
         match Admin::start(bound, plan, self.running.plane.clone()) {
-            Ok(admin) => Some(NextAdmin::Other(admin, handle)),
+            Ok(admin) => Some(NextAdmin::Other(Box::new((admin, handle)))),
             Err(error) => {
                 report.error(
                     "cannot-listen",
@@ -411,7 +411,8 @@ impl Control {
                 self.sockets.borrow_mut().follow_admin(None);
                 self.admin.take()
             }
-            NextAdmin::Other(admin, handle) => {
+            NextAdmin::Other(other) => {
+                let (admin, handle) = *other;
                 self.sockets.borrow_mut().follow_admin(Some(handle));
                 self.admin.replace(Some(admin))
             }
@@ -430,7 +431,7 @@ enum NextAdmin {
     /// It keeps its socket.
     Same(Arc<AdminPlan>),
     /// It listens elsewhere, and waits to be opened.
-    Other(Admin, Handle),
+    Other(Box<(Admin, Handle)>),
 }
 
 /// Each problem in a line of its own, in the words of `check`.

@@ -387,6 +387,42 @@ fn a_reader_that_goes_away_is_no_failure() {
 // ── expose ──
 
 #[test]
+fn a_reader_that_does_not_read_holds_nothing_up() {
+    let folder = folder();
+    let listener = |number: usize| {
+        format!("[[listener]]\nname = \"a-long-name-of-a-listener-{number}\"\naddress = \"unix:{number}.sock\"\n")
+    };
+    let listeners = |count: usize| (0..count).map(listener).collect::<String>();
+    let write = |listeners: &str| {
+        let rest = "[log]\naccess = \"off\"\n[[route]]\nrespond = { status = 204 }\n";
+        fs::write(folder.path().join("portcullis.toml"), format!("{rest}{listeners}")).expect("written");
+    };
+    write(&listeners(150));
+    let (unread, stdout) = std::io::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&stdout, 4096).expect("a small one");
+    let mut command = command(folder.path(), &["run"]);
+    let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null()).spawn().expect("it starts");
+    drop(command);
+    let answers = |number: usize| {
+        let path = folder.path().join(format!("{number}.sock"));
+        let began = std::time::Instant::now();
+        while std::os::unix::net::UnixStream::connect(&path).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "nobody listens at {}", path.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    answers(149);
+    for more in [200, 250] {
+        write(&listeners(more));
+        kill(child.id(), Signal::HUP);
+        answers(more - 1);
+    }
+    kill(child.id(), Signal::TERM);
+    assert_eq!(child.wait().expect("an end").code(), Some(0));
+    drop(unread);
+}
+
+#[test]
 fn expose_prints_the_file_that_it_stands_for_and_check_finds_it_good() {
     let folder = site("");
     let args = ["expose", "ws://127.0.0.1:9000/", "--listen", ":8443", "--cert", "certs/localhost.pem", "--key"];

@@ -429,6 +429,30 @@ fn a_problem_in_an_included_file_points_into_it_and_loops_are_refused() {
 }
 
 #[test]
+fn what_a_pattern_matches_and_cannot_be_read_is_an_error_and_not_left_out() {
+    for what in ["a link that leads nowhere", "a link in a circle", "a folder", "a pipe"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (main, entry) = (folder.path().join("main.conf"), folder.path().join("b.toml"));
+        fs::write(&main, "[server]\ninclude = [\"*.toml\"]\n[[listener]]\naddress = \"127.0.0.1:0\"\n")
+            .expect("written");
+        fs::write(folder.path().join("a.toml"), "[[route]]\nrespond = { status = 204 }\n").expect("written");
+        assert!(read(&main).0.is_some());
+        match what {
+            "a folder" => fs::create_dir(&entry).expect("made"),
+            "a pipe" => {
+                let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+                rustix::fs::mknodat(rustix::fs::CWD, &entry, kind, mode, 0).expect("made");
+            }
+            "a link in a circle" => std::os::unix::fs::symlink(&entry, &entry).expect("made"),
+            _ => std::os::unix::fs::symlink("nowhere", &entry).expect("made"),
+        }
+        let (config, report) = read(&main);
+        let shown = render(&report, false);
+        assert!(config.is_none() && shown.contains("b.toml") && shown.contains("unreadable"), "{what}: {shown}");
+    }
+}
+
+#[test]
 fn equal_inline_urls_share_one_upstream() {
     let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\npath = \"/a\"\nupstream = \"http://u:1\"\n[[route]]\npath = \"/b\"\nupstream = \"http://u:1\"\n[[route]]\nupstream = \"n\"\n[upstream.n]\nservers = [\"http://n\"]\n";
     let (config, report) = read_text("a.toml", text, Path::new(""));

@@ -59,8 +59,8 @@ pub fn check(plan: &AdminPlan, via: &Via, is_tls: bool, head: &Parts) -> Result<
     }
     // To follow a link to the page itself is no harm.
     let is_page = head.uri.path() == "/" && head.method == Method::GET;
-    let site = head.headers.get(&SEC_FETCH_SITE).map(|site| site.as_bytes());
-    if !is_page && !matches!(site, None | Some(b"same-origin" | b"none")) {
+    let mut sites = head.headers.get_all(&SEC_FETCH_SITE).into_iter();
+    if !is_page && !sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none")) {
         return Err(forbidden("foreign-origin", "a page of another site asks"));
     }
     Ok(())

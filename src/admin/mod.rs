@@ -13,6 +13,7 @@ mod answer;
 pub mod api;
 mod ask;
 mod dashboard;
+mod fresh;
 mod guard;
 mod openapi;
 mod router;

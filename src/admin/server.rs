@@ -1,7 +1,8 @@
 //! The thread: accepts, and serves HTTP/1.1 to few at a time.
 //!
 //! Everybody has to be quick: with the TLS handshake and the first head, with reading the answer, with the next request.
-//! Where all places are taken, idle connections make room; where there are none, whoever comes is told so (503). A request
+//! Where all places are taken, idle connections make room, and those that have not asked for anything in a while
+//! (`fresh.rs`); where there are none, whoever comes is told so (503). A request
 //! that is being answered when the listener retires gets its answer; when the process ends, for a moment.
 //! Dropping a connection's future closes its socket.
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::fresh::{Fresh, Stay};
 use super::router::Desk;
 use super::{Plane, Stage};
 use crate::clock::{self, Instant};
@@ -35,6 +37,8 @@ use crate::types::{HttpVersion, Peer};
 const PLACES: usize = 64;
 /// How long somebody may wait for a place.
 const ROOM: Duration = Duration::from_secs(1);
+/// How long somebody who has not asked for anything is left in peace where all places are taken.
+const GRACE: Duration = Duration::from_millis(250);
 /// For the TLS handshake and the first head together, and for each later head.
 const HEAD: Duration = Duration::from_secs(5);
 /// Between two requests.
@@ -87,7 +91,13 @@ pub(super) fn run(
         };
         let _ = started.send(Ok(()));
         let desk = Rc::new(Desk { plane, plans, turned_away: Throttle::default() });
-        let house = House { desk, stage, places: Arc::new(Semaphore::new(PLACES)), pressure: Rc::default() };
+        let house = House {
+            desk,
+            stage,
+            places: Arc::new(Semaphore::new(PLACES)),
+            pressure: Rc::default(),
+            fresh: Fresh::default(),
+        };
         house.serve(door).await;
     });
 }
@@ -100,6 +110,7 @@ struct House {
     places: Arc<Semaphore>,
     /// Told when idle connections are to make room.
     pressure: Rc<Notify>,
+    fresh: Fresh,
 }
 
 impl House {
@@ -143,19 +154,36 @@ impl House {
     }
 
     async fn admit(&self, socket: Socket, peer: Peer) {
-        let permit = match self.places.clone().try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) => {
-                self.pressure.notify_waiters();
-                tokio::time::timeout(ROOM, self.places.clone().acquire_owned()).await.ok().and_then(Result::ok)
+        let Some(permit) = self.place().await else { return turn_away(socket).await };
+        let since = clock::now();
+        let (house, stay) = (self.clone(), Rc::new(self.fresh.enter(since)));
+        lifecycle::spawn_local("admin connection", async move {
+            tokio::select! {
+                () = stay.dismissed() => {}
+                () = connection(house, socket, peer, since, stay.clone()) => {}
             }
-        };
-        match permit {
-            Some(permit) => {
-                let served = connection(self.clone(), socket, peer, permit);
-                lifecycle::spawn_local("admin connection", served);
+            drop(permit);
+        });
+    }
+
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        self.pressure.notify_waiters();
+        let end = clock::now() + ROOM;
+        loop {
+            let now = clock::now();
+            let polite = self.fresh.oldest().map(|oldest| oldest + GRACE);
+            if polite.is_some_and(|polite| polite <= now) {
+                self.fresh.dismiss_oldest();
             }
-            None => turn_away(socket).await,
+            let until = polite.filter(|polite| *polite > now).map_or(end, |polite| polite.min(end));
+            match tokio::time::timeout_at(until, self.places.clone().acquire_owned()).await {
+                Ok(permit) => return permit.ok(),
+                Err(_) if clock::now() >= end => return None,
+                Err(_) => {}
+            }
         }
     }
 }
@@ -169,8 +197,7 @@ async fn turn_away(mut socket: Socket) {
     .await;
 }
 
-async fn connection(house: House, socket: Socket, peer: Peer, permit: OwnedSemaphorePermit) {
-    let since = clock::now();
+async fn connection(house: House, socket: Socket, peer: Peer, since: Instant, stay: Rc<Stay>) {
     let tls = house.desk.plans.borrow().tls.clone();
     let (stream, is_tls) = match tls {
         None => (ClientStream::Clear(socket), false),
@@ -183,6 +210,7 @@ async fn connection(house: House, socket: Socket, peer: Peer, permit: OwnedSemap
     let serve = {
         let (desk, activity) = (house.desk.clone(), activity.clone());
         move |inbound| {
+            stay.has_asked();
             let (desk, open) = (desk.clone(), activity.open_request());
             let peer = peer.clone();
             async move {
@@ -196,7 +224,6 @@ async fn connection(house: House, socket: Socket, peer: Peer, permit: OwnedSemap
     if let Some((stream, patience)) = drive(http, &house, &activity, since).await {
         close(stream, patience).await;
     }
-    drop(permit);
 }
 
 /// Runs HTTP until no further request will come, or a deadline cuts it. How long its end may take, where it is to end well.

@@ -328,8 +328,16 @@ fn clients(value: &str) -> Result<Clients, String> {
     }
     let network = value.parse().or_else(|_| value.parse::<IpAddr>().map(IpNet::from));
     network
-        .map(Clients::Network)
+        .map(|network| Clients::Network(canonical(network)))
         .map_err(|_| "write an address, a network such as 10.0.0.0/8, or unix for those who have none".into())
+}
+
+/// IPv4 in the clothes of IPv6 is IPv4, as it is in rows.
+fn canonical(network: IpNet) -> IpNet {
+    let IpAddr::V4(address) = network.addr().to_canonical() else { return network };
+    let length =
+        if network.addr().is_ipv6() { network.prefix_len().checked_sub(96) } else { Some(network.prefix_len()) };
+    length.and_then(|length| IpNet::new(address.into(), length).ok()).unwrap_or(network)
 }
 
 impl Clients {

@@ -184,3 +184,18 @@ proptest! {
         prop_assert_eq!(holds(&format!("{first} {second}")), holds(&first) && holds(&second));
     }
 }
+
+#[test]
+fn ipv4_in_the_clothes_of_ipv6_means_the_same_clients() {
+    for (text, has) in [
+        ("client=::ffff:10.1.2.3", true),
+        ("client=::ffff:10.0.0.0/104", true),
+        ("client=::ffff:10.1.2.4", false),
+        ("client!=::ffff:10.1.2.3", false),
+        ("client=::/0", false),
+        ("client=0.0.0.0/0", true),
+    ] {
+        let filter = Filter::parse(text).expect(text);
+        assert_eq!(filter.matches(&row()), has, "{text}");
+    }
+}

@@ -75,6 +75,12 @@ impl Pace {
         self.next = self.next.map(|next| next.max(now));
     }
 
+    /// From now on at another pace: the next one is no further away than that says.
+    pub fn change(&mut self, mean: Duration, now: Instant) {
+        let gap = self.gap(mean);
+        self.next = self.next.map(|next| next.min(now + gap));
+    }
+
     /// When something is due again; `None`: at once.
     pub fn next(&self) -> Option<Instant> {
         self.next

@@ -32,9 +32,9 @@ pub(super) const BACKLOG: i32 = 4096;
 /// Who may connect to a unix socket, by the mode of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Owner and group.
+    /// Owner and group: a `[[listener]]`.
     Group,
-    /// The owner alone.
+    /// The owner alone: `[admin]`.
     Owner,
 }
 
@@ -71,6 +71,7 @@ pub struct BoundListener {
     /// What is counted of it.
     pub book: Arc<ListenerBook>,
     key: ListenerKey,
+    access: Access,
     /// How a service manager calls the socket that it has bound for us.
     given: Option<String>,
     pub(super) socket: Arc<OpenSocket>,
@@ -99,6 +100,7 @@ impl BoundListener {
         Handle {
             key: self.key.clone(),
             listener: self.name.clone(),
+            access: self.access,
             given: self.given.clone(),
             socket: Arc::downgrade(&self.socket),
         }
@@ -225,7 +227,7 @@ pub fn open_at(
     inherited: &mut Inherited,
 ) -> Result<BoundListener, BindError> {
     let (name, address) = (&book.name, &key.address);
-    let bound = match inherited.take(name, address) {
+    let bound = match inherited.take(name, access, address) {
         Ok(Some(socket)) => {
             let file = match &socket.local {
                 // Another process has it until this one is up.
@@ -246,7 +248,7 @@ pub fn open_at(
     match bound {
         Ok(((socket, bound_to, file), given)) => {
             let (name, book, socket) = (name.clone(), book.clone(), OpenSocket::new(socket.into(), file));
-            Ok(BoundListener { name, bound_to, book, key, given, socket })
+            Ok(BoundListener { name, bound_to, book, key, access, given, socket })
         }
         Err(mut reason) => {
             if let Reason::InUse(error) = reason {

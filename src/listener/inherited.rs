@@ -17,12 +17,15 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Socket, Type};
 
-use super::bind::BoundTo;
+use super::bind::{Access, BoundTo};
 use crate::config::model::ListenAddress;
 use crate::types::Name;
 
 /// How the sockets are called that this program has bound, as against those that a manager has.
 const OWN: &str = "listener=";
+
+/// That of `[admin]`, which is none of them.
+const ADMIN: &str = "admin=";
 
 /// The longest name that systemd takes, in bytes.
 const LONGEST: usize = 255;
@@ -38,7 +41,7 @@ pub struct InheritedSocket {
 impl InheritedSocket {
     /// Whether this program has bound it, and so has to look after a unix socket's file.
     pub(super) fn is_own(&self) -> bool {
-        self.given.starts_with(OWN)
+        self.given.starts_with(OWN) || self.given == ADMIN
     }
 }
 
@@ -95,7 +98,12 @@ impl Inherited {
     }
 
     /// The one for the listener of this name and address. `Err`: it asks for one that there is not, or for several.
-    pub(super) fn take(&mut self, listener: &Name, address: &ListenAddress) -> Result<Option<InheritedSocket>, usize> {
+    pub(super) fn take(
+        &mut self,
+        listener: &Name,
+        access: Access,
+        address: &ListenAddress,
+    ) -> Result<Option<InheritedSocket>, usize> {
         let position = match address {
             ListenAddress::Inherited(name) => {
                 let named: Vec<_> = self.positions(|socket| socket.given == name.as_str()).collect();
@@ -103,7 +111,7 @@ impl Inherited {
                 Some(*position)
             }
             ListenAddress::Tcp(address) if address.port() == 0 => {
-                let own = own_name(listener);
+                let own = own_name(listener, access);
                 let is_same = |socket: &InheritedSocket| {
                     socket.given == own && matches!(socket.local, BoundTo::Tcp(local) if local.ip() == address.ip())
                 };
@@ -185,7 +193,10 @@ fn leads_to(path: &Path, local: &Path) -> bool {
 
 /// Under which name a socket is handed on that this program has bound for a listener: printable ASCII without a colon,
 /// as systemd asks for.
-pub(super) fn own_name(listener: &Name) -> String {
+pub(super) fn own_name(listener: &Name, access: Access) -> String {
+    if access == Access::Owner {
+        return ADMIN.to_owned();
+    }
     let mut name = OWN.to_owned();
     for byte in listener.as_str().bytes() {
         if byte.is_ascii_graphic() && byte != b':' && byte != b'%' {
@@ -195,7 +206,13 @@ pub(super) fn own_name(listener: &Name) -> String {
             let _ = write!(name, "%{byte:02X}");
         }
     }
-    name.truncate(LONGEST);
+    if name.len() > LONGEST {
+        // Two that begin alike must not be the same.
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, listener.as_str().as_bytes());
+        let tail: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        name.truncate(LONGEST - tail.len());
+        name.push_str(&tail);
+    }
     name
 }
 
@@ -241,10 +258,13 @@ mod tests {
 
     #[test]
     fn a_name_that_is_handed_on_is_one_that_systemd_takes() {
+        let own_name = |listener: &Name| super::own_name(listener, Access::Group);
         assert_eq!(own_name(&"public".into()), "listener=public");
         assert_eq!(own_name(&"[::]:443".into()), "listener=[%3A%3A]%3A443");
         assert_eq!(own_name(&"50 %".into()), "listener=50%20%25");
+        assert_ne!(own_name(&"admin".into()), super::own_name(&"admin".into(), Access::Owner));
         let long = own_name(&Name::new("ü".repeat(300)));
         assert!(long.len() == LONGEST && long.is_ascii(), "{long}");
+        assert_ne!(long, own_name(&Name::new("ü".repeat(301))));
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
 
-use super::bind::{BACKLOG, SocketFile};
+use super::bind::{Access, BACKLOG, SocketFile};
 use super::inherited;
 use crate::config::model::{Listener, ListenerKey};
 use crate::lifecycle::notify::Notifier;
@@ -90,6 +90,7 @@ impl AsRawFd for OpenSocket {
 pub struct Handle {
     pub(super) key: ListenerKey,
     pub(super) listener: Name,
+    pub(super) access: Access,
     /// The name that it came with from a service manager, which holds it as well.
     pub(super) given: Option<String>,
     pub(super) socket: Weak<OpenSocket>,
@@ -97,7 +98,7 @@ pub struct Handle {
 
 impl Handle {
     fn name(&self) -> String {
-        self.given.clone().unwrap_or_else(|| inherited::own_name(&self.listener))
+        self.given.clone().unwrap_or_else(|| inherited::own_name(&self.listener, self.access))
     }
 }
 
@@ -135,18 +136,15 @@ impl Sockets {
         let (stay, go): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.handles).into_iter().partition(|handle| names.contains_key(&handle.key));
         go.iter().for_each(|handle| self.forget(handle));
-        for mut handle in stay {
-            let renamed = names.get(&handle.key).filter(|name| **name != handle.listener);
-            if let Some(name) = renamed {
-                // First away with it: systemd keeps each socket once, whatever it is called.
-                self.forget(&handle);
-                handle.listener = name.clone();
-                self.keep(&handle);
-            }
-            self.handles.push(handle);
+        let (mut renamed, same): (Vec<_>, Vec<_>) =
+            stay.into_iter().partition(|handle| names.get(&handle.key).is_some_and(|name| *name != handle.listener));
+        // First away with all of them: systemd keeps each socket once, whatever it is called, and names may change places.
+        renamed.iter().for_each(|handle| self.forget(handle));
+        for handle in &mut renamed {
+            handle.listener.clone_from(&names[&handle.key]);
         }
-        added.iter().for_each(|handle| self.keep(handle));
-        self.handles.extend(added);
+        renamed.iter().chain(&added).for_each(|handle| self.keep(handle));
+        self.handles = same.into_iter().chain(renamed).chain(added).collect();
     }
 
     /// The admin listener has another address from now on, or is no more.

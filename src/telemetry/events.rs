@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::{Level, Metadata};
@@ -26,7 +26,7 @@ use super::text::Stamp;
 use super::writer::{Lost, LostLines, Writer};
 use crate::clock;
 use crate::config::model::{Log, LogFormat};
-use crate::lifecycle::spawn;
+use crate::lifecycle::{self, spawn};
 
 pub use super::levels::{BadLevel, Levels};
 pub use super::repeats::Repeats;
@@ -68,16 +68,59 @@ impl EventLog {
 /// Says on stdout that these addresses listen: a line for each, such as `listening on https://127.0.0.1:8443 (public)`.
 /// `admin`: that of the admin listener, `http://127.0.0.1:9900`, where it has just been opened; its line begins with
 /// another word, so that nobody takes it for one of the others.
+/// Nobody waits for whoever reads that; where too much is unread, it is left out.
 pub fn announce(addresses: &[String], admin: Option<&str>) {
-    let mut out = io::stdout().lock();
-    if let Some(address) = admin {
-        let _ = writeln!(out, "admin listening on {address}");
+    let admin = admin.map(|address| format!("admin listening on {address}\n"));
+    let lines = admin.into_iter().chain(addresses.iter().map(|address| format!("listening on {address}\n")));
+    ANNOUNCER.say(lines.collect());
+}
+
+static ANNOUNCER: Announcer = Announcer { waiting: Mutex::new(None) };
+
+/// Text that is not read on stdout yet, which is kept for it up to this size in bytes.
+const UNREAD: usize = 1 << 20;
+
+/// Writes to stdout on a thread of its own, for as long as there is something to write.
+struct Announcer {
+    /// `None`: there is no thread.
+    waiting: Mutex<Option<String>>,
+}
+
+impl Announcer {
+    fn say(&'static self, text: String) {
+        let mut waiting = self.waiting();
+        match &mut *waiting {
+            Some(unread) if unread.len() + text.len() <= UNREAD => unread.push_str(&text),
+            Some(_) => tracing::warn!("nobody reads stdout, which is not told where the gateway listens"),
+            None => {
+                *waiting = Some(text);
+                drop(waiting);
+                if let Err(error) = lifecycle::thread("announcer", || self.write()) {
+                    self.waiting().take();
+                    tracing::warn!(%error, "there is no thread that tells stdout where the gateway listens");
+                }
+            }
+        }
     }
-    for address in addresses {
-        // Whoever started us may not care for our output.
-        let _ = writeln!(out, "listening on {address}");
+
+    fn write(&self) {
+        loop {
+            let mut waiting = self.waiting();
+            let text = match &mut *waiting {
+                Some(text) if !text.is_empty() => std::mem::take(text),
+                _ => return *waiting = None,
+            };
+            drop(waiting);
+            let mut out = io::stdout().lock();
+            // Whoever started us may not care for our output.
+            let _ = out.write_all(text.as_bytes());
+            let _ = out.flush();
+        }
     }
-    let _ = out.flush();
+
+    fn waiting(&self) -> MutexGuard<'_, Option<String>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What may change while the log is in use. Clones are the same switches.

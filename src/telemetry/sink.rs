@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 use super::journal::Journal;
 #[cfg(feature = "otel")]
 use super::otlp::Collector;
@@ -96,6 +99,37 @@ fn up_to<'a>(bytes: &'a [u8], end: &[u8]) -> (&'a [u8], usize) {
     memchr::memmem::find(bytes, end).map_or((bytes, bytes.len()), |at| (&bytes[..at], at + end.len()))
 }
 
+/// Never waits: a pipe that nobody reads is an error, instead of holding up whoever opens it.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(nonblocking).open(path);
+    let file = file.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::NXIO) => io::Error::new(error.kind(), "it is a pipe that nobody reads, or a socket"),
+        _ => error,
+    })?;
+    // Writing may wait, on a thread that is there for it.
+    rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error_and_one_that_somebody_reads_is_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .expect("a pipe");
+        let error = Sink::file(&path).expect_err("nobody reads");
+        assert!(error.to_string().contains("a pipe that nobody reads"), "{error}");
+        let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
+        let mut sink = Sink::file(&path).expect("somebody reads");
+        assert_eq!(sink.write(b"a line\n").expect("room"), 7);
+        let Sink::File { file, .. } = &sink else { panic!("a file") };
+        assert!(!rustix::fs::fcntl_getfl(file).expect("flags").contains(OFlags::NONBLOCK), "the writer may wait");
+        drop(reader);
+        assert!(sink.reopen().is_err());
+    }
 }

@@ -137,6 +137,16 @@ async fn a_listener_that_drains_stays_shut_when_an_upgrade_fails_and_is_open_aft
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_called_like_the_admin_listener_is_not_taken_for_it() {
+    let unix = "[[listener]]\nname = \"admin\"\naddress = \"unix:l.sock\"\n";
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+    let mut scene = Scene::start(&Scene::config("one", "", &format!("{unix}{admin}"))).await;
+    scene.write_config(&Scene::config("two", "", unix));
+    scene.upgrade().await;
+    assert_eq!(clients::ask_unix(&scene.path("l.sock")).await.expect("it listens"), "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_an_upgrade_stops_both() {
     let mut scene = Scene::start(&Scene::config("one", "", "")).await;
     let pid = scene.pid();

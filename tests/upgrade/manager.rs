@@ -213,6 +213,29 @@ async fn a_listener_that_goes_is_not_kept_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn listeners_that_change_names_are_all_kept() {
+    let manager = Manager::start();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let addresses = [free(), free(), free()];
+    let named = |names: [&str; 3]| {
+        let listeners = names.iter().zip(&addresses);
+        let more =
+            listeners.map(|(name, address)| format!("[[listener]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
+        Scene::config("one", "", &more.collect::<String>())
+    };
+    let scene = manager.launch(&named(["a", "b", "c"]), &[("FDSTORE", "10")]).await;
+    scene.write_config(&named(["b", "a", "d"]));
+    scene.signal(scene.pid(), Signal::HUP);
+    manager.hears("FDNAME=listener=d", 1).await;
+    let said = manager.all();
+    let last_removed = said.iter().rposition(|text| text.starts_with("FDSTOREREMOVE=1")).expect("some");
+    for name in ["a", "b", "d"] {
+        let kept = |text: &String| text.contains("FDSTORE=1") && text.ends_with(&format!("FDNAME=listener={name}"));
+        assert!(said.iter().rposition(kept).is_some_and(|at| at > last_removed), "{name}: {said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_is_not_there_keeps_nobody_from_serving() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(folder.path().join("portcullis"));

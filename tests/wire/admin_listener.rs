@@ -197,9 +197,16 @@ async fn adm_03_bodies_that_are_no_json_too_long_or_say_too_much_are_refused() {
         let fields = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
         api.raw(api.head("POST", close, &fields) + body).await
     };
-    for body in
-        ["", "{", "[]", "null", "{\"filter\":1}", "{\"fliter\":\"route=x\"}", "{\"filter\":\"route=x\",\"code\":70000}"]
-    {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[\"id=1\",false,1000,\"x\"]",
+        "{\"filter\":1}",
+        "{\"fliter\":\"route=x\"}",
+        "{\"filter\":\"route=x\",\"code\":70000}",
+    ] {
         let answer = send(body).await;
         assert_eq!(answer.status, 400, "{body}: {}", answer.text());
     }
@@ -247,12 +254,27 @@ async fn adm_04_idle_connections_make_room_and_a_full_house_says_so() {
     assert_eq!(api.try_get("/healthz").await.status, 200);
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     drop(idle);
-    // Those who have begun and do not go on keep their place for as long as a head may take.
+    // Those who only hold their place, whether they have begun or not, give way as well: to many, one after the other.
     let mut stuck = Vec::new();
+    for number in 0..150 {
+        let mut client = Client::clear(api.address).await;
+        if number % 2 == 0 {
+            let _ = client.try_send("GET ").await;
+        }
+        stuck.push(client);
+    }
+    let start = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(api.try_get("/healthz").await.status, 200);
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    // Those who are being answered keep their place.
+    let mut busy = Vec::new();
     for _ in 0..64 {
         let mut client = Client::clear(api.address).await;
-        client.send("GET ").await;
-        stuck.push(client);
+        let fields = "Content-Type: application/json\r\nContent-Length: 10\r\n";
+        client.send(api.head("PUT", "/api/v1/log", fields)).await;
+        busy.push(client);
     }
     let mut turned_away = 0;
     for _ in 0..3 {

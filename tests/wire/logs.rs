@@ -184,6 +184,29 @@ fn lines_of(path: &Path) -> usize {
 }
 
 #[tokio::test]
+async fn log_03_a_pipe_that_nobody_reads_is_refused_as_a_log_and_holds_nobody_up() {
+    let mut stage = Setup::new().more("[log]\naccess = \"access.log\"").start();
+    let pipe = stage.gateway.folder().join("pipe.log");
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, rustix::fs::Mode::RWXU, 0).expect("a pipe");
+    let other = stage.toml.replace("access.log", "pipe.log");
+    assert_eq!(stage.gateway.reload_with(&other).await["refused"], 1);
+    assert!(stage.gateway.stderr().contains("a pipe that nobody reads"), "{}", stage.gateway.stderr());
+    assert_eq!(stage.gateway.reload_with(&stage.toml).await["message"], "reloaded");
+    // The same where it takes the log's place, and the log is opened again.
+    let log = stage.gateway.folder().join("access.log");
+    std::fs::rename(&pipe, &log).expect("moved");
+    stage.gateway.signal(Signal::USR1);
+    eventually("a word about it", || stage.gateway.stderr().matches("a pipe that nobody reads").count() == 2).await;
+    std::fs::remove_file(&log).expect("a pipe");
+    stage.gateway.signal(Signal::USR1);
+    eventually("a new file", || log.exists()).await;
+    stage.assert_serving().await;
+    stage.gateway.terminate();
+    assert_eq!(stage.gateway.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn log_03_a_full_disk_costs_counted_lines_and_nothing_else() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("access.log");

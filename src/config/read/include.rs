@@ -2,7 +2,8 @@
 //!
 //! Patterns are relative to the main file and have `*` and `?` in the last part of the path only. Included files cannot
 //! include further ones, so the only loop is a file that includes the main file; it is refused by comparing canonical
-//! paths. The files of one pattern are read in the order of their names, and each file once.
+//! paths. The files of one pattern are read in the order of their names, and each file once. What
+//! matches and cannot be read (a link that leads nowhere, a folder) is an error: its routes would be missed in silence.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -115,7 +116,6 @@ fn matches(report: &mut Report, draft: &mut Draft, base: &Path, pattern: &Locate
             .flatten()
             .filter(|entry| entry.file_name().to_str().is_some_and(|file| glob(name, file)))
             .map(|entry| folder.join(entry.file_name()))
-            .filter(|path| path.is_file())
             .collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {

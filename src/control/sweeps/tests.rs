@@ -195,6 +195,42 @@ async fn the_tunnels_of_a_listener_go_whatever_their_route() {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn those_who_come_late_do_not_wait_for_as_long_as_the_first_one_had() {
+    let bench = bench();
+    bench.open("r", "a", 1);
+    bench.sweeps.drain_route(&"r".into(), Speed::Over(Duration::from_secs(8))).expect("room");
+    after(0.5).await;
+    bench.open("r", "a", 200);
+    after(8.5).await;
+    assert_eq!((bench.left("r"), bench.closed()), (0, 201));
+    let late = bench.live.closed.borrow()[1..].iter().map(|(at, ..)| *at).collect::<Vec<_>>();
+    assert!(late[199] - late[0] > Duration::from_secs(4), "all at once");
+    bench.open("r", "a", 200);
+    after(8.0).await;
+    assert_eq!(bench.left("r"), 0, "after its time as well");
+    let late = bench.live.closed.borrow()[201..].iter().map(|(at, ..)| *at).collect::<Vec<_>>();
+    assert!(late[199] - late[0] > Duration::from_secs(1), "all at once");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn who_asks_again_and_again_gets_no_more_closed_and_each_is_counted_once() {
+    let bench = bench();
+    bench.open("r", "a", 100);
+    for _ in 0..50 {
+        bench.sweeps.drain_route(&"r".into(), Speed::Rate(1)).expect("room");
+        after(0.01).await;
+    }
+    assert!(bench.closed() <= 2, "{}", bench.closed());
+    let of = Subject::Route("r".into());
+    let progress = bench.sweeps.find(&of).expect("it is there").progress;
+    assert_eq!((progress.total, progress.closed + progress.left), (100, 100), "{progress:?}");
+    bench.sweeps.drain_route(&"r".into(), Speed::Rate(100)).expect("room");
+    after(2.0).await;
+    let progress = bench.sweeps.find(&of).expect("it is there").progress;
+    assert_eq!((progress.total, progress.closed, bench.left("r")), (100, 100, 0), "{progress:?}");
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn many_sweeps_go_on_at_once_each_at_its_own_pace() {
     let bench = bench();
     for (route, server) in [("a", "s"), ("b", "s"), ("c", "t")] {

@@ -55,7 +55,7 @@ fn take_up(sweeps: &Sweeps, works: &mut Vec<Work>) {
     for entry in all.entries.iter().filter(|entry| entry.done.is_none() || !entry.plan.is_once) {
         match works.iter_mut().find(|work| work.number == entry.sweep.number) {
             Some(work) if work.plan.edition == entry.plan.edition => {}
-            Some(work) => *work = Work { progress: work.progress, ..Work::new(work.number, entry) },
+            Some(work) => work.begin_anew(entry),
             None => works.push(Work::new(entry.sweep.number, entry)),
         }
     }
@@ -79,8 +79,8 @@ struct Work {
     plan: Plan,
     since: Instant,
     pace: Pace,
-    /// The time between two, in the mean: known when it is known how many there are.
-    mean: Option<Duration>,
+    /// The time between two, in the mean: of those that were found last.
+    mean: Duration,
     /// Those that are to be closed, in no order.
     queue: Vec<TunnelRef>,
     progress: SweepProgress,
@@ -102,7 +102,7 @@ impl Work {
             plan: entry.plan.clone(),
             since: clock::now(),
             pace: Pace::new(),
-            mean: None,
+            mean: Duration::ZERO,
             queue: Vec::new(),
             progress: SweepProgress::default(),
             look: None,
@@ -112,6 +112,14 @@ impl Work {
             told: clock::now(),
             has_begun: false,
         }
+    }
+
+    /// It was asked for once more: at another pace, and those that are left are looked for again.
+    fn begin_anew(&mut self, entry: &super::Entry) {
+        let SweepProgress { total, closed, left, .. } = self.progress;
+        let progress = SweepProgress { total: total - left, closed, left: 0, is_done: false };
+        let pace = std::mem::replace(&mut self.pace, Pace::new());
+        *self = Self { progress, pace, ..Self::new(self.number, entry) };
     }
 
     /// Nothing will ever be to do again.
@@ -133,8 +141,7 @@ impl Work {
                 return self.settle();
             }
         }
-        let mean = self.mean.unwrap_or_default();
-        let due = self.pace.due(mean, clock::now()).min(self.queue.len());
+        let due = self.pace.due(self.mean, clock::now()).min(self.queue.len());
         let these = self.queue.split_off(self.queue.len() - due);
         if !these.is_empty() {
             let closed = tunnels.close_these(these, &self.plan.order).await;
@@ -168,8 +175,9 @@ impl Work {
             self.progress.total += queue.len();
             self.progress.left = queue.len();
             self.progress.is_done = false;
-            let mean = self.mean.unwrap_or_else(|| self.plan.speed.mean(queue.len()));
-            self.mean = Some(mean);
+            let mean = self.plan.speed.mean(queue.len(), now - self.since);
+            self.mean = mean;
+            self.pace.change(mean, now);
             if !std::mem::replace(&mut self.has_begun, true) {
                 self.told = now;
                 let (what, name, tunnels) = (subject.what(), subject.name(), queue.len());
@@ -225,11 +233,15 @@ impl Work {
 }
 
 impl Speed {
-    /// The time between two of so many, in the mean.
-    fn mean(self, tunnels: usize) -> Duration {
+    /// The time between two of so many, in the mean. Who is found when it has been going on for this long has what is left
+    /// of the time, and a quarter of all at least: they, too, must not come back as one.
+    fn mean(self, tunnels: usize, since: Duration) -> Duration {
         match self {
             Self::Rate(rate) => per_second(rate),
-            Self::Over(time) => time / u32::try_from(tunnels.max(1)).unwrap_or(u32::MAX),
+            Self::Over(time) => {
+                let left = time.saturating_sub(since).max(time / 4);
+                left / u32::try_from(tunnels.max(1)).unwrap_or(u32::MAX)
+            }
         }
     }
 }
