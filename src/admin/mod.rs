@@ -37,6 +37,7 @@ use crate::snapshot::AdminPlan;
 use crate::telemetry::events::Switches;
 use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
+use crate::upstream::OwnDoor;
 
 /// The gateway as it is seen from here. Clones see the same one.
 #[derive(Clone)]
@@ -76,6 +77,8 @@ pub struct Admin {
     plan: watch::Sender<Arc<AdminPlan>>,
     stage: watch::Sender<Stage>,
     thread: JoinHandle<()>,
+    /// No upstream leads here.
+    _door: Option<OwnDoor>,
 }
 
 /// Binds the address of an admin listener, or takes the socket that was inherited for it. The file of a unix socket is its owner's alone.
@@ -95,13 +98,14 @@ impl Admin {
     /// There is no thread, or no descriptors for its runtime.
     pub fn start(bound: BoundListener, plan: Arc<AdminPlan>, plane: Plane) -> io::Result<Self> {
         let key = plan.key.clone();
+        let door = bound.tcp_address().map(OwnDoor::new);
         let announcement = announcement(&bound, plan.tls.is_some());
         let (stage, told) = watch::channel(Stage::Waiting);
         let (plan, plans) = watch::channel(plan);
         let (started, start) = std_mpsc::sync_channel(1);
         let thread = lifecycle::thread("admin", move || server::run(bound, plans, told, plane, &started))?;
         start.recv().map_err(|_| io::Error::other("its thread has panicked"))??;
-        Ok(Self { key, announcement, plan, stage, thread })
+        Ok(Self { key, announcement, plan, stage, thread, _door: door })
     }
 
     pub fn key(&self) -> &ListenerKey {

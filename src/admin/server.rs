@@ -154,6 +154,9 @@ impl House {
     }
 
     async fn admit(&self, socket: Socket, peer: Peer) {
+        if is_our_own(&socket) {
+            return tracing::error!("a route leads to the admin listener; take it out of the configuration");
+        }
         let Some(permit) = self.place().await else { return turn_away(socket).await };
         let since = clock::now();
         let (house, stay) = (self.clone(), Rc::new(self.fresh.enter(since)));
@@ -186,6 +189,13 @@ impl House {
             }
         }
     }
+}
+
+/// Whether it comes out of this very process: through the gateway. Over TCP that is found out where it is dialled.
+fn is_our_own(socket: &Socket) -> bool {
+    let Socket::Unix(stream) = socket else { return false };
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    pid.is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()))
 }
 
 /// Says why, where that costs no waiting.

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use super::definition::Definition;
 use super::failure::Failure;
 use super::http2::StreamTransport;
+use super::own_doors;
 use super::ports::LinkGuard;
 use super::server::Server;
 use super::whereabouts::Location;
@@ -46,6 +47,11 @@ async fn dial_once(
 ) -> Result<UpstreamStream, Failure> {
     let header = upstream.proxy_protocol.map(|version| (version, sender));
     let (socket, link) = connect(server, deadline).await?;
+    if let Socket::Tcp(stream) = &socket
+        && own_doors::leads_in(stream)
+    {
+        return Err(Failure::Connect(io::Error::other("this is the gateway's own admin listener")));
+    }
     server.state.note_opened();
     socket.set_nodelay().map_err(Failure::Connect)?;
     if header.is_none() && server.tls.is_none() {

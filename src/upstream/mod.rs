@@ -31,6 +31,7 @@ mod http2;
 #[cfg(test)]
 mod limits_tests;
 mod names;
+mod own_doors;
 mod pool;
 mod ports;
 mod queue;
@@ -60,6 +61,7 @@ pub use foresee::{Foreseen, How};
 pub use group::{Asker, Group};
 pub use handshake::{HandshakeAnswer, HandshakeOptions, Switched};
 pub use health::{CheckCounts, LastCheck};
+pub use own_doors::OwnDoor;
 pub use ports::{Pair, in_use as ports_in_use};
 pub use queue::{Queue, QueueCounts};
 pub use race::Unreachable;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::harness::{
-    Api, Client, End, Fields, Gateway, Handshake, Request, Setup, Stage, TlsOptions, Way, admin_table, eventually,
-    holds_within, within,
+    Api, Client, End, Fields, Gateway, Handshake, NameServer, Request, Says, Setup, Stage, TlsOptions, Way,
+    admin_table, eventually, holds_within, within,
 };
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -110,6 +110,30 @@ async fn ops_16_nothing_administrative_answers_on_a_public_listener_beside_an_ad
         }
     }
     stage.b1.assert_untouched();
+}
+
+#[tokio::test]
+async fn adm_01_no_spelling_of_its_address_leads_there_through_the_gateway_even_without_via() {
+    let names = NameServer::start().await;
+    names.say("admin.test", Says::addresses(60, &["127.0.0.1"]));
+    let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    for (admin, server) in [
+        (format!("127.0.0.1:{}", address.port()), format!("http://admin.test:{}", address.port())),
+        ("unix:admin.sock".to_owned(), "unix:link.sock".to_owned()),
+    ] {
+        let more = format!(
+            "[admin]\naddress = \"{admin}\"\n[[route]]\nhosts = [\"localhost\"]\nupstream = \"around\"\n\
+             [upstream.around]\nservers = [\"{server}\"]\nvia = false\n"
+        );
+        let stage = Setup::new().server(&names.toml()).more(&more).start();
+        if server.contains("link") {
+            let folder = stage.gateway.folder();
+            std::os::unix::fs::symlink(folder.join("admin.sock"), folder.join("link.sock")).expect("a link");
+        }
+        let answer = stage.clear().await.ask(&Request::get("/healthz").host("localhost")).await;
+        assert_eq!(answer.status, 502, "{admin} {server}: {}", answer.text());
+        stage.assert_serving().await;
+    }
 }
 
 #[tokio::test]
