@@ -18,14 +18,15 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::bind::{BoundListener, BoundTo};
-use super::doors::{Doors, Entrance};
+use super::bind::BoundListener;
+use super::doors::{Change, Doors, Entrance};
 use super::load::{LoadGuard, WorkerLoad};
+use super::place::BoundTo;
 use crate::limits::{ConnectionPermit, Connections, Shut};
 use crate::telemetry::Throttle;
-use crate::telemetry::metrics::{ListenerBook, Refused};
+use crate::telemetry::metrics::Refused;
 use crate::transport::Socket;
 use crate::types::Peer;
 
@@ -90,28 +91,6 @@ impl<M> Clone for WorkerPort<M> {
     fn clone(&self) -> Self {
         Self { load: self.load.clone(), inbox: self.inbox.clone() }
     }
-}
-
-/// A set of listeners that takes the place of the one that accepts.
-pub struct Change {
-    /// In the order in which arrivals name them from then on. Those that are left out take what is queued, and close.
-    pub doors: Vec<Door>,
-    /// Called when the old set accepts nothing more and the new one nothing yet: what it puts into the inboxes stands
-    /// between the arrivals of the two.
-    pub between: Box<dyn FnOnce() + Send>,
-    /// Told when the new set accepts, or that it cannot: then everything is as it was. Dropped where the loop has ended.
-    pub done: oneshot::Sender<io::Result<()>>,
-}
-
-/// A listener of a [`Change`].
-#[derive(Debug)]
-pub enum Door {
-    /// One that accepts already: where it stood so far, and what it is called and counted as now.
-    Kept {
-        position: usize,
-        book: Arc<ListenerBook>,
-    },
-    New(BoundListener),
 }
 
 /// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and

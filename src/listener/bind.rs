@@ -2,66 +2,29 @@
 //!
 //! - A v6 address takes v6 only (`IPV6_V6ONLY`), whatever the system's default: `[::]:443` and `0.0.0.0:443` stand
 //!   side by side, and a file means the same on every machine.
-//! - A unix socket's file gets its mode (0660, owner and group, unless told otherwise) before anybody can connect. A file that a dead process
-//!   left behind is removed; one on which somebody still listens, or which is no socket, is not touched. The file is
-//!   removed when the listener is dropped, unless another one has taken its place meanwhile, or another process listens
-//!   with the socket.
+//! - A unix socket's file gets its mode (0660, owner and group, unless told otherwise) before anybody can connect. A file
+//!   that a dead process left behind is removed; one on which somebody still listens, or which is no socket, is not
+//!   touched. The file goes with the listener (`socket_file`), unless another process listens with the socket.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::inherited::Inherited;
-use super::sockets::{Handle, OpenSocket};
+use super::place::{Access, BoundTo};
+use super::socket_file::SocketFile;
+use super::sockets::{BACKLOG, Handle, OpenSocket};
 use crate::config::model::{ListenAddress, Listener, ListenerKey};
 use crate::telemetry::metrics::ListenerBook;
 use crate::types::Name;
-
-/// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
-pub(super) const BACKLOG: i32 = 4096;
-
-/// Who may connect to a unix socket, by the mode of its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Owner and group: a `[[listener]]`.
-    Group,
-    /// The owner alone: `[admin]`.
-    Owner,
-}
-
-impl Access {
-    fn mode(self) -> u32 {
-        match self {
-            Self::Group => 0o660,
-            Self::Owner => 0o600,
-        }
-    }
-}
-
-/// Where a socket really listens: port 0 has become a number, a name an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BoundTo {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl fmt::Display for BoundTo {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(out, "{address}"),
-            Self::Unix(path) => write!(out, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// A socket that listens, not yet part of any runtime.
 #[derive(Debug)]
@@ -315,39 +278,4 @@ impl From<io::Error> for Reason {
             _ => Self::Other(error),
         }
     }
-}
-
-/// A unix socket's file, removed on drop if it still is the one that was made here, and ours.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-    is_ours: AtomicBool,
-}
-
-impl SocketFile {
-    fn of(path: &Path, is_ours: bool) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)?, is_ours: AtomicBool::new(is_ours) })
-    }
-
-    /// Whether it is removed with its socket.
-    pub(super) fn set_ours(&self, is_ours: bool) {
-        self.is_ours.store(is_ours, Ordering::Release);
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let is_ours = *self.is_ours.get_mut();
-        if is_ours && identity(&self.path).is_ok_and(|now| now == self.identity) {
-            // Nothing can be done about a folder that became read-only; the next start removes the file as stale.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Device and inode.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::oneshot;
 
-use super::accept::{Change, Door};
 use super::bind::BoundListener;
 use super::sockets::OpenSocket;
 use crate::limits::Shut;
@@ -23,6 +23,29 @@ use crate::telemetry::metrics::ListenerBook;
 /// When it is tried again to listen at an address that somebody else has taken meanwhile.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// A set of listeners that takes the place of the one that accepts.
+pub struct Change {
+    /// In the order in which arrivals name them from then on. Those that are left out take what is queued, and close.
+    pub doors: Vec<Door>,
+    /// Called when the old set accepts nothing more and the new one nothing yet: what it puts into the inboxes stands
+    /// between the arrivals of the two.
+    pub between: Box<dyn FnOnce() + Send>,
+    /// Told when the new set accepts, or that it cannot: then everything is as it was. Dropped where the loop has ended.
+    pub done: oneshot::Sender<io::Result<()>>,
+}
+
+/// A listener of a [`Change`].
+#[derive(Debug)]
+pub enum Door {
+    /// One that accepts already: where it stood so far, and what it is called and counted as now.
+    Kept {
+        position: usize,
+        book: Arc<ListenerBook>,
+    },
+    New(BoundListener),
+}
+
+/// Those that are open, and those that are shut.
 pub(super) struct Doors {
     all: Vec<Watched>,
     shut: Arc<Shut>,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Socket, Type};
 
-use super::bind::{Access, BoundTo};
+use super::place::{Access, BoundTo};
 use crate::config::model::ListenAddress;
 use crate::types::Name;
 

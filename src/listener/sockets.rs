@@ -13,11 +13,15 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
 
-use super::bind::{Access, BACKLOG, SocketFile};
 use super::inherited;
+use super::place::Access;
+use super::socket_file::SocketFile;
 use crate::config::model::{Listener, ListenerKey};
 use crate::lifecycle::notify::Notifier;
 use crate::types::Name;
+
+/// Connections that the kernel may complete before they are accepted; the system caps it (net.core.somaxconn).
+pub(super) const BACKLOG: i32 = 4096;
 
 /// A socket that listens, with what belongs to it. Closed when the last one lets go of it; a unix socket's file is then
 /// removed, unless the socket lives on elsewhere.

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::task::{Context, Poll, ready};
 
-use super::bind::{BoundListener, BoundTo};
+use super::bind::BoundListener;
+use super::place::BoundTo;
 use crate::transport::Socket;
 use crate::types::Peer;
 
