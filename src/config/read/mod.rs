@@ -25,7 +25,7 @@ mod upstream;
 mod websocket;
 
 pub use include::is_handed_over;
-pub use units::show_size;
+pub use units::{show_duration, show_size};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
