@@ -225,6 +225,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     draft.incomplete |= cx.broken;
     draft.places = cx.places;
     // A value on a damaged line is not what the operator meant; only the syntax error is worth reading.
+    report.named.retain(|path| path.spot.file != index || !syntax::overlaps(&damaged, &path.spot.range));
     let mut at = 0;
     report.problems.retain(|problem| {
         at += 1;
