@@ -47,6 +47,8 @@ struct Pace {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Without a pace its tunnels are closed at its upstream's drain_rate; without\n\
+                        that they stay until they end.")]
 struct ServerArgs {
     /// As logs and `GET upstreams` name it
     #[arg(value_name = "URL")]
@@ -54,7 +56,7 @@ struct ServerArgs {
     /// Only in this upstream [default: wherever it is]
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Close its tunnels, spread over this time [default: at its upstream's drain_rate, else they stay]
+    /// Close its tunnels, spread over this time
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
     over: Option<Duration>,
     /// Close so many in a second, instead
@@ -82,8 +84,9 @@ struct NamedArgs {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Without a pace it goes by server.drain_rate; without that, over 30s.")]
 struct ProcessArgs {
-    /// The time that tunnels are spread over [default: at server.drain_rate, else 30s]
+    /// The time that tunnels are spread over
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
     over: Option<Duration>,
     /// How many are closed in a second, instead

@@ -297,7 +297,7 @@ fn resolve(
                         let all = upstreams[..used.len()].iter().map(|upstream| &upstream.name);
                         let help = known(&name.value, all, "upstream");
                         let help =
-                            help.map(|help| format!("{help}; a URL begins with ws://, wss://, http:// or https://"));
+                            help.map(|help| format!("{help} (a URL begins with ws://, wss://, http:// or https://)"));
                         report.error("unknown-upstream", &name.spot, message).help = help;
                     }
                     None => {}
