@@ -222,6 +222,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
             signals,
             control: &control,
             reloads: plane.reloads,
+            drains: plane.drains,
             sweeps: plane.sweeps,
             upgrades,
             pid_file,

@@ -19,6 +19,7 @@ use crate::config::written::{Changes, Written};
 use crate::limits::{Ledger, Shut, Tunnels};
 use crate::proto::via::Via;
 use crate::route::RouteTable;
+use crate::telemetry::AccessLogHandle;
 use crate::telemetry::metrics::{Books, ListenerBook, RouteBook};
 use crate::tls::{ServerPolicies, SystemRoots};
 use crate::types::{Name, Scheme};
@@ -145,6 +146,7 @@ impl Snapshot {
             .enumerate()
             .map(|(index, listener)| ListenerPlan::build(index, listener, previous, &books, report))
             .collect();
+        AccessLogHandle::look(&config.log, report);
         let table = RouteTable::build(config, report);
         let states = previous.map_or_else(Arc::default, |previous| previous.states.clone());
         let upstreams = build_upstreams(config, &states, previous, report);

@@ -318,6 +318,37 @@ fn a_port_in_use_is_exit_code_3_and_nothing_is_announced() {
 }
 
 #[test]
+fn the_folder_of_the_access_log_is_missed_before_the_gateway_starts_and_its_file_named_when_it_cannot() {
+    let folder = folder();
+    let toml = "[log]\naccess = \"logs/access.log\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 204 }\n";
+    fs::write(folder.path().join("portcullis.toml"), toml).expect("writable");
+    let (code, stdout, stderr) = run(folder.path(), &["check"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("is good, with 1 warning"), "{stdout}");
+    assert!(stderr.contains("warning[no-log-folder]") && stderr.contains("portcullis.toml:2:1"), "{stderr}");
+    let (code, _, stderr) = run(folder.path(), &["run"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("portcullis: cannot open the access log: logs/access.log: No such file"), "{stderr}");
+    fs::create_dir(folder.path().join("logs")).expect("writable");
+    let (_, stdout, stderr) = run(folder.path(), &["check"]);
+    assert!(stdout.contains("is good: "), "{stdout}{stderr}");
+}
+
+#[test]
+fn a_file_that_is_missing_is_told_beside_the_errors_of_the_text() {
+    let folder = folder();
+    let toml = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { cert = \"a.pem\", key = \"a.key\" }\nadress = 1\n\
+                [[route]]\nrespond = { status = 204 }\n";
+    fs::write(folder.path().join("portcullis.toml"), toml).expect("writable");
+    fs::write(folder.path().join("a.key"), "no key, which is not looked at yet").expect("writable");
+    let (code, _, stderr) = run(folder.path(), &["check"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("error[missing-file]: a.pem does not exist"), "{stderr}");
+    assert!(stderr.contains("unknown key `adress`") && stderr.contains("2 errors in "), "{stderr}");
+}
+
+#[test]
 fn a_gateway_is_announced_serves_and_stops_with_0() {
     let folder = folder();
     let (gateway, line) = Running::start(folder.path(), &["expose", "http://127.0.0.1:9", "--listen", "localhost:0"]);
@@ -607,7 +638,9 @@ fn explain_says_which_server_would_get_it_and_why() {
         ["ws://10.0.0.1:90: first in turn with 1 other, since the request has no header x-user"]
     );
     let by_address = asked(two, "balance = \"hash\"", &["--client", "192.0.2.7"]);
-    assert!(by_address[0].ends_with("by the hash of client address (--client gives one), while it is not too busy"));
+    assert!(by_address[0].ends_with("by the hash of client address, while it is not too busy"), "{by_address:?}");
+    let nobody = asked(two, "balance = \"hash\"", &[]);
+    assert!(nobody[0].ends_with("since the request has no client address (--client gives one)"), "{nobody:?}");
     let drained = "{ url = \"ws://10.0.0.1:90\", weight = 0 }, { url = \"ws://10.0.0.3:90\", backup = true }";
     assert_eq!(asked(drained, "", &[]), ["ws://10.0.0.3:90: a backup, the only one that may get work"]);
 }

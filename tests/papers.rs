@@ -193,6 +193,10 @@ fn every_command_in_the_papers_works() {
                     ["install", "-m", "640", ..] | ["systemctl", "reload", "portcullis"] => true,
                     ["podman", "build", "-f", file, ..] => root().join(file).exists(),
                     ["portcullis", "check", ..] => shell(folder.path(), line).1 == Some(0),
+                    // The packages do the same.
+                    ["systemctl", "kill", ..] => paper("packaging/logrotate").contains(line),
+                    // Nobody listens there (7), and none of its options is a wrong one (2).
+                    ["curl", "--unix-socket", ..] => shell(folder.path(), line).1 == Some(7),
                     // What that does is the business of `tests/wire/reload.rs`.
                     ["kill", "-HUP", ..] => true,
                     // There is nobody to ask; a line that it does not understand would be a 2. Else: `tests/upgrade`.

@@ -70,7 +70,7 @@ pub fn serve_file(_text: &str, path: &Path) -> ExitCode {
 
 /// Reads a file that the operator has named, or has not.
 pub(super) fn read(path: &Path) -> (Option<Config>, Report) {
-    let (config, mut report) = config::read(path);
+    let (config, mut report) = Document::File(path.to_owned()).read();
     let is_missing = std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
     if let Some(problem) = report.problems.first_mut().filter(|_| config.is_none() && is_missing) {
         problem.help(if path == Path::new(DEFAULT_FILE) {

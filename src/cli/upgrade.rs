@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> ExitCode {
             Exit::Stopped.into()
         }
         Err(words) => {
-            complain(&format!("portcullis: {words}\n"));
+            complain(&format!("portcullis upgrade: {words}\n"));
             Exit::Failed.into()
         }
     }
@@ -65,6 +65,9 @@ fn upgrade(args: &Args) -> Result<String, String> {
         return Err(format!(
             "process {number} does not listen to SIGUSR2, which would end it: it is no gateway that serves"
         ));
+    }
+    if let Some(name) = comm(number).filter(|name| !is_ours(number, name)) {
+        return Err(format!("process {number} is `{}`, and no portcullis", printable(&name)));
     }
     match comm(number).as_deref() {
         Some("portcullis-old") => return Err(format!("process {number} has been replaced already, and only drains")),
@@ -109,6 +112,8 @@ fn watch(number: u32, patience: Duration) -> Result<String, String> {
     Err(format!("process {number} is still at it after {patience:?}, and its log will say what comes of it"))
 }
 
+const PROGRAM: &str = "portcullis";
+
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(2);
 /// How long a process may take to begin.
@@ -120,6 +125,21 @@ fn catches_user2(number: u32) -> bool {
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask & (1 << (Signal::USR2.as_raw() - 1)) != 0
+}
+
+/// Whether it runs this program: by the name that it shows, or by that of its file, which may have been replaced since, or
+/// be out of our sight. An installation may have given the program another name, and then calls this one by it.
+fn is_ours(number: u32, comm: &str) -> bool {
+    let file_name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let exe = fs::read_link(format!("/proc/{number}/exe")).ok().and_then(file_name);
+    let exe = exe.as_deref().map(|name| name.strip_suffix(" (deleted)").unwrap_or(name));
+    let own = std::env::current_exe().ok().and_then(file_name);
+    comm.starts_with(PROGRAM) || exe.is_some_and(|exe| exe.starts_with(PROGRAM) || own.as_deref() == Some(exe))
+}
+
+/// A process is called what it likes.
+fn printable(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
 /// What it is called; `None` where there is no such process any more.
@@ -150,5 +170,30 @@ mod tests {
         child.kill().expect("a child");
         child.wait().expect("a child");
         assert!(comm(child.id()).is_none());
+    }
+
+    #[test]
+    fn another_program_that_has_a_handler_is_not_signalled() {
+        // The wait is for the handler, and its end for the signal that does not come.
+        let script = "trap 'exit 7' USR2; echo ready; read -r word";
+        let mut child = std::process::Command::new("bash")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("it is there");
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().expect("a pipe"), &mut ready).expect("a word");
+        let args = Args { which: Which { pid: Some(child.id()), pid_file: None }, wait: 1 };
+        let words = upgrade(&args).expect_err("it is no gateway");
+        assert!(words.ends_with("is `bash`, and no portcullis"), "{words}");
+        drop(child.stdin.take());
+        // `read` found the end, and nothing else.
+        assert_eq!(child.wait().expect("a child").code(), Some(1));
+    }
+
+    #[test]
+    fn a_name_that_moves_the_cursor_is_printed_without_doing_so() {
+        assert_eq!(printable("a\u{1b}[2J"), "a\u{fffd}[2J");
     }
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::model::Config;
-use super::read;
 use super::report::Report;
+use super::{file, read};
 
 /// A configuration's text: in a file (with what that includes), or in our hands.
 #[derive(Clone, Debug)]
@@ -20,11 +20,15 @@ pub enum Document {
 impl Document {
     /// Reads it as it is now. No configuration where the report has errors.
     pub fn read(&self) -> (Option<Config>, Report) {
-        match self {
+        let (config, mut report) = match self {
             Self::File(path) => read::read(path),
             // Joined to nothing, relative paths stay as they were written.
             Self::Text { name, text } => read::read_text(name, text, Path::new("")),
+        };
+        if config.is_none() {
+            file::look_for_named(&mut report);
         }
+        (config, report)
     }
 
     /// Whether a second reading can say anything else than the first: what came through a pipe is gone.

@@ -22,19 +22,39 @@ pub fn read(path: &Located<PathBuf>, what: &str, max: u64, report: &mut Report) 
                 .help(format!("it must be a regular file of at most {}", super::show_size(max)));
             None
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            report
-                .error("missing-file", &path.spot, format_args!("{file} does not exist"))
-                .help("paths are relative to the folder of the file that names them");
-            None
-        }
         Err(error) => {
-            let problem = report.error("unreadable-file", &path.spot, format_args!("{file} cannot be read: {error}"));
-            if error.kind() == io::ErrorKind::PermissionDenied {
-                problem.help("the user that the gateway runs as must be able to read it");
-            }
+            report_unreadable(path, &error, report);
             None
         }
+    }
+}
+
+/// Where a configuration has errors, nothing is built on the files that it names, and nobody reads them: whether they can
+/// be read is found out here, so that this is said at once as well.
+pub fn look_for_named(report: &mut Report) {
+    for path in std::mem::take(&mut report.named) {
+        let looked = std::fs::metadata(&path.value).and_then(|about| match about.is_file() {
+            true => File::open(&path.value).map(drop),
+            // Who builds on it says what it should have been.
+            false => Ok(()),
+        });
+        if let Err(error) = looked {
+            report_unreadable(&path, &error, report);
+        }
+    }
+}
+
+fn report_unreadable(path: &Located<PathBuf>, error: &io::Error, report: &mut Report) {
+    let file = path.value.display();
+    if error.kind() == io::ErrorKind::NotFound {
+        report
+            .error("missing-file", &path.spot, format_args!("{file} does not exist"))
+            .help("paths are relative to the folder of the file that names them");
+        return;
+    }
+    let problem = report.error("unreadable-file", &path.spot, format_args!("{file} cannot be read: {error}"));
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        problem.help("the user that the gateway runs as must be able to read it");
     }
 }
 

@@ -17,5 +17,5 @@ mod document;
 mod read;
 
 pub use document::Document;
-pub use read::{duration, nearest, read, read_admin, read_text, show_size, size};
+pub use read::{duration, nearest, read, read_admin, read_text, show_duration, show_size, size};
 pub use render::render;

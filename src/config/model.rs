@@ -114,6 +114,20 @@ impl ListenAddress {
         }
     }
 
+    /// Whether the system does not bind both, although they differ: one has an address, the other all of its family. Those of
+    /// IPv4 and of IPv6 stand side by side, since sockets for IPv6 take nothing else.
+    pub fn shuts_out(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) => {
+                own.port() == other.port()
+                    && own.port() != 0
+                    && own.is_ipv4() == other.is_ipv4()
+                    && own.ip().is_unspecified() != other.ip().is_unspecified()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether somebody who listens here may be what keeps `other` from being bound, or what is reached there.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {

@@ -88,6 +88,8 @@ impl Problem {
 pub struct Report {
     pub sources: Vec<Source>,
     pub problems: Vec<Problem>,
+    /// Files that the configuration names, and that have to be there.
+    pub named: Vec<Located<PathBuf>>,
     /// What was read of other files, in that order.
     read: Vec<Digest>,
     looked_at: LookedAt,

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::pace::{Pace, Random, per_second};
 use super::tunnels::Tunnels;
 use crate::clock::{self, Instant};
+use crate::config;
 use crate::exchange::live::{CloseOrder, Matches, TunnelRef, TunnelState};
 use crate::snapshot::Snapshot;
 use crate::types::Name;
@@ -387,9 +388,9 @@ impl Watched {
                 false
             }
             (Some(Drain { since, closed, .. }), None) => {
-                let took = now - *since;
+                let took = config::show_duration(now - *since);
                 if tunnels == 0 {
-                    tracing::info!(%upstream, %server, closed = *closed, ?took, "a server has drained");
+                    tracing::info!(%upstream, %server, closed = *closed, took, "a server has drained");
                 } else {
                     tracing::info!(%upstream, %server, tunnels, closed = *closed, "a server drains no more");
                 }

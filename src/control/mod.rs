@@ -4,6 +4,7 @@
 //! Runs on the control plane's thread and touches no tunnel itself: workers are asked, and answer when they get round to
 //! it. Does not decide which configuration is in use, nor which servers an upstream has.
 
+mod asked;
 mod drains;
 pub mod filter;
 mod in_use;
@@ -16,6 +17,7 @@ mod tunnels;
 mod watch;
 mod watchdog;
 
+pub use asked::asked_to_drain;
 pub use drains::{Drains, NoDrain, ServerDrain, WhyDrains};
 pub use in_use::{InUse, ReloadHistory};
 pub use metrics::{Gauged, Metrics, Rendered, Totals};

@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::LAST_WORDS;
 use crate::clock::{self, Instant};
+use crate::config;
 use crate::control::sweeps::{self, Speed, Subject};
-use crate::control::{self, Reloads, Sweeps};
+use crate::control::{self, Drains, Reloads, Sweeps};
 use crate::handover::{PidFile, Successor, Upgrades};
 use crate::lifecycle::signals::{Request, Signals};
 use crate::lifecycle::{self, Lifecycle};
@@ -26,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long workers may take to count what was accepted last; it is a matter of one turn.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// Drains that are named in one line.
+const MOST_LISTED: usize = 20;
+
 /// So far away that it does not come, and still a moment that can be counted.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
@@ -34,6 +38,7 @@ pub(super) struct Serving<'a> {
     pub(super) signals: Signals,
     pub(super) control: &'a Control,
     pub(super) reloads: Reloads,
+    pub(super) drains: Drains,
     pub(super) sweeps: Sweeps,
     /// `None`: the configuration cannot be read by another process.
     pub(super) upgrades: Option<Upgrades>,
@@ -64,8 +69,9 @@ impl Serving<'_> {
             Stop::End => return self.end(),
             Stop::Drain(speed) => {
                 let drain_timeout = self.control.drain_timeout.get();
-                tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "draining");
-                self.control.notifier.stopping(&format!("draining for {drain_timeout:?} at most"));
+                let limit = config::show_duration(drain_timeout);
+                tracing::info!(open = lifecycle.open(), timeout = limit, "draining");
+                self.control.notifier.stopping(&format!("draining for {limit} at most"));
                 let deadline = clock::now() + drain_timeout;
                 let _ = self.stop_accepting.send(true);
                 lifecycle.drain(deadline);
@@ -74,7 +80,14 @@ impl Serving<'_> {
             }
             Stop::Replaced(successor) => {
                 let timeout = self.control.upgrade_drain_timeout.get();
-                tracing::info!(open = lifecycle.open(), ?timeout, successor = successor.pid, "draining: replaced");
+                let limit = timeout.map_or_else(|| "none".to_owned(), config::show_duration);
+                tracing::info!(
+                    open = lifecycle.open(),
+                    timeout = limit,
+                    successor = successor.pid,
+                    "draining: replaced"
+                );
+                self.tell_forgotten();
                 lifecycle::spawn_local("successor", successor.outlived());
                 let now = clock::now();
                 let deadline = now + timeout.unwrap_or(NEVER);
@@ -169,7 +182,8 @@ impl Serving<'_> {
                         deadline = deadline.min(clock::now() + drain_timeout);
                         let under_way = self.sweeps.find(&Subject::Process);
                         self.close_tunnels(under_way.map(|sweep| sweep.speed), deadline);
-                        tracing::info!(open = lifecycle.open(), timeout = ?drain_timeout, "told to stop: draining faster");
+                        let limit = config::show_duration(drain_timeout);
+                        tracing::info!(open = lifecycle.open(), timeout = limit, "told to stop: draining faster");
                     }
                     Request::Reopen => self.control.access.borrow().reopen(),
                     Request::Reload => tracing::warn!("no reload: the gateway stops"),
@@ -194,6 +208,18 @@ impl Serving<'_> {
         self.control.drain_rate.get().map_or(sweeps::DEFAULT, Speed::Rate)
     }
 
+    /// The process that serves now does not know what was asked to drain here, by name, and gives it work.
+    fn tell_forgotten(&self) {
+        let asked = control::asked_to_drain(&self.drains, &self.sweeps);
+        if !asked.is_empty() {
+            tracing::warn!(
+                count = asked.len(),
+                drains = listed(&asked),
+                "drains end with this process: the new one begins without them"
+            );
+        }
+    }
+
     /// How far the drain is.
     fn tell(&self) {
         let (notifier, open) = (&self.control.notifier, self.lifecycle.open());
@@ -208,8 +234,9 @@ impl Serving<'_> {
     /// What has become of it.
     fn tell_end(&self) {
         if let Some(sweep) = self.sweeps.find(&Subject::Process) {
-            let (closed, left, took) = (sweep.progress.closed, sweep.progress.left, clock::now() - sweep.since);
-            tracing::info!(tunnels_closed = closed, tunnels_left = left, ?took, "the drain is over");
+            let (closed, left) = (sweep.progress.closed, sweep.progress.left);
+            let took = config::show_duration(clock::now() - sweep.since);
+            tracing::info!(tunnels_closed = closed, tunnels_left = left, took, "the drain is over");
         }
     }
 
@@ -217,4 +244,11 @@ impl Serving<'_> {
         let _ = self.stop_accepting.send(true);
         self.lifecycle.end();
     }
+}
+
+/// As many as fit into a line.
+fn listed(names: &[String]) -> String {
+    let more = names.len().saturating_sub(MOST_LISTED);
+    let text = names[..names.len() - more].join(", ");
+    if more == 0 { text } else { format!("{text} and {more} more") }
 }

@@ -19,6 +19,7 @@ use tokio::process::Child;
 
 use super::channel::{self, Arrived, garbage};
 use super::{Program, VERSION};
+use crate::config;
 use crate::lifecycle::notify::Notifier;
 use crate::listener::{OpenSocket, Sockets};
 
@@ -100,7 +101,8 @@ impl Upgrades {
         if self.under_way.is_some() {
             return tracing::warn!("no further upgrade: one is under way already");
         }
-        tracing::info!(program = %self.program.path.display(), ?timeout, "upgrading");
+        let limit = config::show_duration(timeout);
+        tracing::info!(program = %self.program.path.display(), timeout = limit, "upgrading");
         self.notifier.status("upgrading: another process starts");
         show(UNDER_WAY);
         let attempt = upgrade(self.program.clone(), sockets.all(), self.notifier.clone(), timeout);

@@ -80,6 +80,7 @@ fn config(listeners: Vec<Listener>, routes: &[(&[&str], &str)]) -> Config {
         log: Log {
             level: LogLevel::Info,
             access: AccessTarget::Off,
+            access_spot: Spot::default(),
             format: LogFormat::Auto,
             refusals_per_second: None,
             otlp: None,

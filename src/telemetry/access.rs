@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::syslog::Syslog;
 use super::text::Stamp;
 use super::writer::{Lost, LostLines, Writer};
 use crate::config::model::{AccessTarget, Log, LogFormat, Otlp};
+use crate::config::report::Report;
 
 /// A buffer of this size is handed over.
 const CHUNK: usize = 64 * 1024;
@@ -74,6 +76,18 @@ impl AccessLogHandle {
         let (most, refusals) = (None, Arc::new(Refusals::new()));
         let output = Output { writer: None, form: Form::Json, prefix: "", most, refusals, spans: None };
         Self { target: AccessTarget::Off, format: LogFormat::Auto, otlp: None, output, lost: Lost::default() }
+    }
+
+    /// Warns of a file whose folder is not there. It may still be made before the gateway starts, as service managers do.
+    pub fn look(log: &Log, report: &mut Report) {
+        let AccessTarget::File(path) = &log.access else { return };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            let message = format!("the folder of the access log, {}, does not exist", folder.display());
+            report
+                .warning("no-log-folder", &log.access_spot, message)
+                .help("make it, for the user that the gateway runs as: without it the gateway does not start");
+        }
     }
 
     fn open(log: &Log, refusals: Arc<Refusals>, lost: Lost) -> io::Result<Self> {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::super::sink::WriteSend;
 use super::*;
+use crate::config::report::Spot;
 use crate::telemetry::end::EndReason;
 use crate::types::{HttpVersion, Peer};
 
@@ -111,7 +112,7 @@ fn full<'a>(peer: &'a Peer) -> AccessRecord<'a> {
 
 fn to(access: AccessTarget) -> Log {
     let (level, format) = (crate::config::model::LogLevel::Info, LogFormat::Auto);
-    Log { level, access, format, refusals_per_second: None, otlp: None }
+    Log { level, access, access_spot: Spot::default(), format, refusals_per_second: None, otlp: None }
 }
 
 fn peer() -> Peer {

@@ -318,6 +318,7 @@ fn one_line(prefix: &str, event: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::config::model::LogLevel;
+    use crate::config::report::Spot;
 
     #[derive(Clone, Default)]
     struct Collected(Arc<Mutex<Vec<u8>>>);
@@ -335,7 +336,14 @@ mod tests {
 
     fn log(level: LogLevel, json: bool) -> Log {
         let format = if json { LogFormat::Json } else { LogFormat::Text };
-        Log { level, format, access: crate::config::model::AccessTarget::Off, refusals_per_second: None, otlp: None }
+        Log {
+            level,
+            format,
+            access: crate::config::model::AccessTarget::Off,
+            access_spot: Spot::default(),
+            refusals_per_second: None,
+            otlp: None,
+        }
     }
 
     #[test]

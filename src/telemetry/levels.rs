@@ -8,6 +8,7 @@ use std::fmt;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::config;
 use crate::config::model::LogLevel;
 
 /// Areas and whose events belong to them: parts of the gateway by their modules, then libraries.
@@ -132,15 +133,21 @@ fn level_called(word: &str) -> Option<LogLevel> {
     LogLevel::ALL.into_iter().find(|level| level.as_str() == word)
 }
 
+/// A question that stands before what there is, where one of these is near.
+fn meant(word: &str, all: &[&str]) -> String {
+    config::nearest(word.trim(), all.iter().copied())
+        .map_or_else(String::new, |near| format!("did you mean `{near}`? "))
+}
+
 fn bad(word: &str) -> BadLevel {
     let levels: Vec<_> = LogLevel::ALL.iter().map(|level| level.as_str()).collect();
     let areas: Vec<_> = AREAS.iter().map(|(area, _)| *area).collect();
     let help = match word.split_once('=') {
-        Some((area, _)) if AREAS.iter().any(|(known, _)| *known == area.trim()) => {
-            format!("write {}=LEVEL with one of {}", area.trim(), levels.join(", "))
+        Some((area, level)) if AREAS.iter().any(|(known, _)| *known == area.trim()) => {
+            format!("{}write {}=LEVEL with one of {}", meant(level, &levels), area.trim(), levels.join(", "))
         }
-        Some(_) => format!("areas are {}", areas.join(", ")),
-        None => format!("write one of {}, or AREA=LEVEL", levels.join(", ")),
+        Some((area, _)) => format!("{}areas are {}", meant(area, &areas), areas.join(", ")),
+        None => format!("{}write one of {}, or AREA=LEVEL", meant(word, &levels), levels.join(", ")),
     };
     // A word of whoever asks: one line, and not a long one.
     let word: String = word.chars().filter(|letter| !letter.is_control()).take(40).collect();
@@ -190,6 +197,8 @@ mod tests {
             ("info,upstreams=debug", "upstreams=debug", "upstream"),
             ("upstream=loud", "upstream=loud", "upstream=LEVEL"),
             ("DEBUG", "DEBUG", "debug"),
+            ("upstraem=debug", "upstraem=debug", "did you mean `upstream`? areas are admin"),
+            ("tls=debgu", "tls=debgu", "did you mean `debug`? write tls=LEVEL"),
         ] {
             let bad = Levels::all(LogLevel::Info).changed(change).expect_err(change);
             assert_eq!(bad.word, word);

@@ -36,7 +36,9 @@ pub(super) trait WriteSend: Write + Send + std::fmt::Debug {}
 impl Sink {
     /// Appends; made with mode 0640.
     pub fn file(path: &Path) -> io::Result<Self> {
-        Ok(Self::File { path: path.to_owned(), file: open(path)? })
+        // Whoever reports it knows which log it is, and not where that stands.
+        let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        Ok(Self::File { path: path.to_owned(), file: open(path).map_err(with_path)? })
     }
 
     /// Writes some of it, at least one byte; a sink of messages takes one whole message.

@@ -134,6 +134,11 @@ impl Echo {
         Self { address }
     }
 
+    /// As logs name it.
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
     pub fn route(&self) -> String {
         format!(
             "[[route]]\npath = \"/ws\"\nupstream = \"ws://{}\"\nwebsocket = {{ origins = [\"*\"] }}\n",

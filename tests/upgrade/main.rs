@@ -100,6 +100,38 @@ async fn a_stop_of_the_old_process_ends_its_drain_sooner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_old_process_says_which_drains_end_with_it() {
+    const SAID: &str = "drains end with this process: the new one begins without them";
+    let echo = Echo::start().await;
+    let more = format!("{}[admin]\naddress = \"unix:admin.sock\"\n", echo.route());
+    let mut scene = Scene::start(&Scene::config("one", "", &more)).await;
+    let tunnel = clients::connect(scene.address()).await;
+    let server = echo.url();
+    for drain in [["route", "/ws", "--rate=1"], ["listener", "main", "--over=1h"], ["server", &server, "--upstream"]] {
+        let mut arguments = [&["drain"], &drain[..]].concat();
+        if drain[2] == "--upstream" {
+            arguments.push(&server);
+        }
+        let (code, out) = scene.command(&arguments).await;
+        assert_eq!(code, Some(0), "{out}");
+    }
+    scene.upgrade().await;
+    eventually("a word about them", || !scene.said(SAID).is_empty()).await;
+    let said = scene.said(SAID);
+    assert_eq!((&said[0]["level"], &said[0]["count"]), (&"WARN".into(), &3.into()), "{said:?}");
+    let drains = said[0]["drains"].as_str().expect("words");
+    assert_eq!(drains, format!("route /ws, listener main, server {server} of {server}"));
+    let replaced = scene.said("draining: replaced");
+    assert_eq!(replaced[0]["timeout"], "24h", "{replaced:?}");
+    drop(tunnel);
+    // Nothing is asked of the second one.
+    scene.upgrade().await;
+    eventually("the end of it", || scene.said("draining: replaced").len() == 2).await;
+    eventually("the end of the old ones", || scene.living().len() == 1).await;
+    assert_eq!(scene.said(SAID).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_goes_on_and_its_file_is_removed_by_the_last_process_alone() {
     let mut scene = Scene::start_with(|folder| {
         let unix = format!("[[listener]]\nname = \"unix\"\naddress = \"unix:{}\"\n", folder.join("a.sock").display());

@@ -24,6 +24,7 @@ use crate::types::Scheme;
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  portcullis explain wss://chat.example.com/ws --origin https://evil.example\n\n\
+                        It knows the file, not what a running gateway has drained or found down.\n\
                         Exit codes: 0 there is an answer, whatever it is; 2 bad usage or configuration")]
 pub struct Args {
     /// wss:// and ws:// ask with a handshake, https:// and http:// without

@@ -53,7 +53,11 @@ fn reason(configured: &model::Upstream, foreseen: &Foreseen) -> String {
         }
         How::TwoChoices => format!("or {other}: of two at random the one with fewer requests and tunnels"),
         How::Hash => format!("by the hash of {}, while it is not too busy", compared(configured)),
-        How::NothingToHash => format!("first in turn with {others}, since the request has no {}", compared(configured)),
+        How::NothingToHash => {
+            let by_address = matches!(&configured.balance, Balance::Hash(hash) if matches!(hash.by, HashBy::Address));
+            let hint = if by_address { " (--client gives one)" } else { "" };
+            format!("first in turn with {others}, since the request has no {}{hint}", compared(configured))
+        }
     };
     format!("{}: {backup}{because}", server.url)
 }
@@ -61,7 +65,7 @@ fn reason(configured: &model::Upstream, foreseen: &Foreseen) -> String {
 fn compared(configured: &model::Upstream) -> String {
     match &configured.balance {
         Balance::Hash(hash) => match &hash.by {
-            HashBy::Address => "client address (--client gives one)".to_owned(),
+            HashBy::Address => "client address".to_owned(),
             HashBy::Header(name) => format!("header {name}"),
             HashBy::Cookie(name) => format!("cookie {name}"),
             HashBy::Path => "path".to_owned(),

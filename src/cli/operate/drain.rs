@@ -24,7 +24,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// A server: it gets nothing new, and its tunnels go at a pace
+    /// A server: it gets nothing new, and its tunnels stay or go at a pace
     Server(ServerArgs),
     /// A route: it takes no new tunnels, and those that it has are closed
     Route(NamedArgs),
@@ -42,11 +42,13 @@ struct Pace {
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
     over: Option<Duration>,
     /// How many are closed in a second, instead
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "NUMBER", value_parser = rates())]
     rate: Option<u32>,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Without a pace its tunnels are closed at its upstream's drain_rate; without\n\
+                        that they stay until they end.")]
 struct ServerArgs {
     /// As logs and `GET upstreams` name it
     #[arg(value_name = "URL")]
@@ -54,8 +56,12 @@ struct ServerArgs {
     /// Only in this upstream [default: wherever it is]
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    #[command(flatten)]
-    pace: Pace,
+    /// Close its tunnels, spread over this time
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
+    over: Option<Duration>,
+    /// Close so many in a second, instead
+    #[arg(long, value_name = "NUMBER", value_parser = rates())]
+    rate: Option<u32>,
     /// Let it take work again
     #[arg(long, conflicts_with_all = ["over", "rate"])]
     undo: bool,
@@ -78,9 +84,14 @@ struct NamedArgs {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Without a pace it goes by server.drain_rate; without that, over 30s.")]
 struct ProcessArgs {
-    #[command(flatten)]
-    pace: Pace,
+    /// The time that tunnels are spread over
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
+    over: Option<Duration>,
+    /// How many are closed in a second, instead
+    #[arg(long, value_name = "NUMBER", value_parser = rates())]
+    rate: Option<u32>,
     #[command(flatten)]
     at: Where,
 }
@@ -104,6 +115,10 @@ struct TunnelsArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     config::duration(text)
+}
+
+fn rates() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..=1_000_000)
 }
 
 pub fn drain(args: &Args) -> ExitCode {
@@ -143,8 +158,8 @@ fn begin(at: &Where, body: &Value) -> Result<Vec<Value>, Failure> {
 /// How fast tunnels are closed, in words.
 fn speed(drain: &Value) -> Option<String> {
     match (drain["rate"].as_u64(), drain["over_ms"].as_u64()) {
-        (Some(rate), _) => Some(format!("{rate} closed in a second")),
-        (None, Some(over)) => Some(format!("closed over {:?}", Duration::from_millis(over))),
+        (Some(rate), _) => Some(format!("closed, {rate} in a second")),
+        (None, Some(over)) => Some(format!("closed over {}", config::show_duration(Duration::from_millis(over)))),
         (None, None) => None,
     }
 }
@@ -168,7 +183,8 @@ fn named(args: &NamedArgs, what: &str, taken: &str) -> Result<(), Failure> {
 }
 
 fn process(args: &ProcessArgs) -> Result<(), Failure> {
-    begin(&args.at, &args.pace.with(json!({ "what": "process" })))?;
+    let pace = Pace { over: args.over, rate: args.rate };
+    begin(&args.at, &pace.with(json!({ "what": "process" })))?;
     say("the gateway drains; what is left after its drain_timeout is cut\n");
     Ok(())
 }
@@ -186,12 +202,14 @@ fn tunnels(args: &TunnelsArgs) -> Result<(), Failure> {
 
 fn server(args: &ServerArgs) -> Result<(), Failure> {
     let body = json!({ "what": "server", "server": args.server, "upstream": args.upstream });
-    for drain in begin(&args.at, &args.pace.with(body))? {
+    let pace = Pace { over: args.over, rate: args.rate };
+    for drain in begin(&args.at, &pace.with(body))? {
         let text = |name: &str| plain(drain[name].as_str().unwrap_or_default());
         let tunnels = drain["tunnels"].as_u64().unwrap_or_default();
-        let speed = speed(&drain).unwrap_or_else(|| "they stay until they end".to_owned());
+        let speed =
+            speed(&drain).map_or_else(|| "they stay until they end".to_owned(), |speed| format!("they are {speed}"));
         let (server, upstream) = (text("server"), text("upstream"));
-        say(&format!("{server} of {upstream} gets nothing new; it has {tunnels} tunnels ({speed})\n"));
+        say(&format!("{server} of {upstream} gets nothing new; its tunnels: {tunnels} ({speed})\n"));
     }
     Ok(())
 }

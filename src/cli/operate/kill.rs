@@ -44,7 +44,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut body = json!({ "code": args.code, "reason": args.reason });
     body[if args.all { "all" } else { "filter" }] = if args.all { true.into() } else { filter.into() };
     let closed = args.at.ask(Method::POST, "/api/v1/tunnels/close", Some(&body))?;
-    say(&format!("{} closed\n", count(&closed["closed"])));
+    match closed["closed"].as_u64() {
+        Some(0) => say("no tunnel is meant: nothing is closed\n"),
+        _ => say(&format!("{} closed\n", count(&closed["closed"]))),
+    }
     let silent = closed["silent_workers"].as_u64().unwrap_or_default();
     if silent > 0 {
         return Err(Failure::Failed(format!("{silent} workers have not answered: some tunnels may be open")));

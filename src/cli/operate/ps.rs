@@ -12,7 +12,8 @@ use crate::cli::{complain, say};
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  portcullis ps route=chat 'age>1h' --sort bytes\n\n\
                         Terms: route upstream server listener client subprotocol protocol state\n\
-                        id connection worker age idle messages bytes rtt; = != < <= > >=")]
+                        id connection worker age idle messages bytes rtt; = != < <= > >=\n\
+                        Sorted: measures from the most, all else from the front; KEY:asc, KEY:desc")]
 pub struct Args {
     /// Terms, all of which have to hold
     #[arg(value_name = "FILTER")]

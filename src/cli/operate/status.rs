@@ -31,11 +31,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     let text = |value: &Value| plain(value.as_str().unwrap_or("-"));
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let mut out = format!(
-        "portcullis {}, {} for {} (process {})\n",
+        "portcullis {}, {} (process {}, up for {})\n",
         text(&status["version"]),
         text(&status["phase"]),
-        table::duration(number(&status["uptime_ms"])),
-        status["pid"]
+        status["pid"],
+        table::duration(number(&status["uptime_ms"]))
     );
     if let Some(left) = status["drain_left_ms"].as_u64() {
         out += &format!("drain: {} left\n", table::duration(left));

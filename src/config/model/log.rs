@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::config::report::Spot;
+
 #[derive(Clone, Debug)]
 pub struct Log {
     pub level: LogLevel,
     pub access: AccessTarget,
+    /// Where that is written.
+    pub access_spot: Spot,
     pub format: LogFormat,
     /// Lines of the access log for refusals in a second; `None`: for all. Default 1,000.
     pub refusals_per_second: Option<u32>,

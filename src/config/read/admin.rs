@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::listener::listen_address;
 use super::tree::{Cx, Table, refuse_duplicates};
-use super::{names, tls};
+use super::{link, names, tls};
 use crate::config::keys;
 use crate::config::model::{Admin, CertificateFiles, ListenAddress, Listener, ServerAddress, Upstream};
 use crate::config::report::{Located, Report};
@@ -20,7 +20,7 @@ pub fn admin(cx: &mut Cx<'_>, mut table: Table<'_>) -> Admin {
     }
     let address = text.as_ref().and_then(|text| listen_address(cx, text)).filter(|address| is_said(cx, address));
     let admin = Admin {
-        token_file: table.string(cx, "token_file").and_then(|path| cx.path(path)),
+        token_file: table.string(cx, "token_file").and_then(|path| cx.file(path)),
         hosts: hosts(cx, &mut table),
         tls: certificate(cx, &mut table),
         // The placeholder never leaves the reader: the address is reported as wrong or missing.
@@ -85,6 +85,12 @@ pub fn check(admin: &Admin, listeners: &[Listener], upstreams: &[Upstream], repo
         report
             .error("duplicate-address", &address.spot, "a listener has the same address")
             .help("the admin listener is for those who run the gateway, and needs an address of its own")
+            .also(&listener.address.spot, "the listener");
+    }
+    if let Some(listener) = listeners.iter().find(|listener| listener.address.value.shuts_out(&address.value)) {
+        report
+            .error("overlapping-address", &address.spot, "this address and that of a listener cannot both be bound")
+            .help(link::OVERLAP)
             .also(&listener.address.spot, "the listener");
     }
     for server in upstreams.iter().flat_map(|upstream| &upstream.servers) {

@@ -60,6 +60,10 @@ fn required(draft: &Draft, report: &mut Report, top: &Spot) {
     }
 }
 
+/// What to do about an address that is a part of another one.
+pub(super) const OVERLAP: &str =
+    "0.0.0.0 and [::] are all addresses of their family: leave one of the two out, or change its port";
+
 /// Each pair is compared, and each listener is a socket: there is no use for so many.
 const LISTENERS: usize = 1024;
 
@@ -80,6 +84,15 @@ fn listener_duplicates(listeners: &[Listener], report: &mut Report) {
             report
                 .error("duplicate-address", &listener.address.spot, "two listeners have the same address")
                 .help("merge them, or change one of the addresses")
+                .also(&other.address.spot, "the other one");
+        } else if let Some(other) = before.iter().find(|other| other.address.value.shuts_out(&listener.address.value)) {
+            report
+                .error(
+                    "overlapping-address",
+                    &listener.address.spot,
+                    "this address and that of another listener cannot both be bound",
+                )
+                .help(OVERLAP)
                 .also(&other.address.spot, "the other one");
         } else if let Some(other) = before.iter().find(|other| other.name == listener.name) {
             let message = format!("two listeners are called `{}`", listener.name);
@@ -284,7 +297,7 @@ fn resolve(
                         let all = upstreams[..used.len()].iter().map(|upstream| &upstream.name);
                         let help = known(&name.value, all, "upstream");
                         let help =
-                            help.map(|help| format!("{help}; a URL begins with ws://, wss://, http:// or https://"));
+                            help.map(|help| format!("{help} (a URL begins with ws://, wss://, http:// or https://)"));
                         report.error("unknown-upstream", &name.spot, message).help = help;
                     }
                     None => {}

@@ -4,6 +4,7 @@ use super::suggest::nearest;
 use super::tree::{Cx, Table};
 use crate::config::keys;
 use crate::config::model::{AccessTarget, Log, LogFormat, LogLevel, Otlp, SyslogTarget};
+use crate::config::report::Spot;
 use crate::proto::host;
 
 const REFUSALS: u32 = 1_000_000;
@@ -12,9 +13,11 @@ pub fn log(cx: &mut Cx<'_>, mut table: Table<'_>) -> Log {
     let levels = LogLevel::ALL.map(|level| (level.as_str(), level));
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let defaults = default_log();
+    let access_spot = if table.has("access") { table.key_spot("access") } else { table.spot.clone() };
     let log = Log {
         level: table.word(cx, "level", &levels).unwrap_or(defaults.level),
         access: access(cx, &mut table).unwrap_or(defaults.access),
+        access_spot,
         format: table.word(cx, "format", &formats).unwrap_or(defaults.format),
         refusals_per_second: refusals(cx, &mut table, defaults.refusals_per_second),
         otlp: otlp(cx, &mut table),
@@ -28,6 +31,7 @@ pub fn default_log() -> Log {
     Log {
         level: LogLevel::Info,
         access: AccessTarget::Stderr,
+        access_spot: Spot::default(),
         format: LogFormat::Auto,
         refusals_per_second: Some(1_000),
         otlp: None,

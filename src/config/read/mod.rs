@@ -25,7 +25,7 @@ mod upstream;
 mod websocket;
 
 pub use include::is_handed_over;
-pub use units::show_size;
+pub use units::{show_duration, show_size};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -225,6 +225,7 @@ fn file(report: &mut Report, draft: &mut Draft, source: Source, included_by: Opt
     draft.incomplete |= cx.broken;
     draft.places = cx.places;
     // A value on a damaged line is not what the operator meant; only the syntax error is worth reading.
+    report.named.retain(|path| path.spot.file != index || !syntax::overlaps(&damaged, &path.spot.range));
     let mut at = 0;
     report.problems.retain(|problem| {
         at += 1;

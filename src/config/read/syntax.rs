@@ -46,6 +46,7 @@ pub fn parse<'t>(text: &'t str, file: usize, report: &mut Report) -> (Spanned<De
             let span = whole_value(text, error.message(), span);
             let raw = text.get(span.clone()).unwrap_or_default();
             let (message, help) = words(error.message(), raw);
+            let help = help.or_else(|| many(error.message(), raw, text.get(line).unwrap_or_default()));
             report.error("syntax", &Spot { file, range: span }, message).help = help;
         }
     }
@@ -97,6 +98,12 @@ fn whole_value(text: &str, message: &str, span: Range<usize>) -> Range<usize> {
     let before = text.get(..span.start).unwrap_or_default();
     let start = before.rfind([' ', '\t', '\n', '=', ',', '[', '{', '"', '\'']).map_or(0, |at| at + 1);
     start..span.end
+}
+
+/// `[route]` where another one stands before it.
+fn many(message: &str, raw: &str, line: &str) -> Option<String> {
+    let is_header = message == "duplicate key" && line.trim_start().starts_with('[');
+    (is_header && matches!(raw, "route" | "listener")).then(|| format!("write [[{raw}]]: there may be several"))
 }
 
 fn words(message: &str, raw: &str) -> (String, Option<String>) {

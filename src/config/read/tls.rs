@@ -114,8 +114,8 @@ pub fn pair(cx: &mut Cx<'_>, table: &mut Table<'_>, cert: &'static str, key: &'s
             cx.error("missing-key", &spot, format!("`{there}` without `{absent}`")).help(format!("add `{absent}`"));
         }
     }
-    let cert = table.string(cx, cert).and_then(|path| cx.path(path));
-    let key = table.string(cx, key).and_then(|path| cx.path(path));
+    let cert = table.string(cx, cert).and_then(|path| cx.file(path));
+    let key = table.string(cx, key).and_then(|path| cx.file(path));
     Some(CertificateFiles { cert: cert?, key: key? })
 }
 
@@ -124,7 +124,7 @@ fn client_auth(cx: &mut Cx<'_>, table: &mut Table<'_>, parent: Option<&ClientAut
     let written = table.has("client_auth");
     let auth = table.word(cx, "client_auth", &words);
     let wrong = written && auth.is_none();
-    let own_ca = table.string(cx, "client_ca").and_then(|path| cx.path(path));
+    let own_ca = table.string(cx, "client_ca").and_then(|path| cx.file(path));
     let auth = auth.unwrap_or(match parent {
         Some(ClientAuth::Optional { .. }) => Auth::Optional,
         Some(ClientAuth::Required { .. }) => Auth::Required,

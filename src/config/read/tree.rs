@@ -70,6 +70,13 @@ impl Cx<'_> {
         Some(Located::new(self.base.join(&*text), text.spot))
     }
 
+    /// The same, of a file that has to be there.
+    pub fn file(&mut self, text: Located<String>) -> Option<Located<PathBuf>> {
+        let path = self.path(text)?;
+        self.report.named.push(path.clone());
+        Some(path)
+    }
+
     /// Some bytes of a string value; only where the file spells the value without escapes.
     fn inside(&self, spot: &Spot, value: &str, range: Range<usize>) -> Option<Spot> {
         let raw = self.report.sources.get(spot.file)?.text.get(spot.range.clone())?;

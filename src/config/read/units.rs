@@ -55,6 +55,19 @@ pub fn size(text: &str) -> Result<u64, Fault> {
     }
 }
 
+/// For messages and logs, to the millisecond: in the largest unit that divides the value, else as seconds with a point.
+pub fn show_duration(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match DURATION_UNITS.iter().rev().find(|(_, factor)| millis > 0 && millis.is_multiple_of(*factor)) {
+        Some(("ms", _)) if millis > 1000 => {
+            let fraction = format!("{:03}", millis % 1000);
+            format!("{}.{}s", millis / 1000, fraction.trim_end_matches('0'))
+        }
+        Some((unit, factor)) => format!("{}{unit}", millis / factor),
+        None => "0ms".to_owned(),
+    }
+}
+
 /// For messages: the largest unit that divides the value.
 pub fn show_size(bytes: u64) -> String {
     let (name, factor) = SIZE_UNITS
@@ -118,7 +131,7 @@ fn guess(number: &str, unit: &str, aliases: &[(&str, &str)]) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{duration, show_size, size};
+    use super::{duration, show_duration, show_size, size};
 
     #[test]
     fn documented_spellings_are_read() {
@@ -148,6 +161,21 @@ mod tests {
         assert_eq!(duration("10 s").map_err(help), Err("write \"10s\"".into()));
         assert_eq!(size("64kb").map_err(help), Err("write \"64KiB\"".into()));
         assert_eq!(size("1MB").map_err(help), Err("write \"1MiB\"".into()));
+    }
+
+    #[test]
+    fn durations_are_shown_as_they_are_written_and_to_the_millisecond() {
+        for (micros, text) in [
+            (0, "0ms"),
+            (999, "0ms"),
+            (250_000, "250ms"),
+            (2_380_264, "2.38s"),
+            (60_000_000, "1m"),
+            (90_000_000, "90s"),
+            (86_400_000_000, "24h"),
+        ] {
+            assert_eq!(show_duration(Duration::from_micros(micros)), text);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Plan, Speed, Subject, SweepProgress, Sweeps};
 use crate::clock::{self, Instant};
+use crate::config;
 use crate::control::pace::{Pace, Random, per_second};
 use crate::control::tunnels::Tunnels;
 use crate::exchange::live::{Matches, TunnelRef, TunnelState};
@@ -226,8 +227,9 @@ impl Work {
         self.progress.is_done = true;
         if std::mem::take(&mut self.has_begun) || self.plan.is_once {
             let SweepProgress { total, closed, .. } = self.progress;
-            let (what, name, took) = (self.subject.what(), self.subject.name(), clock::now() - self.since);
-            tracing::info!(what, name, total, closed, ?took, "tunnels have been closed");
+            let (what, name) = (self.subject.what(), self.subject.name());
+            let took = config::show_duration(clock::now() - self.since);
+            tracing::info!(what, name, total, closed, took, "tunnels have been closed");
         }
     }
 }
@@ -250,7 +252,7 @@ impl std::fmt::Display for Speed {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Rate(rate) => write!(out, "{rate} in a second"),
-            Self::Over(time) => write!(out, "over {time:?}"),
+            Self::Over(time) => write!(out, "over {}", config::show_duration(*time)),
         }
     }
 }

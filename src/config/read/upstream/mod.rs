@@ -62,7 +62,7 @@ pub fn upstream(cx: &mut Cx<'_>, mut table: Table<'_>, name: &str) -> Upstream {
 
 /// What holds for every server that does not say it itself.
 fn tls(cx: &mut Cx<'_>, table: &mut Table<'_>, servers: &mut [UpstreamServer]) {
-    let ca = table.string(cx, "ca").and_then(|path| cx.path(path));
+    let ca = table.string(cx, "ca").and_then(|path| cx.file(path));
     let own = pair(cx, table, "client_cert", "client_key");
     let clear = !servers.is_empty() && servers.iter().all(|server| server.tls_name.is_none());
     for key in ["ca", "client_cert", "client_key"].into_iter().filter(|key| clear && table.has(key)) {

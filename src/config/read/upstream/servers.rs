@@ -147,7 +147,7 @@ impl ServerTls {
                 None
             }
         });
-        let ca = entry.string(cx, "ca").and_then(|path| cx.path(path));
+        let ca = entry.string(cx, "ca").and_then(|path| cx.file(path));
         Self { name, ca, client_certificate: pair(cx, entry, "client_cert", "client_key"), written }
     }
 

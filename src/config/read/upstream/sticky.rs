@@ -12,7 +12,7 @@ pub(super) fn read(cx: &mut Cx<'_>, table: &mut Table<'_>) -> Option<Sticky> {
     if !table.has("cookie") {
         table.missing(cx, "`cookie`", "write for example sticky = { cookie = \"pcl\" }");
     }
-    let secret = table.string(cx, "secret_file").and_then(|path| cx.path(path));
+    let secret = table.string(cx, "secret_file").and_then(|path| cx.file(path));
     if !table.has("secret_file") {
         cx.report
             .warning(
