@@ -132,6 +132,36 @@ async fn the_old_process_says_which_drains_end_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_old_process_opens_its_log_again_when_it_is_told_and_not_before() {
+    let echo = Echo::start().await;
+    let toml = Scene::config("one", "", &echo.route()).replace("access = \"off\"", "access = \"./access.log\"");
+    let mut scene = Scene::start(&toml).await;
+    let first = scene.pid();
+    let tunnels = [clients::connect(scene.address()).await, clients::connect(scene.address()).await];
+    let second = scene.upgrade().await;
+    std::fs::rename(scene.path("access.log"), scene.path("access.log.1")).expect("a log");
+    let closed = |name: &str| {
+        std::fs::read_to_string(scene.path(name)).unwrap_or_default().matches("\"event\":\"tunnel-close\"").count()
+    };
+    // Only the new one is told.
+    scene.signal(second, rustix::process::Signal::USR1);
+    eventually("a new log", || scene.path("access.log").exists()).await;
+    let [one, another] = tunnels;
+    drop(one);
+    eventually("the end of a tunnel", || closed("access.log.1") == 1).await;
+    scene.signal(first, rustix::process::Signal::USR1);
+    // It closes the old file once it has opened the new one.
+    let holds = |name: &str| {
+        let files = std::fs::read_dir(format!("/proc/{first}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_link(file.path()).ok()).any(|path| path.ends_with(name))
+    };
+    eventually("the new log in its hands", || holds("access.log")).await;
+    drop(another);
+    eventually("the end of the other", || closed("access.log") == 1).await;
+    assert_eq!(closed("access.log.1"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_goes_on_and_its_file_is_removed_by_the_last_process_alone() {
     let mut scene = Scene::start_with(|folder| {
         let unix = format!("[[listener]]\nname = \"unix\"\naddress = \"unix:{}\"\n", folder.join("a.sock").display());
