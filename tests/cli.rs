@@ -418,6 +418,15 @@ fn a_reader_that_goes_away_is_no_failure() {
 // ── expose ──
 
 #[test]
+fn what_cannot_be_said_is_a_failure_and_no_silence() {
+    let folder = site("[[route]]\nrespond = { status = 204 }\n[[listener]]\naddress = \"127.0.0.1:0\"\n");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let output = command(folder.path(), &["check"]).stdout(full).output().expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && errors.contains("cannot write to stdout"), "{errors}");
+}
+
+#[test]
 fn a_reader_that_does_not_read_holds_nothing_up() {
     let folder = folder();
     let listener = |number: usize| {

@@ -15,8 +15,9 @@ mod run;
 mod upgrade;
 mod version;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -94,7 +95,12 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Stopped.into() };
         }
     };
-    match cli.command {
+    let code = obey(cli.command);
+    if UNSAID.load(Ordering::Relaxed) { Exit::Failed.into() } else { code }
+}
+
+fn obey(command: Command) -> ExitCode {
+    match command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Explain(args) => explain::explain(&args),
@@ -115,10 +121,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to stdout. A reader that has gone (`| head -1`) is no failure of ours.
+/// Something could not be written to stdout.
+static UNSAID: AtomicBool = AtomicBool::new(false);
+
+/// Writes to stdout. A reader that has gone (`| head -1`) is no failure of ours; a disk that is full is one.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        UNSAID.store(true, Ordering::Relaxed);
+        complain(&format!("portcullis: cannot write to stdout: {error}\n"));
+    }
 }
 
 /// Writes to stderr, with the same indifference.
