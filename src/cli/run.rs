@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::{Exit, complain};
 use crate::config::model::Config;
 use crate::config::report::{Report, Severity};
-use crate::config::{self, Document, render};
+use crate::config::{Document, render};
 use crate::gateway::{self, Launch, RunError};
 use crate::handover::Entrance;
 use crate::snapshot::Snapshot;
@@ -64,7 +64,7 @@ pub fn serve_text(name: &str, text: &str, look: impl FnOnce(&Config, &mut Report
 /// Serves a configuration that was written to a file by ourselves.
 #[cfg(feature = "demo")]
 pub fn serve_file(_text: &str, path: &Path) -> ExitCode {
-    let (config, report) = config::read(path);
+    let (config, report) = crate::config::read(path);
     serve(Document::File(path.to_owned()), config, report, None)
 }
 
