@@ -2,7 +2,7 @@
 //!
 //! A listener of its own, on a thread of its own with a runtime of its own: nothing that is asked here slows down a worker,
 //! a health check or a signal, and it answers while the gateway drains. Public listeners lead nowhere near it, whatever a
-//! request says about itself. `guard.rs` decides who is let in, `router.rs` what is asked, `api/` answers from a [`Plane`],
+//! request says about itself. `guard.rs` decides who is let in, `calls.rs` what may be asked, `api/` answers from a [`Plane`],
 //! which is all of the gateway that is seen here. Knows nothing of how a configuration is put in use; it asks for that like
 //! a signal does.
 //!
@@ -12,6 +12,7 @@
 mod answer;
 pub mod api;
 mod ask;
+mod calls;
 mod dashboard;
 mod fresh;
 mod guard;

@@ -6,7 +6,7 @@ mod schemas;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::router::{Access, Call, ROUTES, Route};
+use super::calls::{Access, Call, ROUTES, Route};
 use schemas::{body, schema};
 
 /// The whole description.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::admin::router::Call;
+use crate::admin::calls::Call;
 
 /// An answer's, where it is JSON.
 pub fn schema(call: Call) -> Option<Value> {

@@ -11,6 +11,10 @@ use super::fault::Fault;
 use super::names::{self, Host};
 use super::suggest::nearest;
 
+/// What to do about an address that is a part of another one.
+pub(super) const OVERLAP: &str =
+    "0.0.0.0 and [::] are all addresses of their family: leave one of the two out, or change its port";
+
 /// The longest path that fits into a unix socket's address, in bytes, without the NUL at its end.
 pub const UNIX_PATH: usize = 107;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::listener::listen_address;
 use super::tree::{Cx, Table, refuse_duplicates};
-use super::{link, names, tls};
+use super::{address, names, tls};
 use crate::config::keys;
 use crate::config::model::{Admin, CertificateFiles, ListenAddress, Listener, ServerAddress, Upstream};
 use crate::config::report::{Located, Report};
@@ -90,7 +90,7 @@ pub fn check(admin: &Admin, listeners: &[Listener], upstreams: &[Upstream], repo
     if let Some(listener) = listeners.iter().find(|listener| listener.address.value.shuts_out(&address.value)) {
         report
             .error("overlapping-address", &address.spot, "this address and that of a listener cannot both be bound")
-            .help(link::OVERLAP)
+            .help(address::OVERLAP)
             .also(&listener.address.spot, "the listener");
     }
     for server in upstreams.iter().flat_map(|upstream| &upstream.servers) {

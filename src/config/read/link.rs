@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::suggest::nearest;
-use super::{Draft, DraftRoute, DraftUpstream, UpstreamReference, admin, server};
+use super::{Draft, DraftRoute, DraftUpstream, UpstreamReference, address, admin, server};
 use crate::config::model::{
     ClientAuth, Config, HostPattern, ListenAddress, Listener, ListenerTls, Route, Target, TlsPolicy, Upstream,
 };
@@ -60,10 +60,6 @@ fn required(draft: &Draft, report: &mut Report, top: &Spot) {
     }
 }
 
-/// What to do about an address that is a part of another one.
-pub(super) const OVERLAP: &str =
-    "0.0.0.0 and [::] are all addresses of their family: leave one of the two out, or change its port";
-
 /// Each pair is compared, and each listener is a socket: there is no use for so many.
 const LISTENERS: usize = 1024;
 
@@ -92,7 +88,7 @@ fn listener_duplicates(listeners: &[Listener], report: &mut Report) {
                     &listener.address.spot,
                     "this address and that of another listener cannot both be bound",
                 )
-                .help(OVERLAP)
+                .help(address::OVERLAP)
                 .also(&other.address.spot, "the other one");
         } else if let Some(other) = before.iter().find(|other| other.name == listener.name) {
             let message = format!("two listeners are called `{}`", listener.name);
