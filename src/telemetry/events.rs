@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::{Level, Metadata};
@@ -68,22 +68,27 @@ impl EventLog {
 /// Says on stdout that these addresses listen: a line for each, such as `listening on https://127.0.0.1:8443 (public)`.
 /// `admin`: that of the admin listener, `http://127.0.0.1:9900`, where it has just been opened; its line begins with
 /// another word, so that nobody takes it for one of the others.
-/// Nobody waits for whoever reads that; where too much is unread, it is left out.
+/// Whoever reads that is not waited for for long; where too much is unread, it is left out.
 pub fn announce(addresses: &[String], admin: Option<&str>) {
     let admin = admin.map(|address| format!("admin listening on {address}\n"));
     let lines = admin.into_iter().chain(addresses.iter().map(|address| format!("listening on {address}\n")));
     ANNOUNCER.say(lines.collect());
 }
 
-static ANNOUNCER: Announcer = Announcer { waiting: Mutex::new(None) };
+static ANNOUNCER: Announcer = Announcer { waiting: Mutex::new(None), written: Condvar::new() };
 
 /// Text that is not read on stdout yet, which is kept for it up to this size in bytes.
 const UNREAD: usize = 1 << 20;
+
+/// How long it may take until all is said: who waits for the line then finds it before what follows.
+const SAID: Duration = Duration::from_secs(1);
 
 /// Writes to stdout on a thread of its own, for as long as there is something to write.
 struct Announcer {
     /// `None`: there is no thread.
     waiting: Mutex<Option<String>>,
+    /// The thread has ended.
+    written: Condvar,
 }
 
 impl Announcer {
@@ -99,8 +104,10 @@ impl Announcer {
                     self.waiting().take();
                     tracing::warn!(%error, "there is no thread that tells stdout where the gateway listens");
                 }
+                waiting = self.waiting();
             }
         }
+        let _ = self.written.wait_timeout_while(waiting, SAID, |waiting| waiting.is_some());
     }
 
     fn write(&self) {
@@ -108,7 +115,10 @@ impl Announcer {
             let mut waiting = self.waiting();
             let text = match &mut *waiting {
                 Some(text) if !text.is_empty() => std::mem::take(text),
-                _ => return *waiting = None,
+                _ => {
+                    *waiting = None;
+                    return self.written.notify_all();
+                }
             };
             drop(waiting);
             let mut out = io::stdout().lock();

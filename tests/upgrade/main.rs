@@ -204,6 +204,7 @@ async fn an_address_that_is_new_is_bound_before_the_old_process_lets_go() {
     let added = "[[listener]]\nname = \"added\"\naddress = \"127.0.0.1:0\"\n";
     scene.write_config(&Scene::config("two", "", added));
     scene.upgrade().await;
+    eventually("its announcement", || scene.has_announced("added")).await;
     let address = scene.address_of("added");
     assert_eq!(ask(address).await.expect("an answer"), "two");
 }

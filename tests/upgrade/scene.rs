@@ -108,6 +108,10 @@ impl Scene {
         self.log().lines().filter_map(announcement).collect()
     }
 
+    pub fn has_announced(&self, name: &str) -> bool {
+        self.announced().iter().any(|(other, _)| other == name)
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address_of("main")
     }
