@@ -27,7 +27,7 @@ use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::Signals;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections, Shut};
-use crate::listener::{self, BindError, BoundListener, Change, Inherited, NotListening, Sockets};
+use crate::listener::{self, BindError, BoundListener, Inherited, NotListening, Order, Sockets};
 use crate::reload::{Control, Reloader, Running};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLogHandle;
@@ -205,7 +205,7 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
             document,
             snapshot,
             inboxes: inboxes.clone(),
-            acceptor: accepting.changes,
+            acceptor: accepting.orders.clone(),
             connections,
             max_connections,
             control: control.clone(),
@@ -217,7 +217,10 @@ pub fn run(document: Document, config: Config, snapshot: Snapshot, launch: &mut 
         lifecycle::spawn_local("server drains", plane.drains.clone().run(plane.tunnels.clone()));
         lifecycle::spawn_local("sweeps", plane.sweeps.clone().run(plane.tunnels.clone()));
         lifecycle::spawn_local("reload", reloader.run());
-        lifecycle::spawn_local("watchdog", control::watchdog(notifier, inboxes.clone()));
+        lifecycle::spawn_local(
+            "watchdog",
+            control::watchdog(notifier, lifecycle.clone(), inboxes.clone(), accepting.orders),
+        );
         Serving {
             signals,
             control: &control,
@@ -264,7 +267,7 @@ fn close_unused(inherited: Inherited) -> Vec<String> {
 /// The accept loop at work.
 struct Accepting {
     stop: watch::Sender<bool>,
-    changes: mpsc::Sender<Change>,
+    orders: mpsc::Sender<Order>,
     /// `None`: the only worker runs it.
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -278,18 +281,19 @@ fn start_accepting(
     connections: Connections,
 ) -> io::Result<Accepting> {
     let (stop, stopped) = watch::channel(false);
-    let (changes, changed) = mpsc::channel(1);
+    // One for a reload, and one for the watchdog.
+    let (orders, told) = mpsc::channel(2);
     let ports = workers.iter().map(|worker| worker.port.clone()).collect();
     let accepting = async {
-        if let Err(error) = listener::accept_loop(bound, shut, ports, connections, stopped, changed).await {
+        if let Err(error) = listener::accept_loop(bound, shut, ports, connections, stopped, told).await {
             tracing::error!(%error, "cannot accept");
         }
     };
     if let [worker] = workers {
         worker.accept(Box::pin(accepting));
-        return Ok(Accepting { stop, changes, thread: None });
+        return Ok(Accepting { stop, orders, thread: None });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = lifecycle::thread("acceptor", move || runtime.block_on(accepting))?;
-    Ok(Accepting { stop, changes, thread: Some(thread) })
+    Ok(Accepting { stop, orders, thread: Some(thread) })
 }

@@ -30,7 +30,7 @@ use crate::control::{Outcome, Reloads, Told, Watch};
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::{self, Lifecycle};
 use crate::limits::{self, Connections};
-use crate::listener::{self, Change, Door, Handle, Inherited, Sockets};
+use crate::listener::{self, Change, Door, Handle, Inherited, Order, Sockets};
 use crate::snapshot::{AdminPlan, Snapshot};
 use crate::telemetry::access::AccessLogHandle;
 use crate::telemetry::events::{self, EventLog};
@@ -76,7 +76,7 @@ pub struct Running {
     pub upkeep: Upkeep,
     /// As many as there are workers.
     pub inboxes: Vec<mpsc::UnboundedSender<Message>>,
-    pub acceptor: mpsc::Sender<Change>,
+    pub acceptor: mpsc::Sender<Order>,
     pub connections: Connections,
     /// What `server.max_connections` says, and how many descriptors the process may have for that.
     pub max_connections: (Option<usize>, u64),
@@ -311,7 +311,7 @@ impl Reloader {
                 let _ = inbox.send(Message::Configuration(NextConfiguration { snapshot, access, done }));
             }
         });
-        let told = self.running.acceptor.send(Change { doors, between, done }).await;
+        let told = self.running.acceptor.send(Order::Change(Change { doors, between, done })).await;
         let changed = match told {
             Ok(()) => with_reminders("the accept loop", changed).await,
             Err(_) => return report_failure(report, "nothing is accepted any more"),

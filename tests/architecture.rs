@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("reload", &["admin", "control", "worker", "listener", "snapshot", "upstream", GROUND]),
     ("admin", &["control", "exchange", "snapshot", "listener", "tls", "http", "upstream", GROUND]),
     ("handover", &["listener", GROUND]),
-    ("control", &["worker", "exchange", "snapshot", "upstream", GROUND]),
+    ("control", &["worker", "exchange", "snapshot", "listener", "upstream", GROUND]),
     ("worker", &["connection", "exchange", "snapshot", "listener", GROUND]),
     ("connection", &["exchange", "fault", "snapshot", "listener", "tls", "http", GROUND]),
     ("exchange", &["route", "upgrade", "upstream", "tunnel", "http", "tls", "fault", "snapshot", GROUND]),

@@ -1,4 +1,5 @@
-//! The service manager's watchdog: it hears that the process lives only as long as every worker takes its turns.
+//! The service manager's watchdog: it hears that the process lives only as long as every worker and the accept loop take
+//! their turns.
 //!
 //! Each is asked through its inbox, like anything else it is told, and not again before it has answered: so that a worker
 //! that is stuck has one question waiting, however long that lasts, and the manager does what it was told to do then. The same
@@ -6,24 +7,35 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::MissedTickBehavior;
 
+use crate::lifecycle::Lifecycle;
 use crate::lifecycle::notify::Notifier;
+use crate::listener::Order;
 use crate::worker::Message;
 
 /// Until the process ends; at once where no manager watches.
-pub async fn watchdog(notifier: Notifier, inboxes: Vec<UnboundedSender<Message>>) {
+pub async fn watchdog(
+    notifier: Notifier,
+    lifecycle: Lifecycle,
+    inboxes: Vec<UnboundedSender<Message>>,
+    acceptor: mpsc::Sender<Order>,
+) {
     let Some(patience) = notifier.watchdog() else { return };
-    let mut pulses = Pulses { waiting: inboxes.iter().map(|_| None).collect(), inboxes };
+    let mut pulses = Pulses { waiting: inboxes.iter().map(|_| None).collect(), inboxes, acceptor, accepts: None };
     // Half of it, as sd_watchdog_enabled(3) recommends: one message may be late.
     let mut ticks = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match pulses.stuck() {
-            None => notifier.alive(),
+        let worker = pulses.stuck();
+        // It ends with the drain.
+        let accepts = lifecycle.phase().is_stopping() || !pulses.is_acceptor_stuck();
+        match worker {
+            None if accepts => notifier.alive(),
+            None => tracing::error!("the accept loop does not answer: the watchdog is not told that we live"),
             Some(worker) => tracing::error!(worker, "a worker does not answer: the watchdog is not told that we live"),
         }
         pulses.ask();
@@ -50,6 +62,8 @@ struct Pulses {
     inboxes: Vec<UnboundedSender<Message>>,
     /// Answers that are still out.
     waiting: Vec<Option<oneshot::Receiver<()>>>,
+    acceptor: mpsc::Sender<Order>,
+    accepts: Option<oneshot::Receiver<()>>,
 }
 
 impl Pulses {
@@ -64,7 +78,21 @@ impl Pulses {
         self.waiting.iter().position(Option::is_some)
     }
 
+    /// Whether the accept loop has not answered since it was asked. One that has gone is stuck as well.
+    fn is_acceptor_stuck(&mut self) -> bool {
+        if self.accepts.as_mut().is_none_or(|answer| answer.try_recv() == Ok(())) {
+            self.accepts = None;
+        }
+        self.accepts.is_some()
+    }
+
     fn ask(&mut self) {
+        if self.accepts.as_mut().is_none_or(|answer| answer.try_recv() != Err(TryRecvError::Empty)) {
+            let (answer, answered) = oneshot::channel();
+            // Where there is no room it does not take what it is told, which is an answer too.
+            let _ = self.acceptor.try_send(Order::Pulse(answer));
+            self.accepts = Some(answered);
+        }
         for (inbox, waiting) in self.inboxes.iter().zip(&mut self.waiting) {
             if waiting.as_mut().is_none_or(|answer| answer.try_recv() != Err(TryRecvError::Empty)) {
                 let (answer, answered) = oneshot::channel();
@@ -78,15 +106,14 @@ impl Pulses {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
-
     use super::*;
 
     #[test]
     fn a_worker_is_stuck_until_it_answers_and_has_one_question_waiting_meanwhile() {
         let (first, mut inbox) = mpsc::unbounded_channel();
         let (second, mut other) = mpsc::unbounded_channel();
-        let mut pulses = Pulses { inboxes: vec![first, second], waiting: vec![None, None] };
+        let (acceptor, _told) = mpsc::channel(1);
+        let mut pulses = Pulses { inboxes: vec![first, second], waiting: vec![None, None], acceptor, accepts: None };
         assert_eq!(pulses.stuck(), None, "nobody has been asked");
         pulses.ask();
         let Ok(Message::Pulse(answer)) = inbox.try_recv() else { panic!("a question") };
@@ -108,10 +135,28 @@ mod tests {
     fn a_worker_that_has_gone_is_stuck() {
         let (inbox, receiver) = mpsc::unbounded_channel();
         drop(receiver);
-        let mut pulses = Pulses { inboxes: vec![inbox], waiting: vec![None] };
+        let (acceptor, _told) = mpsc::channel(1);
+        let mut pulses = Pulses { inboxes: vec![inbox], waiting: vec![None], acceptor, accepts: None };
         pulses.ask();
         assert_eq!(pulses.stuck(), Some(0));
         pulses.ask();
         assert_eq!(pulses.stuck(), Some(0));
+    }
+
+    #[test]
+    fn an_accept_loop_that_does_not_answer_or_has_gone_is_stuck() {
+        let (acceptor, mut told) = mpsc::channel(2);
+        let mut pulses = Pulses { inboxes: Vec::new(), waiting: Vec::new(), acceptor, accepts: None };
+        assert!(!pulses.is_acceptor_stuck(), "nobody has been asked");
+        pulses.ask();
+        pulses.ask();
+        assert!(pulses.is_acceptor_stuck());
+        let Ok(Order::Pulse(answer)) = told.try_recv() else { panic!("a question") };
+        assert!(told.try_recv().is_err(), "only one");
+        answer.send(()).expect("somebody waits");
+        assert!(!pulses.is_acceptor_stuck());
+        drop(told);
+        pulses.ask();
+        assert!(pulses.is_acceptor_stuck());
     }
 }

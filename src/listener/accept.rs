@@ -4,7 +4,7 @@
 //! descriptors a reserve one is given up for as long as it takes to accept and close, so that the queue empties
 //! instead of spinning. Each connection goes to the worker with the least load and stays there. Listeners take turns
 //! in small bursts, so that a flood on one does not starve the others.
-//! A reload changes the set of listeners in one step ([`Change`]); those that stay keep their socket and its queue.
+//! A reload changes the set of listeners in one step ([`Order::Change`]); those that stay keep their socket and its queue.
 //! Dropping the future closes the listeners; what the kernel had queued is then reset, unless another process listens
 //! with the same socket.
 
@@ -21,7 +21,7 @@ use rustix::net::{SocketAddrAny, SocketFlags};
 use tokio::sync::{mpsc, watch};
 
 use super::bind::BoundListener;
-use super::doors::{Change, Doors, Entrance};
+use super::doors::{Doors, Entrance, Order};
 use super::load::{LoadGuard, WorkerLoad};
 use super::place::BoundTo;
 use crate::limits::{ConnectionPermit, Connections, Shut};
@@ -94,7 +94,7 @@ impl<M> Clone for WorkerPort<M> {
 }
 
 /// Accepts on all listeners until `stop` turns true (or its sender is gone), then takes what was already queued and
-/// closes them; the queue of one that has been handed on is left to whoever has it. Without a sender of `changes` the set
+/// closes them; the queue of one that has been handed on is left to whoever has it. Without a sender of `orders` the set
 /// of listeners stays as it is. Those that stand in `shut` take nobody, for as long as they do.
 ///
 /// # Errors
@@ -105,7 +105,7 @@ pub async fn accept_loop<M: From<Arrival> + From<Shutting>>(
     workers: Vec<WorkerPort<M>>,
     limits: Connections,
     mut stop: watch::Receiver<bool>,
-    mut changes: mpsc::Receiver<Change>,
+    mut orders: mpsc::Receiver<Order>,
 ) -> io::Result<()> {
     let mut doors = Doors::new(listeners, shut)?;
     let mut hall = Hall::new(workers, limits);
@@ -116,7 +116,15 @@ pub async fn accept_loop<M: From<Arrival> + From<Shutting>>(
         let after = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            Some(change) = changes.recv() => {
+            Some(order) = orders.recv() => {
+                let change = match order {
+                    Order::Change(change) => change,
+                    // Whoever asked may have gone.
+                    Order::Pulse(answer) => {
+                        let _ = answer.send(());
+                        continue;
+                    }
+                };
                 doors.change(change, |entrance| _ = hall.take_burst(entrance, LAST_CALL));
                 hall.settle(&mut doors);
                 continue;

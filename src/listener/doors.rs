@@ -23,6 +23,13 @@ use crate::telemetry::metrics::ListenerBook;
 /// When it is tried again to listen at an address that somebody else has taken meanwhile.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// What the accept loop is told.
+pub enum Order {
+    Change(Change),
+    /// Answered in its turn, which shows that turns come round.
+    Pulse(oneshot::Sender<()>),
+}
+
 /// A set of listeners that takes the place of the one that accepts.
 pub struct Change {
     /// In the order in which arrivals name them from then on. Those that are left out take what is queued, and close.

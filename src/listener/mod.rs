@@ -19,7 +19,7 @@ mod tests;
 
 pub use accept::{Arrival, ArrivedSocket, Shutting, WorkerPort, accept_loop};
 pub use bind::{BindError, BoundListener, bind, open, open_at};
-pub use doors::{Change, Door};
+pub use doors::{Change, Door, Order};
 pub use inherited::{Inherited, NotListening};
 pub use load::{LoadGuard, WorkerLoad};
 pub use place::{Access, BoundTo};

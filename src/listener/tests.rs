@@ -70,7 +70,7 @@ struct Rig {
     shut: Arc<Shut>,
     inboxes: Vec<mpsc::UnboundedReceiver<Told>>,
     stop: watch::Sender<bool>,
-    changes: mpsc::Sender<Change>,
+    orders: mpsc::Sender<Order>,
     ended: tokio::task::JoinHandle<std::io::Result<()>>,
     limits: Connections,
 }
@@ -86,10 +86,10 @@ fn rig(listeners: usize, workers: usize, max: usize) -> Rig {
         })
         .unzip();
     let (stop, stopped) = watch::channel(false);
-    let (change, changes) = mpsc::channel(1);
+    let (orders, told) = mpsc::channel(1);
     let (limits, shut) = (Connections::new(max), Arc::<Shut>::default());
-    let ended = tokio::task::spawn_local(accept_loop(bound, shut.clone(), ports, limits.clone(), stopped, changes));
-    Rig { addresses, shut, inboxes, stop, changes: change, ended, limits }
+    let ended = tokio::task::spawn_local(accept_loop(bound, shut.clone(), ports, limits.clone(), stopped, told));
+    Rig { addresses, shut, inboxes, stop, orders, ended, limits }
 }
 
 async fn told(inbox: &mut mpsc::UnboundedReceiver<Told>) -> Told {
@@ -236,7 +236,7 @@ fn a_stop_takes_what_was_queued_and_then_refuses() {
 /// Puts another set of listeners in place, and a mark into the first worker's inbox between the two.
 async fn change(rig: &Rig, doors: Vec<Door>, between: impl FnOnce() + Send + 'static) -> Option<std::io::Result<()>> {
     let (done, answer) = oneshot::channel();
-    assert!(rig.changes.send(Change { doors, between: Box::new(between), done }).await.is_ok());
+    assert!(rig.orders.send(Order::Change(Change { doors, between: Box::new(between), done })).await.is_ok());
     timeout(PATIENCE, answer).await.expect("an answer in time").ok()
 }
 
@@ -284,7 +284,7 @@ fn a_change_after_the_end_is_answered_by_nobody() {
         let ended = &mut rig.ended;
         timeout(PATIENCE, ended).await.expect("it ends").expect("no panic").expect("no error");
         let (done, answer) = oneshot::channel();
-        let late = rig.changes.send(Change { doors: Vec::new(), between: Box::new(|| ()), done }).await;
+        let late = rig.orders.send(Order::Change(Change { doors: Vec::new(), between: Box::new(|| ()), done })).await;
         assert!(late.is_err());
         drop(late);
         answer.await.expect_err("nobody");
