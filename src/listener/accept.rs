@@ -42,7 +42,7 @@ const LAST_CALL: usize = 4096;
 /// A connection on its way to a worker.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Position of its listener in what [`accept_loop`] was given, or in the last [`Change`].
+    /// Position of its listener in what [`accept_loop`] was given, or in the last [`Order::Change`].
     pub listener: usize,
     pub socket: ArrivedSocket,
     pub peer: Peer,
