@@ -347,7 +347,7 @@ async fn adm_13_a_gateway_that_cannot_be_asked_is_a_clear_word() {
     );
     let (code, _, errors) = gateway.command(&["status"]).await;
     assert!(code == Some(2) && errors.contains("has no [admin]"), "{errors}");
-    let port = crate::harness::Backend::closed_port();
+    let port = crate::harness::Backend::refusing_port();
     let (code, _, errors) = gateway.command(&["ps", "--admin", &format!("127.0.0.1:{port}")]).await;
     assert!(code == Some(1) && errors.contains("cannot reach http://127.0.0.1:"), "{errors}");
     let public = gateway.address("x").to_string();

@@ -121,7 +121,7 @@ async fn bal_03_cookies_paths_and_addresses_can_be_what_is_compared() {
 
 #[tokio::test]
 async fn bal_04_a_backup_gets_work_only_while_nobody_else_can() {
-    let closed = Backend::closed_port();
+    let closed = Backend::refusing_port();
     for (first, expected) in [("http://{B1}", [6, 0, 0]), (&*format!("http://127.0.0.1:{closed}"), [0, 6, 0])] {
         let servers = format!("\"{first}\", {{ url = \"http://{{B2}}\", backup = true }}");
         let stage = three(Setup::new(), &servers, "");

@@ -218,7 +218,7 @@ async fn ejc_03_a_certificate_that_is_not_valid_is_no_connection() {
 
 #[tokio::test]
 async fn ejc_03_several_dead_servers_are_passed_within_one_request_if_there_are_as_many_retries() {
-    let dead = || format!("http://127.0.0.1:{}", Backend::closed_port());
+    let dead = || format!("http://127.0.0.1:{}", Backend::refusing_port());
     let cluster = Cluster::of(vec![])
         .further(&dead())
         .further(&dead())
@@ -241,7 +241,7 @@ async fn ejc_03_several_dead_servers_are_passed_within_one_request_if_there_are_
 
 #[tokio::test]
 async fn ejc_03_an_only_server_that_cannot_be_reached_is_asked_all_the_same_unless_the_file_would_rather_refuse() {
-    let dead = format!("http://127.0.0.1:{}", Backend::closed_port());
+    let dead = format!("http://127.0.0.1:{}", Backend::refusing_port());
     let cluster = Cluster::of(vec![]).further(&dead).upstream("ejection = { duration = \"60s\" }").start();
     for _ in 0..3 {
         cluster.ask(&Request::get("/n")).await.assert_refused(502, "upstream-unreachable");

@@ -194,7 +194,7 @@ async fn met_02_refusals_are_counted_by_their_reason_and_what_never_was_a_reques
 
 #[tokio::test]
 async fn met_02_a_server_that_cannot_be_reached_is_counted_and_shown_as_out() {
-    let url = format!("http://127.0.0.1:{}", Backend::closed_port());
+    let url = format!("http://127.0.0.1:{}", Backend::refusing_port());
     let stage = setup().upstream_url(&url).start();
     let of = |name: &str, more: &str| format!("{name}{{upstream=\"b1\",server=\"{url}\"{more}}}");
     Scrape::of(&stage)

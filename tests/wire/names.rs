@@ -404,7 +404,7 @@ async fn nam_11_a_server_that_cannot_be_reached_is_asked_for_before_its_ttl_is_o
 
 #[tokio::test]
 async fn nam_12_localhost_needs_no_name_server() {
-    let nobody = Backend::closed_port();
+    let nobody = Backend::refusing_port();
     let stage = Setup::new()
         .server(&format!("nameservers = [\"127.0.0.1:{nobody}\"]"))
         .upstream_url("http://localhost:{P1}")

@@ -9,7 +9,7 @@ use crate::harness::{
 
 #[tokio::test]
 async fn ops_01_an_upstream_that_is_down_is_502_at_once() {
-    let stage = Setup::new().upstream_url(&format!("http://127.0.0.1:{}", Backend::closed_port())).start();
+    let stage = Setup::new().upstream_url(&format!("http://127.0.0.1:{}", Backend::refusing_port())).start();
     for way in Way::ALL {
         // The best of a few: a busy machine may be slow once, a gateway that waits is so each time.
         let mut best = Duration::MAX;

@@ -506,7 +506,7 @@ async fn lim_36_a_server_that_dies_while_the_other_is_full_costs_nobody_an_answe
 #[tokio::test]
 async fn lim_37_what_is_over_the_retry_budget_is_not_retried() {
     for way in Way::ALL {
-        let ports = [Backend::closed_port(), Backend::closed_port()];
+        let ports = [Backend::refusing_port(), Backend::refusing_port()];
         let stage = Setup::new()
             .upstream_servers(&ports.map(|port| format!("\"http://127.0.0.1:{port}\"")).join(", "))
             .upstream("retries = 1\nretry_budget = { percent = 10, min_per_second = 2 }")

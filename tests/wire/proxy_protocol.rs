@@ -458,7 +458,7 @@ async fn prx_09_no_connection_serves_a_second_request_or_client() {
 #[tokio::test]
 async fn prx_09_the_next_server_is_told_as_well() {
     for way in Way::ALL {
-        let url = format!("http://127.0.0.1:{}\", \"http://{{B1}}", Backend::closed_port());
+        let url = format!("http://127.0.0.1:{}\", \"http://{{B1}}", Backend::refusing_port());
         let upstream = "proxy_protocol = \"v1\"\nretries = 1";
         let stage = Setup::new().b1(Backend::introduced(None)).upstream_url(&url).upstream(upstream).start();
         for _ in 0..2 {

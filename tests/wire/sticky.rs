@@ -91,7 +91,7 @@ async fn stk_01_gateways_with_one_secret_agree_and_a_restart_changes_nothing() {
 
 #[tokio::test]
 async fn stk_02_the_clients_of_a_server_that_dies_move_and_stay_where_they_moved() {
-    let dead = format!("\"http://127.0.0.1:{}\"", Backend::closed_port());
+    let dead = format!("\"http://127.0.0.1:{}\"", Backend::refusing_port());
     let folder = tempfile::tempdir().expect("a folder");
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").expect("written");

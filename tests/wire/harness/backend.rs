@@ -90,7 +90,16 @@ impl Backend {
         Self { address, log, accepting }
     }
 
-    /// A port on which nobody listens.
+    /// A port on which nobody listens, and nobody will: it is kept for as long as the tests run.
+    pub fn refusing_port() -> u16 {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        let port = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address").port();
+        std::mem::forget(socket);
+        port
+    }
+
+    /// A port on which nobody listens yet; somebody else may come and take it.
     pub fn closed_port() -> u16 {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         listener.local_addr().expect("an address").port()
