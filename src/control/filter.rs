@@ -334,10 +334,9 @@ fn clients(value: &str) -> Result<Clients, String> {
 
 /// IPv4 in the clothes of IPv6 is IPv4, as it is in rows.
 fn canonical(network: IpNet) -> IpNet {
-    let IpAddr::V4(address) = network.addr().to_canonical() else { return network };
-    let length =
-        if network.addr().is_ipv6() { network.prefix_len().checked_sub(96) } else { Some(network.prefix_len()) };
-    length.and_then(|length| IpNet::new(address.into(), length).ok()).unwrap_or(network)
+    let IpNet::V6(mapped) = network else { return network };
+    let inner = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    inner.and_then(|(address, length)| IpNet::new(address.into(), length).ok()).unwrap_or(network)
 }
 
 impl Clients {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Api, Backend, Client, End, Fields, Frame, Handshake, Head, Outcome, Peer, RawH2, Request, Setup, Stage, Tunnel,
-    Way, admin_table, eventually, within,
+    Api, Backend, Client, End, Fields, Frame, Handshake, Head, Outcome, RawH2, Request, Setup, Stage, Tunnel, Way,
+    admin_table, eventually, refuses, within,
 };
 
 const COUNT: usize = 30;
@@ -154,11 +154,6 @@ async fn drn_05_the_tunnels_that_a_filter_means_are_closed_one_after_the_other_a
     assert_eq!((&drain["what"], &drain["closed"], &drain["done"]), (&"tunnels".into(), &COUNT.into(), &true.into()));
 }
 
-async fn refuses(address: SocketAddr) {
-    let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
-    within("refused connections", refused).await;
-}
-
 /// A client, as soon as somebody listens.
 async fn opens(address: SocketAddr) -> Client {
     let open = async { while tokio::net::TcpStream::connect(address).await.is_err() {} };
@@ -168,21 +163,7 @@ async fn opens(address: SocketAddr) -> Client {
 
 #[tokio::test]
 async fn drn_06_a_listener_that_drains_refuses_clients_and_what_came_in_by_it_finishes_until_that_is_undone() {
-    let (go, wait) = tokio::sync::watch::channel(false);
-    let backend = Backend::scripted(move |mut peer: Peer| {
-        let mut wait = wait.clone();
-        async move {
-            loop {
-                let head = peer.head().await?;
-                if head.target().starts_with("/n/slow") {
-                    let _ = wait.wait_for(|go| *go).await;
-                }
-                if !peer.handle(&head).await? {
-                    return Ok(());
-                }
-            }
-        }
-    });
+    let (backend, go) = Backend::slow_until_told();
     let stage = setup().b1(backend).start();
     let address = stage.gateway.address("tls");
     let mut idle = stage.tls().await;

@@ -67,21 +67,7 @@ async fn ops_03_an_upstream_that_stops_within_a_body_is_cut() {
 
 #[tokio::test]
 async fn ops_10_a_drain_finishes_what_is_open_and_takes_nothing_new() {
-    let (go, wait) = tokio::sync::watch::channel(false);
-    let backend = Backend::scripted(move |mut peer: Peer| {
-        let mut wait = wait.clone();
-        async move {
-            loop {
-                let head = peer.head().await?;
-                if head.target().starts_with("/n/slow") {
-                    let _ = wait.wait_for(|go| *go).await;
-                }
-                if !peer.handle(&head).await? {
-                    return Ok(());
-                }
-            }
-        }
-    });
+    let (backend, go) = Backend::slow_until_told();
     let mut stage = Setup::new().b1(backend).server("drain_timeout = \"3s\"").start();
     let slow = Request::get("/n/slow");
     let mut asking = stage.clear().await;

@@ -41,8 +41,7 @@ fn is_server(sweep: &Sweep) -> bool {
 
 /// A server, with how far its tunnels are where they have a pace of their own.
 fn server_row(plane: &Plane, drain: &ServerDrain) -> Row {
-    let subject = Subject::Server { upstream: drain.upstream.clone(), server: drain.server.clone() };
-    Row::of_server(drain, plane.sweeps.find(&subject).as_ref())
+    Row::of_server(drain, plane.sweeps.find(&subject(&drain.upstream, &drain.server)).as_ref())
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,8 @@
 //! All metrics of the process, as text: whoever serves them asks [`Metrics::render`].
 //!
-//! Owns the books of routes and listeners that are gone. Those stay for one more reload, and for as long as they have tunnels or connections, so that the last
-//! that was counted of them is read. Nothing here stops or asks a worker: their cells are read as they stand.
+//! Owns the books of routes and listeners that are gone. Those stay for one more reload, and for as long as they have tunnels
+//! or connections, so that the last that was counted of them is read. Nothing here stops or asks a worker: their cells are
+//! read as they stand.
 
 mod gone;
 mod routes;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -45,6 +46,26 @@ impl Backend {
         S: Script,
     {
         Self::start(script, None, false)
+    }
+
+    /// Standard, but for requests below `/n/slow`: those wait until `true` is sent.
+    pub fn slow_until_told() -> (Self, watch::Sender<bool>) {
+        let (go, wait) = watch::channel(false);
+        let backend = Self::scripted(move |mut peer: Peer| {
+            let mut wait = wait.clone();
+            async move {
+                loop {
+                    let head = peer.head().await?;
+                    if head.target().starts_with("/n/slow") {
+                        let _ = wait.wait_for(|go| *go).await;
+                    }
+                    if !peer.handle(&head).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        });
+        (backend, go)
     }
 
     /// Standard, behind the PROXY header that every connection has to begin with; with TLS after it, or without.

@@ -57,6 +57,12 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Waits until nobody listens at an address.
+pub async fn refuses(address: std::net::SocketAddr) {
+    let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+    within("refused connections", refused).await;
+}
+
 /// Polls until `probe` is true, and fails the test with `what` when patience runs out.
 pub async fn eventually(what: &str, probe: impl FnMut() -> bool) {
     assert!(holds_within(patience(), probe).await, "never came true within {:?}: {what}", patience());
